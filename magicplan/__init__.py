@@ -1,0 +1,1 @@
+"""Roofline planning for LLM decoding."""

@@ -1,0 +1,3 @@
+from magicplan.cli import main
+
+main()

@@ -1,0 +1,92 @@
+"""`--acceptance auto`: the nearest published measurement, and how far it has to be stretched.
+
+The interval grows with the stretch: by .05 for another model family, .02 for another model or
+draft of the family, .01 for every doubling of context or KV budget outside what was measured.
+These steps are the differences seen between neighbouring rows of the tables, rounded up.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from magicplan.acceptance_specs.entry import Entry, entries, methods
+from magicplan.errors import UsageError
+from magicplan.roofline.acceptance import Acceptance
+
+OTHER_FAMILY, OTHER_MODEL, A_DOUBLING = 0.05, 0.02, 0.01
+WIDEST = 0.3
+
+__all__ = ["choose", "methods"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What acceptance is needed for. `ctx` is the range of contexts asked about."""
+
+    method: str
+    target: str
+    family: str
+    draft: str = ""
+    task: str | None = None
+    ctx: tuple[float, float] = (1.0, 1.0)
+    budget: float | None = None
+
+
+def choose(wanted: Wanted) -> Acceptance:
+    """The published rates nearest to what is wanted. Raises UsageError where there are none."""
+    if wanted.method not in methods():
+        raise UsageError(
+            f"no published acceptance ships for drafting by {wanted.method}; give --acceptance, "
+            "such as 0.8"
+        )
+    rows = entries(wanted.method)
+    row = min(rows, key=lambda entry: _distance(entry, wanted))
+    stretch = list(_stretches(row, wanted))
+    uncertainty = min(WIDEST, row.half_width + sum(width for width, _ in stretch))
+    how_far = "; stretched: " + ", ".join(words for _, words in stretch) if stretch else ""
+    pair = f"{row.draft} for {row.target}" if row.draft else row.target
+    origin = (
+        f"auto: {wanted.method}, {pair}, {row.task} ({row.source}; {row.basis}){how_far}; "
+        f"80 % interval +-{uncertainty:.3f} a position"
+    )
+    return row.model(origin, uncertainty)
+
+
+def _distance(row: Entry, wanted: Wanted) -> tuple[float, ...]:
+    """Task first where one is named, then draft, target, family, context."""
+    return (
+        float(wanted.task is not None and wanted.task.lower() not in row.task.lower()),
+        float(bool(row.draft) and row.draft != wanted.draft),
+        float(row.target != wanted.target),
+        float(row.family != wanted.family),
+        _doublings(row.ctx, wanted.ctx),
+    )
+
+
+def _stretches(row: Entry, wanted: Wanted) -> list[tuple[float, str]]:
+    """Each way in which the row is not what is wanted: width and words."""
+    found: list[tuple[float, str]] = []
+    if row.family not in (wanted.family, "any"):
+        found.append((OTHER_FAMILY, f"measured on {row.target}, not {wanted.target}"))
+    elif row.target != wanted.target:
+        found.append((OTHER_MODEL, f"measured on {row.target}, not {wanted.target}"))
+    if row.draft and row.draft != wanted.draft:
+        found.append((OTHER_MODEL, f"with {row.draft}, not {wanted.draft}"))
+    if wanted.task and wanted.task.lower() not in row.task.lower():
+        found.append((OTHER_FAMILY, f"on {row.task}, not {wanted.task}"))
+    outside = _doublings(row.ctx, wanted.ctx)
+    if outside:
+        covers = f"{row.ctx[0]:.0f} to {row.ctx[1]:.0f} tokens"
+        found.append((A_DOUBLING * outside, f"context measured at {covers}"))
+    if row.budget is not None and wanted.budget not in (None, row.budget):
+        doublings = abs(math.log2(float(wanted.budget or row.budget) / row.budget))
+        found.append((A_DOUBLING * doublings, f"KV budget measured at {row.budget:.0f}"))
+    return found
+
+
+def _doublings(covered: tuple[float, float], wanted: tuple[float, float]) -> float:
+    """How many doublings the wanted range reaches beyond the covered one."""
+    below = math.log2(covered[0] / wanted[0]) if wanted[0] < covered[0] else 0.0
+    above = math.log2(wanted[1] / covered[1]) if wanted[1] > covered[1] else 0.0
+    return max(below, above)

@@ -1,0 +1,58 @@
+"""Every error a user can meet, as one tree.
+
+MagicplanError                    one sentence on stderr, no traceback
+├── UsageError           exit 2   the request is wrong
+│   ├── UnknownName               with near matches
+│   ├── BadQuantity               with the text that could not be read
+│   ├── SpecError                 a file: which field, what was expected
+│   └── DoesNotFit                needed, available, what would fit
+└── MissingExtra         exit 3   something optional is not installed
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MagicplanError(Exception):
+    """The root: everything raised on purpose. `exit_code` is the process's exit status."""
+
+    exit_code = 2
+
+
+class UsageError(MagicplanError):
+    """What was asked for is wrong or impossible."""
+
+
+class UnknownName(UsageError):
+    """A name that is not known; the message offers near matches."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        near = difflib.get_close_matches(name.lower(), list(known), n=4, cutoff=0.5)
+        offer = f"; did you mean {', '.join(near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{offer}{'; ' + hint if hint else ''}")
+
+
+class BadQuantity(UsageError):
+    """A number with a unit that could not be read, or lies outside what makes sense."""
+
+
+class SpecError(UsageError):
+    """A file's content is wrong: says which file, which field and what was expected."""
+
+    def __init__(self, where: object, problem: str) -> None:
+        super().__init__(f"{where}: {problem}")
+
+
+class DoesNotFit(UsageError):
+    """The workload does not fit in memory: says needed, available and what would fit."""
+
+
+class MissingExtra(MagicplanError):
+    """An optional part is not installed: says how to get it."""
+
+    exit_code = 3
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs an optional part: pip install 'magicplan[{extra}]'")

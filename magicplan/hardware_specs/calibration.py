@@ -1,0 +1,124 @@
+"""What a machine was seen to do: few fitted constants an op kind, kept apart from its datasheet.
+
+The forms are those of `roofline.timing`. An efficiency lies in (0, 1] and a constant is never
+negative, so that no calibration can predict a time below the datasheet's roofline.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from magicplan.errors import SpecError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinearFit:
+    """t = launch + p-norm(bytes / (memory_efficiency BW), flops / (compute_efficiency F))."""
+
+    launch_seconds: float = 0.0
+    memory_efficiency: float = 1.0
+    compute_efficiency: float = 1.0
+    sharpness: float = math.inf
+    """The p of the norm; infinite is the plain maximum."""
+    requantise_efficiency: float = math.inf
+    """Of bandwidth, for quantising the activations of an 8- or 4-bit product; infinite is free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttentionFit:
+    """t = launch + unit (batch kv_heads / SMs) + max(bytes / (eb BW), flops / (ef F))."""
+
+    launch_seconds: float = 0.0
+    unit_seconds: float = 0.0
+    memory_efficiency: float = 1.0
+    compute_efficiency: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CollectiveFit:
+    """All-reduce of S bytes over N ranks: min(one-shot, two-shot).
+
+    one = one_shot + (N-1) S / (one_shot_efficiency L), with L the link's one-way rate;
+    two = two_shot + hop (N-1) + 2 (N-1)/N S / (two_shot_efficiency L).
+    """
+
+    one_shot_seconds: float = 0.0
+    one_shot_efficiency: float = 1.0
+    two_shot_seconds: float = 0.0
+    two_shot_efficiency: float = 1.0
+    hop_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HostFit:
+    """What kernels leave out: constants of the serving stack."""
+
+    kernel_seconds: float = 0.0
+    """Floor of one element-wise kernel."""
+    step_seconds: float = 0.0
+    """Launch and scheduling of one forward pass."""
+    draft_step_seconds: float = 0.0
+    """The same for one draft step."""
+    round_seconds: float = 0.0
+    """Accept, reject and bookkeeping of one speculation round."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Residual:
+    """Measured over predicted, 10th and 90th percentile; `basis` says on which rows."""
+
+    low: float
+    high: float
+    basis: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """Fitted constants of one (accelerator, stack, version); `ideal()` is the naive roofline."""
+
+    name: str
+    origin: str
+    step_residual: Residual
+    speedup_residual: Residual
+    linear: Mapping[str, LinearFit] = field(default_factory=dict)
+    """By math dtype; a dtype that is not here takes the ideal form."""
+    attention: Mapping[str, AttentionFit] = field(default_factory=dict)
+    """By KV dtype."""
+    collective: CollectiveFit = CollectiveFit()
+    host: HostFit = HostFit()
+
+    def __post_init__(self) -> None:
+        for part in self.linear.values():
+            _check(self.name, part)
+        for part in self.attention.values():
+            _check(self.name, part)
+        _check(self.name, self.collective)
+        _check(self.name, self.host)
+
+    def linear_fit(self, dtype: str) -> LinearFit:
+        """The fit of linear layers in that math dtype."""
+        return self.linear.get(dtype, _IDEAL_LINEAR)
+
+    def attention_fit(self, kv_dtype: str) -> AttentionFit:
+        """The fit of attention over a cache of that dtype."""
+        return self.attention.get(kv_dtype, _IDEAL_ATTENTION)
+
+
+_IDEAL_LINEAR = LinearFit()
+_IDEAL_ATTENTION = AttentionFit()
+
+
+def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) -> None:
+    """Refuse constants that could beat the datasheet."""
+    for entry in fields(part):
+        value = getattr(part, entry.name)
+        if entry.name.endswith("seconds") and not 0 <= value < math.inf:
+            raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
+        if entry.name == "sharpness" and not value >= 1:
+            raise SpecError(name, f"sharpness is {value}, expected 1 or more")
+        if entry.name.endswith("efficiency") and not 0 < value <= 1:
+            free = entry.name == "requantise_efficiency" and value > 0
+            if not free:
+                raise SpecError(name, f"{entry.name} is {value}, expected more than 0, at most 1")

@@ -1,0 +1,83 @@
+"""Finding an accelerator: by exact name, by family with a documented default, or by file."""
+
+from __future__ import annotations
+
+import tomllib
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from magicplan.errors import SpecError, UnknownName
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.fields import accelerator_from
+
+
+def _data() -> Any:
+    return files("magicplan.hardware_specs")
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """Every accelerator that ships, sorted."""
+    entries = _data().joinpath("accelerators").iterdir()
+    return tuple(sorted(e.name[:-5] for e in entries if e.name.endswith(".toml")))
+
+
+@cache
+def families() -> dict[str, list[str]]:
+    """Family names and the accelerators they may mean, the default first."""
+    return tomllib.loads(_data().joinpath("families.toml").read_text(encoding="utf-8"))
+
+
+def resolve(name: str) -> tuple[Accelerator, str]:
+    """An accelerator, and a sentence where the name left a choice ('' where it did not).
+
+    `name` is an exact name, a family such as "a100", or the path of a TOML file.
+    Raises UnknownName with near matches, SpecError for a bad file.
+    """
+    if name.endswith(".toml") or "/" in name:
+        return _from_file(Path(name)), f"accelerator read from {name}"
+    key = name.strip().lower()
+    if key in names():
+        return _shipped(key), ""
+    if key in families():
+        default, *others = families()[key]
+        also = f"; also {', '.join(others)}" if others else ""
+        return _shipped(default), f"{key} read as {default} (documented default{also})"
+    known = (*names(), *families())
+    raise UnknownName("accelerator", name, known, "magicplan gpus lists all")
+
+
+def load(name: str) -> Accelerator:
+    """The accelerator of a name, a family or a file; see `resolve`."""
+    return resolve(name)[0]
+
+
+def all_accelerators() -> tuple[Accelerator, ...]:
+    """Every accelerator that ships."""
+    return tuple(_shipped(name) for name in names())
+
+
+def identify(driver_name: str) -> Accelerator:
+    """The accelerator whose driver reports exactly this product name; never a near one."""
+    known = {product: a for a in all_accelerators() for product in a.driver_names}
+    if driver_name not in known:
+        raise UnknownName("device", driver_name, (), "no datasheet carries this driver name")
+    return known[driver_name]
+
+
+@cache
+def _shipped(name: str) -> Accelerator:
+    path = _data().joinpath("accelerators", f"{name}.toml")
+    return accelerator_from(tomllib.loads(path.read_text(encoding="utf-8")), where=name)
+
+
+def _from_file(path: Path) -> Accelerator:
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
+        raise SpecError(path, f"is not TOML ({problem})") from None
+    return accelerator_from(data, where=str(path))

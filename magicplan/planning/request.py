@@ -1,0 +1,285 @@
+"""The question, as asked, and what its names stand for."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from magicplan import hardware_specs, model_specs
+from magicplan.acceptance_specs.choose import Wanted, choose
+from magicplan.acceptance_specs.files import parse_acceptance
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.model_specs.shape import ModelShape
+from magicplan.roofline.acceptance import Acceptance, Iid
+from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
+from magicplan.roofline.drafts import DRAFTS, VIEWS, Draft, DraftRequest, model_draft
+from magicplan.roofline.timing import Machine
+from magicplan.roofline.traffic import FULL, KvView
+
+Counts = Any
+"""One positive number, or a sequence of them."""
+MAX_BATCH = 2.0**20
+MAX_TOKENS = 2.0**30
+MAX_GAMMA = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a user asks. `batch` [sequences] and `ctx` [tokens] are numbers or sequences of them."""
+
+    gpu: str
+    model: str = "llama-3.1-8b"
+    batch: Counts = 1
+    ctx: Counts = 4096
+    output: float = 0
+    gpus: int | str = "auto"
+    tp: int | str = "auto"
+    pp: int | None = None
+    ep: int = 1
+    attention_dp: int = 1
+    dtype: str | None = None
+    kv_dtype: str | None = None
+    stack: str = "vllm"
+    memory_fraction: float = 0.92
+    draft: str = "self"
+    draft_kv: str | None = None
+    draft_dtype: str | None = None
+    acceptance: str = "auto"
+    task: str | None = None
+    gamma: int | str = "auto"
+    max_gamma: int = 16
+    verify_kv_passes: float = 1.0
+    want_speedup: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Resolved:
+    """The same question with every name looked up and every number checked."""
+
+    request: Request
+    machine: Machine
+    model: ModelShape
+    batch: Array
+    """[batch, 1] sequences of the whole deployment."""
+    ctx: Array
+    """[1, ctx] tokens at the middle of the output."""
+    final_ctx: Array
+    """[1, ctx] tokens at the end of the output: what memory must hold."""
+    layout: Deployment
+    """Formats and fixed degrees; tensor parallel degree and replicas are still to be chosen."""
+    draft: Draft | None
+    acceptance: Acceptance
+    max_gamma: int
+    scalar: bool
+    notes: tuple[str, ...]
+
+
+def resolve(ask: Request) -> Resolved:
+    """Look up and check everything. Raises UsageError with one sentence."""
+    accelerator, alias_note = hardware_specs.resolve(ask.gpu)
+    model = model_specs.load(ask.model)
+    calibration, basis = calibration_for(accelerator, ask.stack)
+    machine = Machine(accelerator=accelerator, calibration=calibration)
+    batch = counts("--batch", ask.batch, MAX_BATCH)
+    ctx = counts("--ctx", ask.ctx, MAX_TOKENS)
+    output = _number("--output", ask.output, low=0, high=MAX_TOKENS)
+    _number("--memory-fraction", ask.memory_fraction, low=0.01, high=1)
+    _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
+    layout, dtype_note = _formats(ask, machine, model)
+    draft = _draft(ask, model)
+    max_gamma = _max_gamma(ask)
+    notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes += _provisional(machine)
+    return Resolved(
+        request=ask,
+        machine=machine,
+        model=model,
+        batch=batch[:, None],
+        ctx=ctx[None, :] + output / 2,
+        final_ctx=ctx[None, :] + output,
+        layout=layout,
+        draft=draft,
+        acceptance=_acceptance(ask, model, draft, ctx),
+        max_gamma=max_gamma,
+        scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
+        notes=tuple(note for note in notes if note),
+    )
+
+
+def counts(option: str, value: Counts, high: float) -> Array:
+    """A one-dimensional float64 array of whole numbers in [1, high]."""
+    try:
+        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise UsageError(f"{option} {value!r} is not a number or a list of numbers") from None
+    if array.ndim != 1 or array.size == 0:
+        raise UsageError(f"{option} is empty or nested: expected a number or a flat list")
+    good = (array >= 1) & (array <= high) & (array == np.floor(array))
+    if not good.all():
+        worst = array[~good][0]
+        raise UsageError(f"{option} {worst:g}: expected whole numbers from 1 to {high:.0f}")
+    return array
+
+
+def _number(option: str, value: Any, *, low: float, high: float) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not low <= number <= high:
+        raise UsageError(f"{option} {value}: expected a number from {low:g} to {high:g}")
+    return number
+
+
+def _whole(option: str, value: Any, *, low: int, high: int) -> int:
+    number = _number(option, value, low=low, high=high)
+    if number != int(number):
+        raise UsageError(f"{option} {value}: expected a whole number")
+    return int(number)
+
+
+def _max_gamma(ask: Request) -> int:
+    longest = _whole("--max-gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
+    if ask.gamma == "auto":
+        return longest
+    return max(longest, _whole("--gamma", ask.gamma, low=0, high=MAX_GAMMA))
+
+
+def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:
+    """Number formats; a part without bf16 computes in fp16, and says so."""
+    a = machine.accelerator
+    dtype, kv_dtype = ask.dtype or a.math_dtype, ask.kv_dtype or a.math_dtype
+    for option, name, known in (
+        ("--dtype", dtype, BYTES_PER_WEIGHT),
+        ("--kv-dtype", kv_dtype, BYTES_PER_KV_NUMBER),
+    ):
+        if name not in known:
+            raise UsageError(f"{option} {name}: expected one of {', '.join(known)}")
+    math_dtype = a.math_dtype if dtype == "int4" else dtype
+    if math_dtype not in a.dense_flops_per_s:
+        can = [d for d in BYTES_PER_WEIGHT if d in a.dense_flops_per_s or d == "int4"]
+        raise UsageError(f"{a.name} has no {dtype} math; --dtype can be {', '.join(can)}")
+    _whole("--ep", ask.ep, low=1, high=4096)
+    _whole("--attention-dp", ask.attention_dp, low=1, high=1024)
+    _check_expert_layout(ask, model)
+    said = "" if a.math_dtype == "bf16" or ask.dtype else f"{a.name} has no bf16: fp16 instead"
+    return (
+        Deployment(
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            math_dtype=math_dtype,
+            ep=float(ask.ep),
+            attention_dp=float(ask.attention_dp),
+        ),
+        said,
+    )
+
+
+def _check_expert_layout(ask: Request, model: ModelShape) -> None:
+    if ask.ep > 1 and (model.experts is None or model.experts.count % ask.ep):
+        count = model.experts.count if model.experts else 0
+        raise UsageError(
+            f"--ep {ask.ep} does not divide the {count} experts of {model.name}"
+            if count
+            else f"--ep {ask.ep}: {model.name} has no experts; leave it at 1"
+        )
+    if ask.attention_dp > 1 and model.experts is None and model.latent is None:
+        raise UsageError(
+            f"--attention-dp {ask.attention_dp}: {model.name} has neither experts nor latent "
+            "attention; use replicas (--gpus) instead"
+        )
+
+
+def _model_notes(model: ModelShape, ctx: Array, output: float) -> list[str]:
+    notes = list(model.notes)
+    longest = float(ctx.max()) + output
+    if longest > model.max_ctx_tokens:
+        notes.append(
+            f"warning: {longest:.0f} tokens exceed the {model.max_ctx_tokens} that "
+            f"{model.name} was made for"
+        )
+    if output:
+        notes.append(
+            f"times are those at the middle of {output:.0f} output tokens; memory holds the end"
+        )
+    return notes
+
+
+def _provisional(machine: Machine) -> list[str]:
+    fields = machine.accelerator.provisional
+    if not fields:
+        return []
+    return [f"provisional datasheet figures of {machine.accelerator.name}: {', '.join(fields)}"]
+
+
+def parse_view(text: str) -> KvView:
+    """`full`, or a kind and its number as in `streaming:512`. Raises UsageError."""
+    kind, _, number = text.partition(":")
+    if text == "full":
+        return FULL
+    if kind not in VIEWS or not number.isdigit() or not 1 <= int(number) <= MAX_TOKENS:
+        shapes = ", ".join(f"{name}:N" for name in VIEWS)
+        raise UsageError(f"--draft-kv {text!r}: expected full or one of {shapes}")
+    return VIEWS[kind](float(number))
+
+
+def _draft(ask: Request, model: ModelShape) -> Draft | None:
+    if ask.draft == "none":
+        return None
+    name, _, small = ask.draft.partition(":")
+    if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
+        raise UsageError(
+            f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
+        )
+    question = DraftRequest(
+        target=model,
+        view=parse_view(ask.draft_kv) if ask.draft_kv else None,
+        weight_dtype=ask.draft_dtype,
+        small=_small(ask, name, small),
+        own_pool=ask.stack.split("@")[0] == "magicdec",
+    )
+    return DRAFTS[name](question) if name in DRAFTS else model_draft(question)
+
+
+def _small(ask: Request, name: str, small: str) -> ModelShape | None:
+    if name == "triforce":
+        return model_specs.load(small or "llama-68m")
+    return None if name in DRAFTS else model_specs.load(ask.draft)
+
+
+def acceptance_for(
+    text: str, model: ModelShape, draft: Draft, ctx: Array, task: str | None = None
+) -> Acceptance:
+    """The acceptance model of a draft: as stated, or the nearest published one for `auto`.
+
+    A self-draft that keeps the whole cache accepts everything. Raises UsageError.
+    """
+    found = (
+        parse_acceptance(text)
+        if text != "auto"
+        else choose(
+            Wanted(
+                method=draft.method,
+                target=model.name,
+                family=model.family,
+                draft=draft.shape.name if draft.shape else "",
+                task=task,
+                ctx=(float(ctx.min()), float(ctx.max())),
+                budget=draft.budget_tokens,
+            )
+        )
+    )
+    return found.of_self_draft() if draft.same_model else found
+
+
+NOTHING = Iid(alpha=0.0, origin="no draft")
+
+
+def _acceptance(ask: Request, model: ModelShape, draft: Draft | None, ctx: Array) -> Acceptance:
+    if draft is None:
+        return NOTHING
+    return acceptance_for(ask.acceptance, model, draft, ctx, ask.task)

@@ -1,0 +1,186 @@
+"""What is known of accelerators and models, with where it is known from."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from magicplan import hardware_specs, model_specs
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.model_specs.shape import ModelShape
+from magicplan.report.terminal import notes, table
+from magicplan.units import human_bytes, human_count, human_gib, human_rate, human_tokens
+
+PEAKS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
+
+
+def render_gpus(name: str | None, console: Console) -> None:
+    """All accelerators as a table, or one with its sources."""
+    if name is not None:
+        _one_gpu(name, console)
+        return
+    grid = table("accelerator", "memory", "bandwidth", "16-bit", "fp8", "link", "ridge")
+    for a in hardware_specs.all_accelerators():
+        mark = " ~" if a.provisional else ""
+        grid.add_row(a.name + mark, *_summary(a))
+    console.print(grid)
+    console.print("Dense peaks in TFLOP/s; link is one direction, all links; ridge in FLOP/byte.")
+    console.print("~ has provisional figures: magicplan gpus NAME shows which, and all sources.")
+
+
+def _summary(a: Accelerator) -> tuple[str, ...]:
+    fp8 = a.dense_flops_per_s.get("fp8")
+    return (
+        human_gib(a.memory_bytes),
+        human_rate(a.memory_bytes_per_s),
+        f"{a.dense_flops_per_s[a.math_dtype] / 1e12:.4g}",
+        f"{fp8 / 1e12:.4g}" if fp8 else "-",
+        human_rate(a.link_bytes_per_s) if a.link_bytes_per_s else "PCIe",
+        f"{a.ridge_flops_per_byte(a.math_dtype):.0f}",
+    )
+
+
+def _one_gpu(name: str, console: Console) -> None:
+    a, note = hardware_specs.resolve(name)
+    grid = table(a.title, a.name, "", numeric=False)
+    rows: list[tuple[str, str, str]] = [
+        ("vendor, architecture", f"{a.vendor}, {a.architecture}", ""),
+        ("memory", f"{human_gib(a.memory_bytes)} usable, {a.memory_type}", "memory_bytes"),
+        ("bandwidth", human_rate(a.memory_bytes_per_s), "memory_bytes_per_s"),
+        *(
+            (f"{d} peak, dense", f"{a.dense_flops_per_s[d] / 1e12:.4g} TFLOP/s", d)
+            for d in PEAKS
+            if d in a.dense_flops_per_s
+        ),
+        ("units", f"{a.units} {a.unit_kind}", "units"),
+        ("L2 cache", human_bytes(a.l2_bytes) if a.l2_bytes else "-", "l2_bytes"),
+        ("link, one direction", _link(a), "link_bytes_per_s"),
+        ("PCIe, one direction", _rate(a.pcie_bytes_per_s), "pcie_bytes_per_s"),
+        ("accelerators a host", str(a.node_size), "node_size"),
+        ("power", f"{a.tdp_watts:.0f} W" if a.tdp_watts else "-", "tdp_watts"),
+        ("price", _price(a), "price_usd_per_hour"),
+        ("driver names", "; ".join(a.driver_names) or "-", "driver_names"),
+    ]
+    for label, value, field in rows:
+        grid.add_row(label, value, "provisional" if _provisional(a, field) else "")
+    console.print(grid)
+    if note or a.notes:
+        notes(console, "Notes", [line for line in (note, a.notes) if line])
+    where = [f"{s.title} ({s.url or 'no address'}, seen {s.seen})" for s in a.sources]
+    notes(console, "Sources", where)
+
+
+def _provisional(a: Accelerator, field: str) -> bool:
+    return any(p == field or p.endswith("." + field) for p in a.provisional)
+
+
+def _rate(value: float | None) -> str:
+    return human_rate(value) if value else "-"
+
+
+def _link(a: Accelerator) -> str:
+    if not a.link_bytes_per_s:
+        return "none; PCIe"
+    return f"{human_rate(a.link_bytes_per_s)}, {a.link_type}, {a.link_domain} devices"
+
+
+def _price(a: Accelerator) -> str:
+    if not a.price_usd_per_hour:
+        return "-"
+    return f"${a.price_usd_per_hour:.2f} an hour ({a.price_note})"
+
+
+def gpus_as_dict(name: str | None) -> dict[str, Any]:
+    """The same as JSON, in SI units."""
+    found = hardware_specs.all_accelerators() if name is None else (hardware_specs.load(name),)
+    entries = [asdict(a) | {"dense_flops_per_s": dict(a.dense_flops_per_s)} for a in found]
+    return {"schema": "magicplan.gpus/1", "accelerators": entries}
+
+
+def render_models(name: str | None, console: Console) -> None:
+    """All models as a table, or one with its sources."""
+    if name is not None:
+        _one_model(name, console)
+        return
+    grid = table("model", "parameters", "layers", "hidden", "heads", "KV a token", "context")
+    for m in model_specs.all_models():
+        grid.add_row(m.name, *_model_summary(m))
+    console.print(grid)
+    console.print("KV a token in bf16, all layers, sliding windows not yet clipped.")
+
+
+def _model_summary(m: ModelShape) -> tuple[str, ...]:
+    heads = f"{m.q_heads} MLA" if m.latent else f"{m.q_heads}/{m.kv_heads}"
+    return (
+        human_count(m.parameters),
+        str(m.layers),
+        str(m.hidden),
+        heads,
+        human_bytes(kv_token_bytes(m)),
+        human_tokens(m.max_ctx_tokens),
+    )
+
+
+def kv_token_bytes(m: ModelShape) -> float:
+    """Bytes of KV cache one token takes in bf16, over all layers."""
+    return 2.0 * m.kv_numbers_per_token_layer * m.layers
+
+
+def _one_model(name: str, console: Console) -> None:
+    m = model_specs.load(name)
+    grid = table(m.name, "", numeric=False)
+    rows = {
+        "parameters": f"{m.parameters:,}" + _published(m),
+        "layers": f"{m.layers}" + (f", {m.sliding_layers} sliding" if m.sliding_layers else ""),
+        "hidden": str(m.hidden),
+        "heads": _heads(m),
+        "feed-forward": _feed_forward(m),
+        "vocabulary": f"{m.vocab:,}" + (", tied embeddings" if m.tied_embeddings else ""),
+        "context": f"{m.max_ctx_tokens} tokens"
+        + (f", window {m.window_tokens}" if m.window_tokens else ""),
+        "KV a token (bf16)": f"{kv_token_bytes(m):,.0f} bytes",
+        "weights (bf16)": human_bytes(2.0 * m.parameters),
+    }
+    for label, value in rows.items():
+        grid.add_row(label, value)
+    console.print(grid)
+    if m.notes:
+        notes(console, "Notes", m.notes)
+    if name.lower() in model_specs.names():
+        info = model_specs.preset_info(name)
+        notes(console, f"Sources of {info.id}", info.sources)
+
+
+def _published(m: ModelShape) -> str:
+    if not m.published_parameters:
+        return ""
+    return f" ({m.parameters / m.published_parameters - 1:+.2%} of the published count)"
+
+
+def _heads(m: ModelShape) -> str:
+    if m.latent:
+        return f"{m.q_heads} over one latent of {m.latent.kv_rank} + {m.latent.rope_head_dim}"
+    return f"{m.q_heads} query, {m.kv_heads} KV, {m.head_dim} wide"
+
+
+def _feed_forward(m: ModelShape) -> str:
+    dense = f"{m.ffn} wide" if m.dense_layers else ""
+    if not m.experts:
+        return dense
+    e = m.experts
+    moe = f"{e.per_token} of {e.count} experts, {e.ffn} wide, in {e.layers} layers"
+    if e.shared_ffn:
+        moe += f", shared {e.shared_ffn}"
+    return moe + (f"; dense {dense}" if dense else "")
+
+
+def models_as_dict(name: str | None) -> dict[str, Any]:
+    """The same as JSON."""
+    found = model_specs.all_models() if name is None else (model_specs.load(name),)
+    entries = [
+        asdict(m) | {"parameters": m.parameters, "kv_bytes_per_token_bf16": kv_token_bytes(m)}
+        for m in found
+    ]
+    return {"schema": "magicplan.models/1", "models": entries}

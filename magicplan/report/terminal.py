@@ -1,0 +1,42 @@
+"""What every terminal report shares: the console, a plain table, a section title, notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+
+def stdout() -> Console:
+    """The console that answers go to."""
+    return Console(highlight=False)
+
+
+def table(*columns: str, title: str = "", numeric: bool = True) -> Table:
+    """An open table: the first column names things, the rest are right-aligned numbers."""
+    grid = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    for index, name in enumerate(columns):
+        right = numeric and index > 0
+        grid.add_column(name, justify="right" if right else "left", no_wrap=right, min_width=4)
+    return grid
+
+
+def notes(console: Console, title: str, lines: Iterable[str]) -> None:
+    """A titled list of sentences, wrapped under their dashes."""
+    console.print(Text(title, style="bold"))
+    for line in lines:
+        bullet = Table.grid(padding=(0, 1))
+        bullet.add_row("-", Text(line))
+        console.print(bullet)
+
+
+def print_json(document: dict[str, Any]) -> None:
+    """Exactly one JSON document on stdout."""
+    Console(soft_wrap=True).print(
+        json.dumps(document, indent=2, allow_nan=False), markup=False, highlight=False
+    )

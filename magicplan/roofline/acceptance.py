@@ -1,0 +1,335 @@
+"""How many drafted tokens survive: acceptance models, and the tokens a round emits.
+
+A model gives the survival S_k, the probability that the first k drafted tokens are all accepted.
+A chain of gamma then emits 1 + S_1 + ... + S_gamma tokens, the bonus token included (Leviathan et
+al., arXiv 2211.17192, eq. 1, where S_k = alpha^k).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from magicplan.errors import UsageError
+from magicplan.roofline.deployment import Array, Num
+
+Z80 = 1.2815515655446004
+"""Standard normal quantile of 90 %: an 80 % interval is the estimate plus or minus this many
+standard errors."""
+RANK_DECAY = 0.453
+"""Exponent b of r_k = r_1 k^-b, the probability that k drawn children are all rejected, fitted to
+the 32 ranks of Sequoia's shipped vector; used where only the first rank is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Acceptance(ABC):
+    """Survival of drafted tokens; `origin` says where the numbers come from.
+
+    `uncertainty` is the half-width of an 80 % interval on the acceptance of one position.
+    Under `same_model` a KV budget that holds the whole context accepts everything.
+    """
+
+    origin: str
+    uncertainty: float = 0.0
+    same_model: bool = False
+
+    @abstractmethod
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """S_1 to S_depth on a new last axis behind those of `ctx`; no boundary, no clipping."""
+
+    def survival(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """S_1 to S_depth, non-increasing; `budget` [tokens] is the draft's KV, `None` for all."""
+        raw = np.clip(self.chain(depth, ctx, budget), 0.0, 1.0)
+        found: Array = np.minimum.accumulate(raw, axis=-1)
+        if not self.same_model:
+            return found
+        whole = np.asarray(ctx, dtype=np.float64) <= (math.inf if budget is None else budget)
+        return np.asarray(np.where(whole[..., None], 1.0, found), dtype=np.float64)
+
+    def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """p_1 to p_width: the k-th drawn child is the accepted one (Sequoia, arXiv 2402.12374).
+
+        Without measured ranks the first position's acceptance is p_1 and the probability that k
+        children are all rejected falls as k^-b, the shape of Sequoia's shipped vector.
+        """
+        first = self.survival(1, ctx, budget)
+        reject = (1 - first) * np.arange(1.0, width + 1) ** -RANK_DECAY
+        return np.concatenate([first, -np.diff(reject, axis=-1)], axis=-1)
+
+    def interval(self) -> tuple[Acceptance, Acceptance]:
+        """The models at the ends of the 80 % interval; twice itself where none is known."""
+        if self.uncertainty == 0:
+            return self, self
+        return self._shifted(-self.uncertainty), self._shifted(self.uncertainty)
+
+    def _shifted(self, by: float) -> Acceptance:
+        return Shifted(origin=self.origin, same_model=self.same_model, base=self, by=by)
+
+    def of_self_draft(self) -> Acceptance:
+        """The same rates, for a draft that is the target itself over a part of its cache."""
+        return replace(self, same_model=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shifted(Acceptance):
+    """Another model with the acceptance of every position moved by the same amount."""
+
+    base: Acceptance
+    by: float
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """Survival from the shifted conditional rates."""
+        survival = self.base.chain(depth, ctx, budget)
+        conditional = conditional_from_marginal(survival)
+        return np.cumprod(np.clip(conditional + self.by, 0.0, 1.0), axis=-1)
+
+
+def _columns(ctx: Num, depth: int) -> Array:
+    """Ones with the axes of `ctx` and a last one of `depth`."""
+    return np.ones((*np.shape(ctx), depth))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Iid(Acceptance):
+    """Every position is accepted with the same probability: S_k = alpha^k."""
+
+    alpha: float
+
+    def __post_init__(self) -> None:
+        _probability("acceptance", self.alpha)
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """alpha^k."""
+        return _columns(ctx, depth) * self.alpha ** np.arange(1.0, depth + 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerPosition(Acceptance):
+    """Conditional acceptance by position; past the last given one, the last goes on."""
+
+    conditional: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if not self.conditional:
+            raise UsageError("acceptance by position is empty: expected numbers such as 0.8,0.7")
+        for value in self.conditional:
+            _probability("acceptance by position", value)
+
+    @classmethod
+    def from_marginal(cls, marginal: tuple[float, ...], **fields: object) -> PerPosition:
+        """From P(first k accepted), as vLLM's per-position metric prints it."""
+        for value in marginal:
+            _probability("marginal acceptance", value)
+        if any(b > a for a, b in itertools.pairwise(marginal)):
+            raise UsageError(
+                f"marginal acceptance {list(marginal)} increases: P(first k accepted) cannot; "
+                "use cond: for conditional rates"
+            )
+        conditional = conditional_from_marginal(np.array(marginal or (math.nan,)))
+        rates = tuple(float(c) for c in conditional) if marginal else ()
+        return cls(conditional=rates, **fields)  # type: ignore[arg-type]
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """Cumulative products."""
+        known = np.array(self.conditional[:depth])
+        rest = np.full(max(0, depth - known.size), self.conditional[-1])
+        return _columns(ctx, depth) * np.cumprod(np.concatenate([known, rest]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beta(Acceptance):
+    """A round's alpha is drawn from Beta(a, b): S_k = prod_{i<k} (a + i) / (a + b + i).
+
+    Rounds differ, so survivors are easier: S_k is at least E[alpha]^k.
+    """
+
+    a: float
+    b: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.a < math.inf and 0 < self.b < math.inf):
+            raise UsageError(f"beta:{self.a},{self.b}: expected two positive numbers")
+
+    @classmethod
+    def from_two_marginals(cls, first: float, second: float, **fields: object) -> Beta:
+        """The moment fit through S_1 and S_2."""
+        m, q = first, second / first if first else math.nan
+        if not 0 < m < q < 1:
+            raise UsageError(f"marginals {first}, {second}: a Beta needs 0 < S_1 < S_2 / S_1 < 1")
+        total = (1 - q) / (q - m)
+        return cls(a=m * total, b=(1 - m) * total, **fields)  # type: ignore[arg-type]
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """The closed form."""
+        i = np.arange(depth)
+        return _columns(ctx, depth) * np.cumprod((self.a + i) / (self.a + self.b + i))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mixture(Acceptance):
+    """Classes of rounds or requests: survival is the weighted mean of theirs."""
+
+    weights: tuple[float, ...]
+    parts: tuple[Acceptance, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.weights) != len(self.parts) or not self.parts:
+            raise UsageError("a mixture needs as many weights as parts")
+        if abs(sum(self.weights) - 1) > 1e-9 or min(self.weights) < 0:
+            raise UsageError(f"mixture weights {list(self.weights)} do not sum to 1")
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """The weighted mean."""
+        pairs = zip(self.weights, self.parts, strict=True)
+        return np.asarray(sum(w * part.chain(depth, ctx, budget) for w, part in pairs))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ranked(Acceptance):
+    """Measured ranks for trees; a chain takes the first child every time."""
+
+    probabilities: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        for value in self.probabilities:
+            _probability("acceptance by rank", value)
+        if not self.probabilities or sum(self.probabilities) > 1 + 1e-9:
+            raise UsageError("acceptance by rank must be given, and sum to at most 1")
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """p_1^k."""
+        return _columns(ctx, depth) * self.probabilities[0] ** np.arange(1.0, depth + 1)
+
+    def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """The measured ranks, none past the last."""
+        known = np.array(self.probabilities[:width])
+        padded = np.concatenate([known, np.zeros(max(0, width - known.size))])
+        return _columns(ctx, width) * padded
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContextLaw(Acceptance):
+    """alpha(S) = far + (near - far) / (1 + S / scale): falls with context S to a floor."""
+
+    near: float
+    far: float
+    scale_tokens: float
+
+    def __post_init__(self) -> None:
+        _probability("near acceptance", self.near)
+        _probability("far acceptance", self.far)
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """alpha(S)^k."""
+        tokens = np.asarray(ctx, dtype=np.float64)
+        alpha = self.far + (self.near - self.far) / (1 + tokens / self.scale_tokens)
+        return np.asarray(alpha[..., None] ** np.arange(1.0, depth + 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AtBudget(Acceptance):
+    """Rates measured at one KV budget K_0, carried to others: 1 - alpha scales as (K_0 / K)^b.
+
+    `rise` is the exponent b above K_0 and `fall` below it; where only one budget was measured they
+    differ, so that neither direction flatters.
+    """
+
+    base: Acceptance
+    measured_budget: float
+    rise: float
+    fall: float
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """Survival with every position's rejection scaled."""
+        survival = self.base.chain(depth, ctx, budget)
+        if budget is None:
+            return survival
+        ratio = self.measured_budget / budget
+        scale = ratio ** (self.rise if ratio < 1 else self.fall)
+        conditional = 1 - (1 - conditional_from_marginal(survival)) * scale
+        return np.cumprod(np.clip(conditional, 0.0, 1.0), axis=-1)
+
+
+def _probability(what: str, value: float) -> None:
+    if not 0 <= value <= 1:
+        raise UsageError(f"{what} {value}: expected a number from 0 to 1")
+
+
+def conditional_from_marginal(marginal: Array) -> Array:
+    """S_k / S_(k-1) along the last axis; 0 after a survival of 0."""
+    before = np.concatenate([np.ones((*marginal.shape[:-1], 1)), marginal[..., :-1]], axis=-1)
+    return np.divide(marginal, before, out=np.zeros_like(marginal), where=before > 0)
+
+
+def tokens_per_round(survival: Array) -> Array:
+    """Tokens a chain of gamma = 0, 1, ... emits, bonus token included; in [1, gamma + 1]."""
+    start = np.ones((*survival.shape[:-1], 1))
+    summed = np.concatenate([start, 1 + np.cumsum(survival, axis=-1)], axis=-1)
+    longest = np.arange(1.0, summed.shape[-1] + 1)
+    return np.asarray(np.minimum(summed, longest), dtype=np.float64)
+
+
+def accept_length_variance(survival: Array) -> Array:
+    """Variance of the tokens a chain emits, from E[A^2] = sum_l (2 l + 1) S_l with S_0 = 1."""
+    levels = np.arange(survival.shape[-1] + 1)
+    full = np.concatenate([np.ones((*survival.shape[:-1], 1)), survival], axis=-1)
+    second = np.cumsum((2 * levels + 1) * full, axis=-1)
+    variance = second - tokens_per_round(survival) ** 2
+    return np.asarray(np.maximum(variance, 0.0), dtype=np.float64)
+
+
+def alpha_from_tokens_per_round(gamma: Array, emitted: Array) -> Array:
+    """The i.i.d. alpha whose chain of `gamma` emits that many tokens; NaN outside [1, gamma + 1].
+
+    Bisection on the geometric sum, which rises with alpha: 60 halvings reach double precision.
+    """
+    gamma, emitted = np.broadcast_arrays(gamma, emitted)
+    low, high = np.zeros(gamma.shape), np.ones(gamma.shape)
+    for _ in range(60):
+        middle = (low + high) / 2
+        short = geometric_sum(middle, gamma) < emitted
+        low, high = np.where(short, middle, low), np.where(short, high, middle)
+    found = np.where(emitted <= 1, 0.0, high)
+    return np.asarray(np.where(emitted > gamma + 1, np.nan, found), dtype=np.float64)
+
+
+def geometric_sum(alpha: Array, gamma: Array) -> Array:
+    """1 + alpha + ... + alpha^gamma, accurate near alpha = 1."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        closed = np.expm1((gamma + 1) * np.log(alpha)) / (alpha - 1)
+    near = np.asarray(gamma + 1 - (gamma * (gamma + 1) / 2) * (1 - alpha))
+    return np.where(alpha == 0, 1.0, np.where(1 - alpha < 1e-12, near, closed))
+
+
+def parse(text: str) -> Acceptance:
+    """`0.8`, `cond:0.8,0.7`, `marg:0.8,0.6` or `beta:4,1`. Raises UsageError."""
+    kind, separator, rest = text.partition(":")
+    stated = f"--acceptance {text}, as stated"
+    if not separator:
+        return Iid(alpha=_numbers(text, text)[0], origin=stated)
+    values = _numbers(rest, text)
+    if kind == "cond":
+        return PerPosition(conditional=values, origin=stated)
+    if kind == "marg":
+        return PerPosition.from_marginal(values, origin=stated)
+    if kind == "beta" and len(values) == 2:
+        return Beta(a=values[0], b=values[1], origin=stated)
+    raise _unreadable(text)
+
+
+def _numbers(text: str, whole: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise _unreadable(whole) from None
+
+
+def _unreadable(text: str) -> UsageError:
+    return UsageError(
+        f"--acceptance {text!r}: expected a number from 0 to 1, cond:0.8,0.7, marg:0.8,0.6, "
+        "beta:4,1, rank:FILE, file:FILE or auto"
+    )

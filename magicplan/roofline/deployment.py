@@ -1,0 +1,80 @@
+"""How a model is laid out: number formats and degrees of parallelism of one replica."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import ModuleType, SimpleNamespace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+Num = Any
+"""A float, a NumPy array or a sympy expression; counts are floats, so that nothing overflows."""
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Namespace = ModuleType | SimpleNamespace
+"""Where `maximum`, `minimum` and `where` come from: numpy, or sympy's counterparts."""
+
+BYTES_PER_WEIGHT: Final = {
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,
+    "int8": 1.0,
+    "fp4": 0.5 + 1 / 16,  # NVFP4: an fp8 scale for every 16 numbers
+    "int4": 0.5 + 2 / 128,  # AWQ, GPTQ: an fp16 scale for every 128 numbers
+}
+BYTES_PER_KV_NUMBER: Final = {
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "fp8": 1.0,  # one scale a tensor
+    "int8": 1.0 + 2 / 128,  # an fp16 scale for every 128 numbers
+    "int4": 0.5 + 4 / 128,  # KIVI (arXiv 2402.02750): fp16 scale and zero for every 128 numbers
+}
+ACTIVATION_BYTES: Final = 2.0
+"""Activations, embeddings, the LM head and routers stay in 16 bits in every stack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Deployment:
+    """One replica: `tp * attention_dp * pp` GPUs, and `replicas` of them that share the batch.
+
+    Attention runs in `attention_dp` groups of `tp` GPUs, each with its share of the sequences;
+    feed-forward layers are split over all `tp * attention_dp` GPUs, experts among `ep` of them.
+    `tp` and `replicas` may be arrays over the grid.
+    """
+
+    dtype: str = "bf16"
+    kv_dtype: str = "bf16"
+    math_dtype: str = "bf16"
+    """What the matrix units run: `dtype`, or the part's 16-bit format under weight-only formats."""
+    tp: Num = 1.0
+    pp: Num = 1.0
+    ep: Num = 1.0
+    attention_dp: Num = 1.0
+    replicas: Num = 1.0
+
+    @property
+    def gpus_per_replica(self) -> Num:
+        """GPUs that hold one copy of the model."""
+        return self.tp * self.attention_dp * self.pp
+
+    @property
+    def gpus(self) -> Num:
+        """All GPUs."""
+        return self.gpus_per_replica * self.replicas
+
+    @property
+    def ffn_ranks(self) -> Num:
+        """GPUs that share one feed-forward layer."""
+        return self.tp * self.attention_dp
+
+    @property
+    def weight_bytes(self) -> float:
+        """Bytes of one weight of a linear layer, scales included."""
+        return BYTES_PER_WEIGHT[self.dtype]
+
+    @property
+    def kv_number_bytes(self) -> float:
+        """Bytes of one number of the KV cache, scales included."""
+        return BYTES_PER_KV_NUMBER[self.kv_dtype]

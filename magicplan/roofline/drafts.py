@@ -1,0 +1,346 @@
+"""Drafts as data: what one draft step runs and reads, and what a replica must hold for it.
+
+A new way to draft is one more constructor here and its line in `DRAFTS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+
+from magicplan.errors import UsageError
+from magicplan.model_specs.shape import ModelShape
+from magicplan.roofline.deployment import Deployment, Namespace, Num
+from magicplan.roofline.memory import Resident, largest_draft_degree
+from magicplan.roofline.timing import Machine, StepCost, step_cost
+from magicplan.roofline.traffic import FULL, KvView, Op, Pass, forward, linear
+
+KvGrowth = Literal["constant", "growing", "none"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """A linear layer that a draft head adds to its transformer layers."""
+
+    name: str
+    wide: int
+    deep: int
+    quantised: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """One way to draft. `method` names its acceptance data.
+
+    A step runs `shape` (nothing, for a draft without a model) over `view` of its cache, and
+    `projections` besides. `same_model` says that a view of the whole cache accepts everything.
+    """
+
+    name: str
+    method: str
+    shape: ModelShape | None
+    view: KvView = FULL
+    projections: tuple[Projection, ...] = ()
+    weight_dtype: str | None = None
+    holds_weights: bool = False
+    holds_cache: bool = False
+    same_model: bool = False
+    middle: Middle | None = None
+
+    @property
+    def kv_growth(self) -> KvGrowth:
+        """How the KV cache that a step reads grows with context."""
+        if self.shape is None or self.shape.layers == 0:
+            return "none"
+        return "constant" if self.view.budget_tokens is not None else "growing"
+
+    @property
+    def budget_tokens(self) -> float | None:
+        """Tokens a step attends to, at most; `None` for all."""
+        return self.view.budget_tokens
+
+    @property
+    def residents(self) -> tuple[Resident, ...]:
+        """What a replica holds for this draft."""
+        inner = self.middle.inner.residents if self.middle else ()
+        if self.shape is None or not (self.holds_weights or self.holds_cache):
+            return inner
+        own = Resident(
+            model=self.shape,
+            holds_weights=self.holds_weights,
+            holds_cache=self.holds_cache,
+            view=self.view,
+            weight_dtype=self.weight_dtype,
+            extra_parameters=sum(p.wide * p.deep for p in self.projections),
+        )
+        return (own, *inner)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Middle:
+    """A draft that is itself drafted for (TriForce, arXiv 2404.11912, section 4).
+
+    `inner` drafts `gamma` tokens, of which the outer draft's pass accepts `tokens_per_pass` - 1.
+    """
+
+    inner: Draft
+    gamma: int
+    tokens_per_pass: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftRequest:
+    """What a constructor may need: the target, the KV view and format asked for, a small model."""
+
+    target: ModelShape
+    view: KvView | None = None
+    weight_dtype: str | None = None
+    small: ModelShape | None = None
+    own_pool: bool = False
+    """The stack keeps a separate KV pool for a self-draft (MagicDec)."""
+
+
+def self_draft(ask: DraftRequest) -> Draft:
+    """The target itself over a part of its KV cache, or with quantised weights (MagicDec,
+    arXiv 2408.11049; QuantSpec, arXiv 2502.10424)."""
+    view = ask.view or STREAMING_512
+    copies = ask.own_pool or view.name.split(":")[0] in ("snapkv", "quant")
+    method = view.name.split(":")[0]
+    if ask.weight_dtype:
+        method = "quant-weights"
+    return Draft(
+        name=f"self {view.name}" + (f" {ask.weight_dtype} weights" if ask.weight_dtype else ""),
+        method={"quant": "quant-kv", "full": "streaming"}.get(method, method),
+        shape=ask.target,
+        view=view,
+        weight_dtype=ask.weight_dtype,
+        holds_weights=ask.weight_dtype is not None,
+        holds_cache=copies and view.name != "full",
+        same_model=ask.weight_dtype is None and view.kv_dtype is None,
+    )
+
+
+def model_draft(ask: DraftRequest) -> Draft:
+    """A smaller model with its own cache, whole or windowed."""
+    if ask.small is None:
+        raise UsageError("a draft model needs a name, as in --draft llama-3.2-1b")
+    view = ask.view or FULL
+    return Draft(
+        name=f"{ask.small.name} {view.name}",
+        method="model",
+        shape=ask.small,
+        view=view,
+        weight_dtype=ask.weight_dtype,
+        holds_weights=True,
+        holds_cache=True,
+    )
+
+
+def eagle3_draft(ask: DraftRequest) -> Draft:
+    """EAGLE-3 (arXiv 2503.01840): one layer of the target's width over embedding and features.
+
+    Three fused feature layers enter (3h x h), queries, keys and values read 2h, and the head
+    knows a reduced vocabulary of 32,000 tokens as in the released Llama-3.1 heads.
+    """
+    t = ask.target
+    qkv = (t.q_heads + 2 * t.kv_heads) * t.head_dim
+    return Draft(
+        name="eagle3",
+        method="eagle3",
+        shape=_one_layer(t, name="eagle3 head", vocab=min(t.vocab, 32_000)),
+        view=ask.view or FULL,
+        projections=(
+            Projection(name="fuse_features", wide=t.hidden, deep=3 * t.hidden),
+            Projection(name="embedding_half_of_qkv", wide=qkv, deep=t.hidden),
+        ),
+        holds_weights=True,
+        holds_cache=True,
+    )
+
+
+def mtp_draft(ask: DraftRequest) -> Draft:
+    """Multi-token prediction (DeepSeek-V3, arXiv 2412.19437, 2.2): one more layer of the target,
+    entered through a 2h x h projection, with the target's own LM head."""
+    t = ask.target
+    if not t.mtp_layers:
+        raise UsageError(
+            f"{t.name} has no multi-token-prediction layer; choose --draft self, ngram, eagle3 "
+            "or a smaller model"
+        )
+    experts = t.experts and replace(t.experts, layers=1)
+    layer = replace(_one_layer(t, name="mtp layer", vocab=t.vocab), experts=experts, ffn=0)
+    return Draft(
+        name="mtp",
+        method="mtp",
+        shape=layer if experts else _one_layer(t, name="mtp layer", vocab=t.vocab),
+        view=ask.view or FULL,
+        projections=(Projection(name="merge", wide=t.hidden, deep=2 * t.hidden),),
+        holds_weights=True,
+        holds_cache=True,
+    )
+
+
+def medusa_draft(ask: DraftRequest) -> Draft:
+    """Medusa (arXiv 2401.10774): one residual block and one LM head for each drafted position.
+
+    They run at once on the target's last hidden state; gamma heads read gamma heads' weights.
+    """
+    t = ask.target
+    return Draft(
+        name="medusa",
+        method="medusa",
+        shape=replace(_one_layer(t, name="medusa head", vocab=t.vocab), layers=0),
+        projections=(Projection(name="residual_block", wide=t.hidden, deep=t.hidden),),
+        holds_weights=True,
+    )
+
+
+def ngram_draft(ask: DraftRequest) -> Draft:
+    """Prompt look-up: the continuation of an earlier occurrence, found on the host for free."""
+    return Draft(name="ngram", method="ngram", shape=None)
+
+
+def triforce_draft(ask: DraftRequest) -> Draft:
+    """TriForce (arXiv 2404.11912): a small model with a streaming cache drafts for the target
+    with a retrieval cache, which drafts for the target with its whole cache.
+
+    Published best: gamma1 = 2, retrieval budget 4096, a 68M draft with a 256-token window; with
+    .63 a token (its Table 1's range for Llama-68M) the middle pass emits 2.03 tokens. Rebuilding
+    the retrieval cache is left out: it is amortised over many rounds.
+    """
+    if ask.small is None:
+        raise UsageError("triforce needs a small draft model, as in --draft triforce:llama-68m")
+    small = model_draft(DraftRequest(target=ask.target, small=ask.small, view=streaming(256)))
+    alpha, gamma = 0.63, 2
+    view = ask.view or KvView(name="retrieval:4096", budget_tokens=4096)
+    return Draft(
+        name=f"triforce {ask.small.name} -> {view.name}",
+        method="triforce",
+        shape=ask.target,
+        view=view,
+        holds_cache=True,
+        same_model=True,
+        middle=Middle(inner=small, gamma=gamma, tokens_per_pass=1 + alpha + alpha**2),
+    )
+
+
+def _one_layer(target: ModelShape, *, name: str, vocab: int) -> ModelShape:
+    """A dense decoder layer of the target's widths with an LM head of its own."""
+    ffn = target.ffn or (target.experts.ffn * target.experts.per_token if target.experts else 0)
+    return replace(
+        target,
+        name=name,
+        layers=1,
+        ffn=ffn,
+        vocab=vocab,
+        tied_embeddings=True,
+        experts=None,
+        sliding_layers=0,
+        window_tokens=None,
+        norm_parameters=2 * target.hidden,
+        published_parameters=None,
+    )
+
+
+def streaming(budget: float) -> KvView:
+    """Sinks and a recent window, `budget` tokens in all (StreamingLLM, arXiv 2309.17453)."""
+    return KvView(name=f"streaming:{budget:.0f}", budget_tokens=budget)
+
+
+def snapkv(budget: float) -> KvView:
+    """Tokens picked once after prefill by the last queries (SnapKV, arXiv 2404.14469)."""
+    return KvView(name=f"snapkv:{budget:.0f}", budget_tokens=budget)
+
+
+def quest(budget: float) -> KvView:
+    """Pages picked at every step by their key bounds (Quest, arXiv 2406.10774): minimum and
+    maximum key of every 16 tokens are read, 1/16 of the cache."""
+    return KvView(name=f"topk:{budget:.0f}", budget_tokens=budget, scan_fraction=1 / 16)
+
+
+def quantised(bits: float) -> KvView:
+    """The whole cache in 4 or 8 bits (QuantSpec, arXiv 2502.10424; KIVI, arXiv 2402.02750)."""
+    formats = {4: "int4", 8: "int8"}
+    if bits not in formats:
+        raise UsageError(f"--draft-kv quant:{bits:g}: expected quant:4 or quant:8")
+    return KvView(name=f"quant:{bits:.0f}", kv_dtype=formats[int(bits)])
+
+
+STREAMING_512 = streaming(512)
+VIEWS: dict[str, Callable[[float], KvView]] = {
+    "streaming": streaming,
+    "snapkv": snapkv,
+    "topk": quest,
+    "quant": quantised,
+}
+DRAFTS: dict[str, Callable[[DraftRequest], Draft]] = {
+    "self": self_draft,
+    "eagle3": eagle3_draft,
+    "mtp": mtp_draft,
+    "medusa": medusa_draft,
+    "ngram": ngram_draft,
+    "triforce": triforce_draft,
+}
+"""By name; any other name is a smaller model, see `model_draft`."""
+
+
+def draft_step(
+    draft: Draft,
+    layout: Deployment,
+    machine: Machine,
+    batch: Num,
+    ctx: Num,
+    *,
+    width: Num = 1.0,
+    xp: Namespace = np,
+) -> StepCost:
+    """Cost of one draft pass over `width` tokens a sequence: 1 in a chain, a level of a tree.
+
+    batch [sequences a replica], ctx [tokens]. With a middle level the cost is that of one middle
+    round over the tokens it emits.
+    """
+    if draft.shape is None:
+        return StepCost()
+    own = _draft_layout(draft, layout, machine)
+    if draft.middle:
+        width = draft.middle.gamma + 1.0
+    work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
+    ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
+    cost = step_cost(ops, machine, machine.calibration.host.draft_step_seconds, xp)
+    if draft.middle is None:
+        return cost
+    inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)
+    return _combine(inner, draft.middle.gamma, cost, 1 / draft.middle.tokens_per_pass)
+
+
+def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
+    return [
+        linear(p.name, layout, rows, p.wide / layout.tp, p.deep, quantised=p.quantised)
+        for p in draft.projections
+    ]
+
+
+def _draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployment:
+    """The draft's number formats, and the largest degree that divides its heads."""
+    dtype = draft.weight_dtype or layout.dtype
+    weight_only = draft.weight_dtype is not None
+    math = machine.accelerator.math_dtype if weight_only else layout.math_dtype
+    shape = draft.shape
+    tp = layout.tp
+    if shape is not None and not draft.same_model:
+        degrees = largest_draft_degree(shape, tp)
+        tp = degrees if np.ndim(tp) else float(degrees)
+    return replace(layout, dtype=dtype, math_dtype=math, tp=tp)
+
+
+def _combine(first: StepCost, times: float, second: StepCost, scale: float) -> StepCost:
+    """(times * first + second) * scale, field by field."""
+    return StepCost(
+        **{
+            name: (times * getattr(first, name) + getattr(second, name)) * scale
+            for name in StepCost.__dataclass_fields__
+        }
+    )

@@ -1,0 +1,171 @@
+"""What speculation makes of a step: the time of a round, its tokens, and the best draft length.
+
+A round drafts gamma tokens one after another, verifies them in one target pass over gamma + 1
+query tokens, and emits between 1 and gamma + 1 (Leviathan et al., arXiv 2211.17192; MagicDec,
+arXiv 2408.11049, eq. 1): speedup = T_target Omega / (gamma T_draft + T_verify + overhead).
+Axes are (batch, ctx, draft length); gamma 0 is plain decoding, exactly.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from magicplan.model_specs.shape import ModelShape
+from magicplan.roofline.acceptance import (
+    Acceptance,
+    alpha_from_tokens_per_round,
+    tokens_per_round,
+)
+from magicplan.roofline.deployment import Array, Deployment, Indices, Num
+from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.timing import Machine, StepCost, step_cost
+from magicplan.roofline.traffic import Pass, forward
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Scene:
+    """Everything a round depends on besides the draft.
+
+    `batch` [sequences a replica], `sequences` [of the whole deployment] and `ctx` [tokens in the
+    cache] are [batch, ctx] arrays or broadcast to them; `kv_passes` is how often verification
+    reads the KV cache, capped at gamma + 1.
+    """
+
+    target: ModelShape
+    layout: Deployment
+    machine: Machine
+    batch: Array
+    sequences: Array
+    ctx: Array
+    kv_passes: float = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rounds:
+    """Speculation rounds over [batch, ctx, gamma]; index g of the last axis drafts g tokens."""
+
+    gammas: Array
+    tokens_per_round: Array
+    draft_seconds: Array
+    verify_seconds: Array
+    overhead_seconds: Array
+    round_seconds: Array
+    tokens_per_s: Array
+    """Of the whole deployment."""
+    speedup: Array
+    speedup_low: Array
+    speedup_high: Array
+
+    @property
+    def best(self) -> Indices:
+        """Index of the fastest draft length, [batch, ctx]; the shortest among equals."""
+        return np.asarray(np.argmax(self.tokens_per_s, axis=-1))
+
+
+def decode(scene: Scene) -> StepCost:
+    """One plain decode step: one query token a sequence."""
+    work = Pass(batch=scene.batch, ctx=scene.ctx)
+    return step_cost(forward(scene.target, scene.layout, work), scene.machine)
+
+
+def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
+    """Seconds of one target pass over `query_tokens` a sequence, on a new last axis."""
+    layout = _with_axis(scene.layout)
+    work = Pass(
+        batch=_axis(scene.batch),
+        ctx=_axis(scene.ctx),
+        query_tokens=query_tokens,
+        kv_passes=_kv_passes(scene.kv_passes, query_tokens),
+    )
+    return np.asarray(step_cost(forward(scene.target, layout, work), scene.machine).seconds)
+
+
+def _kv_passes(asked: float, query_tokens: Array) -> Num:
+    return 1.0 if asked == 1.0 else np.minimum(asked, query_tokens)
+
+
+def _axis(value: Num) -> Num:
+    """The same value with a last axis for the draft length."""
+    return np.asarray(value, dtype=np.float64)[..., None]
+
+
+def _with_axis(layout: Deployment) -> Deployment:
+    return replace(
+        layout, tp=_axis(layout.tp), pp=_axis(layout.pp), replicas=_axis(layout.replicas)
+    )
+
+
+def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma: int) -> Rounds:
+    """Every draft length from 0 to `max_gamma`; no draft leaves gamma 0 alone."""
+    gammas = np.arange((max_gamma if draft else 0) + 1, dtype=np.float64)
+    verify = verify_seconds(scene, gammas + 1)
+    baseline = verify[..., :1]
+    if draft is None:
+        one_draft = np.zeros(())
+    else:
+        cost = draft_step(draft, scene.layout, scene.machine, scene.batch, scene.ctx)
+        one_draft = np.asarray(cost.seconds)
+    drafting = gammas * one_draft[..., None]
+    overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
+    total = drafting + verify + overhead
+    emitted, low, high = _emitted(acceptance, draft, scene.ctx, len(gammas) - 1)
+    gain = baseline / total
+    speedup = emitted * gain
+    timing = scene.machine.calibration.speedup_residual
+    return Rounds(
+        gammas=gammas,
+        tokens_per_round=emitted,
+        draft_seconds=drafting,
+        verify_seconds=verify,
+        overhead_seconds=overhead,
+        round_seconds=total,
+        tokens_per_s=_axis(scene.sequences) * emitted / total,
+        speedup=speedup,
+        speedup_low=speedup / _spread(speedup / (low * gain), 1 / timing.low, gammas),
+        speedup_high=speedup * _spread(high * gain / speedup, timing.high, gammas),
+    )
+
+
+def _emitted(
+    acceptance: Acceptance, draft: Draft | None, ctx: Array, depth: int
+) -> tuple[Array, Array, Array]:
+    """Tokens a round emits, [..., gamma]: expected, and at the ends of the acceptance interval."""
+    if draft is None:
+        one = np.ones((*np.shape(ctx), 1))
+        return one, one, one
+    low, high = acceptance.interval()
+    budget = draft.budget_tokens
+
+    def emitted(model: Acceptance) -> Array:
+        return tokens_per_round(model.survival(depth, ctx, budget))
+
+    return emitted(acceptance), emitted(low), emitted(high)
+
+
+def _spread(acceptance: Array, timing: float, gammas: Array) -> Array:
+    """Factor to one end of the interval, from the factors of its two independent causes.
+
+    Their logarithms add in quadrature; gamma 0 is the baseline itself and has none.
+    """
+    distance = np.hypot(np.log(acceptance), max(np.log(timing), 0.0))
+    return np.where(gammas == 0, 1.0, np.exp(distance))
+
+
+def required_acceptance(table: Rounds, wanted_speedup: float = 1.0) -> Array:
+    """Smallest i.i.d. acceptance at which some draft length reaches a speedup, [batch, ctx].
+
+    Needs no acceptance data: it inverts the expected length at every gamma. NaN where none does.
+    """
+    gammas = table.gammas[1:]
+    if gammas.size == 0:
+        return np.full(table.round_seconds.shape[:-1], np.nan)
+    relative = table.round_seconds[..., 1:] / table.round_seconds[..., :1]
+    needed = alpha_from_tokens_per_round(gammas, wanted_speedup * relative)
+    return np.asarray(_nanmin(needed))
+
+
+def _nanmin(values: Array) -> Array:
+    smallest = np.where(np.isnan(values), np.inf, values).min(axis=-1)
+    return np.where(np.isinf(smallest), np.nan, smallest)
