@@ -164,7 +164,7 @@ def _attention(
     kv_heads = xp.maximum(model.kv_heads / layout.tp, 1.0)
     q_width, kv_width = q_heads * model.head_dim, kv_heads * model.head_dim
     wide = q_width + 2 * kv_width
-    bias = wide * model.qkv_bias
+    bias = wide * int(model.qkv_bias)
     yield linear("qkv", layout, rows, wide, model.hidden, bias=bias, count=model.layers)
     for name, count, window in (
         ("attention", model.full_layers, None),
@@ -185,7 +185,7 @@ def _attention(
                 units=batch * kv_heads,
                 count=count,
             )
-    bias = model.hidden * model.output_bias
+    bias = model.hidden * int(model.output_bias)
     yield linear("output", layout, rows, model.hidden, q_width, bias=bias, count=model.layers)
 
 
@@ -274,7 +274,7 @@ def _feed_forward(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[
     ranks, into = layout.ffn_ranks, 2 if model.gated else 1
 
     def dense(prefix: str, width: Num, count: int) -> Iterator[Op]:
-        bias, share = model.ffn_bias, width / ranks
+        bias, share = int(model.ffn_bias), width / ranks
         up, down = into * share * bias, model.hidden * bias
         yield linear(
             prefix + "gate_up", layout, rows, into * share, model.hidden, bias=up, count=count
@@ -313,7 +313,7 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
         rows / layout.attention_dp,
         e.count,
         model.hidden,
-        bias=e.count * e.bias,
+        bias=e.count * int(e.bias),
         count=e.layers,
         quantised=False,
     )
@@ -324,7 +324,9 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
         ("experts_down", model.hidden, e.ffn),
     ):
         one = linear(name, layout, visits, wide, deep, count=e.layers)
-        weights = touched * (wide * deep * layout.weight_bytes + wide * e.bias * ACTIVATION_BYTES)
+        weights = touched * (
+            wide * deep * layout.weight_bytes + wide * int(e.bias) * ACTIVATION_BYTES
+        )
         yield Op(
             name=name,
             kind="linear",
