@@ -70,7 +70,7 @@ def _range(text: str, option: str, read: object) -> list[int]:
 
 
 def _whole(text: str, option: str, units: dict[str, int], high: int, wanted: str) -> int:
-    match = re.fullmatch(r"(?P<number>\d{1,18}(\.\d{1,9})?)(?P<unit>[a-zA-Z]*)", text.strip())
+    match = re.fullmatch(r"(?P<number>[0-9]{1,18}(\.[0-9]{1,9})?)(?P<unit>[a-zA-Z]*)", text.strip())
     unit = match["unit"].lower() if match else None
     if match is None or unit not in units:
         raise BadQuantity(f"{option} {text!r}: expected {wanted}, from 1 to {high}")
@@ -147,5 +147,5 @@ def _three(value: float) -> str:
     """Three significant figures without an exponent, no zeros behind a whole small count."""
     if value == int(value) and value < 1000:
         return str(int(value))
-    digits = max(0, 2 - math.floor(math.log10(abs(value)))) if value else 0
-    return f"{value:.{digits}f}"
+    rounded = float(f"{value:.3g}")
+    return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"

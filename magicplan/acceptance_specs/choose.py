@@ -1,5 +1,6 @@
 """`--acceptance auto`: the nearest published measurement, and how far it has to be stretched.
 
+Where several rows are as near, as for tasks when none is named, the median one stands for them.
 The interval grows with the stretch: by .05 for another model family, .02 for another model or
 draft of the family, .01 for every doubling of context or KV budget outside what was measured.
 These steps are the differences seen between neighbouring rows of the tables, rounded up.
@@ -41,8 +42,16 @@ def choose(wanted: Wanted) -> Acceptance:
             "such as 0.8"
         )
     rows = entries(wanted.method)
-    row = min(rows, key=lambda entry: _distance(entry, wanted))
-    stretch = list(_stretches(row, wanted))
+    nearest = min(_distance(entry, wanted) for entry in rows)
+    near = sorted(
+        (entry for entry in rows if _distance(entry, wanted) == nearest), key=_first_position
+    )
+    row = near[(len(near) - 1) // 2]
+    stretch = _stretches(row, wanted)
+    if wanted.task is None and len({entry.task for entry in rows}) > 1:
+        rates = [_first_position(entry) for entry in rows]
+        words = f"no --task given, and tasks differ from {min(rates):.2f} to {max(rates):.2f}"
+        stretch.append(((max(rates) - min(rates)) / 2, words))
     uncertainty = min(WIDEST, row.half_width + sum(width for width, _ in stretch))
     how_far = "; stretched: " + ", ".join(words for _, words in stretch) if stretch else ""
     pair = f"{row.draft} for {row.target}" if row.draft else row.target
@@ -51,6 +60,11 @@ def choose(wanted: Wanted) -> Acceptance:
         f"80 % interval +-{uncertainty:.3f} a position"
     )
     return row.model(origin, uncertainty)
+
+
+def _first_position(row: Entry) -> float:
+    """Acceptance of the first drafted token, for comparing rows."""
+    return row.numbers[0] if row.numbers else row.near
 
 
 def _distance(row: Entry, wanted: Wanted) -> tuple[float, ...]:

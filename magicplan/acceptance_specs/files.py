@@ -140,10 +140,10 @@ def _from_vllm_metrics(path: Path, text: str) -> PerPosition | None:
 
 
 def _from_sglang(path: Path, text: str) -> Iid | None:
-    """SGLang's decode log lines: the accepted share of drafted tokens, as an i.i.d. rate.
+    """SGLang's decode log lines, as an i.i.d. rate: accept length and rate give the draft length.
 
-    The share divides the accept length less the bonus token by the drafted tokens, so gamma
-    follows from both and the i.i.d. alpha from gamma and the length.
+    Newer versions print (length - 1) / gamma, older ones length / (gamma + 1); the form whose
+    gamma is nearest to a whole number is the one that was printed.
     """
     found = [(float(m["length"]), m["rate"]) for m in SGLANG.finditer(text)]
     if not found:
@@ -163,7 +163,9 @@ def _alpha(path: Path, length: float, rate: float) -> float:
 
     if not (0 < rate <= 1 and length >= 1):
         raise SpecError(path, f"accept len {length:g} with accept rate {rate:g} cannot be")
-    drafted = np.asarray(max(1.0, round((length - 1) / rate)))
+    newer, older = (length - 1) / rate, length / rate - 1
+    exact = min(newer, older, key=lambda gamma: abs(gamma - round(gamma)))
+    drafted = np.asarray(max(1.0, round(exact)))
     return float(alpha_from_tokens_per_round(drafted, np.asarray(min(length, drafted + 1))))
 
 

@@ -90,10 +90,10 @@ class Calibration:
     host: HostFit = HostFit()
 
     def __post_init__(self) -> None:
-        for part in self.linear.values():
-            _check(self.name, part)
-        for part in self.attention.values():
-            _check(self.name, part)
+        for linear in self.linear.values():
+            _check(self.name, linear)
+        for attention in self.attention.values():
+            _check(self.name, attention)
         _check(self.name, self.collective)
         _check(self.name, self.host)
 

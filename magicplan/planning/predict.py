@@ -71,7 +71,7 @@ def answer(ask: Resolved) -> Prediction:
         best=_best_round(ask, table, view, best),
         gammas=gammas,
         ideal=_ideal(scene, ask, table, best, view),
-        assumptions=_assumptions(ask, placement, table, best),
+        assumptions=_assumptions(ask, placement, scene, best),
         resolved=ask,
         placement=placement,
         scene=scene,
@@ -221,12 +221,13 @@ def _ideal(scene: Scene, ask: Resolved, table: Rounds, best: Indices, view: _Vie
 
 
 def _assumptions(
-    ask: Resolved, placement: Placement, table: Rounds, best: Indices
+    ask: Resolved, placement: Placement, scene: Scene, best: Indices
 ) -> tuple[str, ...]:
     cal, request = ask.machine.calibration, ask.request
     lines = list(ask.notes)
     lines.append(f"step interval (80 %): {cal.step_residual.basis}")
     if ask.draft is not None:
+        lines += _other_kernel(ask, scene, best)
         lines.append(f"acceptance: {ask.acceptance.origin}")
         lines.append(f"speedup interval (80 %): acceptance, and {cal.speedup_residual.basis}")
         lines.append(_passes_line(request.verify_kv_passes))
@@ -237,6 +238,23 @@ def _assumptions(
     if wide:
         lines.append("tensor parallelism leaves the fast-link domain: collectives run over PCIe")
     return tuple(lines)
+
+
+def _other_kernel(ask: Resolved, scene: Scene, best: Indices) -> list[str]:
+    """What the other extreme of KV passes would decide, where that is the opposite."""
+    if not ask.scalar or ask.draft is None or not ask.max_gamma:
+        return []
+    packed = scene.kv_passes == 1
+    other = replace(scene, kv_passes=ask.max_gamma + 1.0 if packed else 1.0)
+    table = rounds(other, ask.draft, ask.acceptance, ask.max_gamma)
+    there, here = int(table.best[0, 0]), int(best[0, 0])
+    if (there > 0) == (here > 0):
+        return []
+    kernel = "re-reads KV for every query token (verify KV passes gamma+1)"
+    if not packed:
+        kernel = "packs query tokens and reads KV once (verify KV passes 1)"
+    gain = float(table.speedup[0, 0, there])
+    return [f"the verdict turns with a kernel that {kernel}: gamma {there}, {gain:.2f}x"]
 
 
 def _passes_line(passes: float) -> str:

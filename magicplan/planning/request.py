@@ -231,13 +231,19 @@ def _draft(ask: Request, model: ModelShape) -> Draft | None:
     if ask.draft == "none":
         return None
     name, _, small = ask.draft.partition(":")
+    sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
+    view = parse_view(ask.draft_kv) if ask.draft_kv else None
+    if view and view.name.startswith("streaming") and (view.budget_tokens or 0) <= sinks:
+        raise UsageError(
+            f"--draft-kv {ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
+        )
     if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
         raise UsageError(
             f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
         )
     question = DraftRequest(
         target=model,
-        view=parse_view(ask.draft_kv) if ask.draft_kv else None,
+        view=view,
         weight_dtype=ask.draft_dtype,
         small=_small(ask, name, small),
         own_pool=ask.stack.split("@")[0] == "magicdec",

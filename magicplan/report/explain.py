@@ -90,8 +90,12 @@ def formulas(p: Prediction) -> Iterator[Formula]:
 
 def _scalar_layout(p: Prediction) -> Any:
     """The chosen deployment with plain numbers for degrees."""
-    one = {k: float(np.max(getattr(p.scene.layout, k))) for k in ("tp", "pp", "replicas")}
-    return replace(p.scene.layout, **one)
+    layout = p.scene.layout
+    return replace(layout, tp=_one(layout.tp), pp=_one(layout.pp), replicas=_one(layout.replicas))
+
+
+def _one(value: Any) -> float:
+    return float(np.max(value))
 
 
 def _batch(p: Prediction) -> float:

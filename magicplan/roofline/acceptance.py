@@ -44,7 +44,7 @@ class Acceptance(ABC):
     def survival(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
         """S_1 to S_depth, non-increasing; `budget` [tokens] is the draft's KV, `None` for all."""
         raw = np.clip(self.chain(depth, ctx, budget), 0.0, 1.0)
-        found: Array = np.minimum.accumulate(raw, axis=-1)
+        found = np.asarray(np.minimum.accumulate(raw, axis=-1), dtype=np.float64)
         if not self.same_model:
             return found
         whole = np.asarray(ctx, dtype=np.float64) <= (math.inf if budget is None else budget)
@@ -58,7 +58,9 @@ class Acceptance(ABC):
         """
         first = self.survival(1, ctx, budget)
         reject = (1 - first) * np.arange(1.0, width + 1) ** -RANK_DECAY
-        return np.concatenate([first, -np.diff(reject, axis=-1)], axis=-1)
+        # where little is accepted the power law's second rank would exceed the first
+        later = np.minimum(-np.diff(reject, axis=-1), first)
+        return np.concatenate([first, later], axis=-1)
 
     def interval(self) -> tuple[Acceptance, Acceptance]:
         """The models at the ends of the 80 % interval; twice itself where none is known."""
@@ -85,7 +87,8 @@ class Shifted(Acceptance):
         """Survival from the shifted conditional rates."""
         survival = self.base.chain(depth, ctx, budget)
         conditional = conditional_from_marginal(survival)
-        return np.cumprod(np.clip(conditional + self.by, 0.0, 1.0), axis=-1)
+        shifted = np.clip(conditional + self.by, 0.0, 1.0)
+        return np.asarray(np.cumprod(shifted, axis=-1), dtype=np.float64)
 
 
 def _columns(ctx: Num, depth: int) -> Array:
@@ -187,10 +190,24 @@ class Mixture(Acceptance):
         pairs = zip(self.weights, self.parts, strict=True)
         return np.asarray(sum(w * part.chain(depth, ctx, budget) for w, part in pairs))
 
+    def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """The weighted mean of the parts' ranks."""
+        pairs = zip(self.weights, self.parts, strict=True)
+        return np.asarray(sum(w * part.ranks(width, ctx, budget) for w, part in pairs))
+
+    def interval(self) -> tuple[Acceptance, Acceptance]:
+        """Mixtures of the parts' ends: their errors are taken to agree."""
+        ends = [part.interval() for part in self.parts]
+        low, high = (replace(self, parts=tuple(end[i] for end in ends)) for i in (0, 1))
+        return low, high
+
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked(Acceptance):
-    """Measured ranks for trees; a chain takes the first child every time."""
+    """Measured ranks for trees; a chain takes the first child every time.
+
+    The interval moves the first rank and scales the others with what it leaves.
+    """
 
     probabilities: tuple[float, ...]
 
@@ -200,6 +217,13 @@ class Ranked(Acceptance):
         if not self.probabilities or sum(self.probabilities) > 1 + 1e-9:
             raise UsageError("acceptance by rank must be given, and sum to at most 1")
 
+    def _shifted(self, by: float) -> Acceptance:
+        first, *rest = self.probabilities
+        moved = min(max(first + by, 0.0), 1.0)
+        left = (1 - moved) / (1 - first) if first < 1 else 0.0
+        scaled = (moved, *(min(p * left, moved) for p in rest))
+        return replace(self, probabilities=scaled, uncertainty=0.0)
+
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
         """p_1^k."""
         return _columns(ctx, depth) * self.probabilities[0] ** np.arange(1.0, depth + 1)
@@ -208,7 +232,7 @@ class Ranked(Acceptance):
         """The measured ranks, none past the last."""
         known = np.array(self.probabilities[:width])
         padded = np.concatenate([known, np.zeros(max(0, width - known.size))])
-        return _columns(ctx, width) * padded
+        return np.asarray(_columns(ctx, width) * padded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,7 +286,7 @@ def _probability(what: str, value: float) -> None:
 def conditional_from_marginal(marginal: Array) -> Array:
     """S_k / S_(k-1) along the last axis; 0 after a survival of 0."""
     before = np.concatenate([np.ones((*marginal.shape[:-1], 1)), marginal[..., :-1]], axis=-1)
-    return np.divide(marginal, before, out=np.zeros_like(marginal), where=before > 0)
+    return np.asarray(np.divide(marginal, before, out=np.zeros_like(marginal), where=before > 0))
 
 
 def tokens_per_round(survival: Array) -> Array:
@@ -310,7 +334,10 @@ def parse(text: str) -> Acceptance:
     kind, separator, rest = text.partition(":")
     stated = f"--acceptance {text}, as stated"
     if not separator:
-        return Iid(alpha=_numbers(text, text)[0], origin=stated)
+        alone = _numbers(text, text)
+        if len(alone) > 1:
+            raise _unreadable(text)
+        return Iid(alpha=alone[0], origin=stated)
     values = _numbers(rest, text)
     if kind == "cond":
         return PerPosition(conditional=values, origin=stated)

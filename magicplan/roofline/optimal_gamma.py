@@ -1,7 +1,7 @@
 """The best continuous draft length in closed form.
 
 A round lasts a + s gamma seconds and emits (1 - alpha^(gamma + 1)) / (1 - alpha) tokens. With
-lam = -ln alpha and u = 1 + lam (a / s + gamma + ...), setting the derivative of tokens over time to
+lam = -ln alpha and u = 1 + lam (a / s + gamma), setting the derivative of tokens over time to
 zero gives u - ln u = 1 + lam (a / s - 1), hence u = -W_{-1}(-exp(-1 - lam (a / s - 1))), the lower
 branch of the Lambert W function, and gamma* = ln(u) / lam - 1 = (u - 1) / lam - a / s.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -146,6 +147,6 @@ def test_degrees_may_be_arrays() -> None:
         {"host": HostFit(step_seconds=float("nan"))},
     ],
 )
-def test_constants_that_would_beat_the_datasheet_are_refused(part: dict[str, object]) -> None:
+def test_constants_that_would_beat_the_datasheet_are_refused(part: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="expected"):
         replace(FITTED.calibration, **part)

@@ -1,0 +1,149 @@
+"""Every datasheet file, names and aliases, and a user's own file, good and bad."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from magicplan import hardware_specs
+from magicplan.errors import SpecError, UnknownName
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.load import families
+
+NUMBERS = (
+    "memory_bytes", "memory_bytes_per_s", "units", "l2_bytes", "link_bytes_per_s",
+    "link_peer_bytes_per_s", "link_domain", "pcie_bytes_per_s", "node_size", "tdp_watts",
+    "price_usd_per_hour",
+)  # fmt: skip
+
+
+def test_there_are_enough() -> None:
+    assert len(hardware_specs.names()) >= 45
+
+
+@pytest.mark.parametrize("a", hardware_specs.all_accelerators(), ids=lambda a: a.name)
+def test_every_file(a: Accelerator) -> None:
+    assert a.sources, "a number without a source is not a number"
+    for source in a.sources:
+        assert source.title
+        datetime.date.fromisoformat(source.seen)
+    for name in NUMBERS:
+        value = getattr(a, name)
+        assert value is None or value > 0, name
+    assert 10 <= a.ridge_flops_per_byte(a.math_dtype) <= 1000
+    assert 8e9 < a.memory_bytes < 400e9
+    assert 0.2e12 < a.memory_bytes_per_s < 10e12
+    # a sparse peak would be twice as high; GeForce runs int8 at four times its 16-bit rate
+    for dtype, most in (("fp8", 2.3), ("int8", 4.1)):
+        assert a.dense_flops_per_s.get(dtype, 0) <= most * a.dense_flops_per_s[a.math_dtype]
+    known = {field.name for field in fields(Accelerator)}
+    for field in a.provisional:
+        assert field in known or field.startswith("dense_flops_per_s."), field
+
+
+def test_names_and_driver_names_are_unique() -> None:
+    everything = hardware_specs.all_accelerators()
+    drivers = [product for a in everything for product in a.driver_names]
+    assert len(drivers) == len(set(drivers))
+    assert not set(families()) & set(hardware_specs.names())
+
+
+def test_a100_by_hand() -> None:
+    a = hardware_specs.load("a100-sxm-80gb")
+    assert a.memory_bytes == 81920 * 2**20
+    assert a.memory_bytes_per_s == 2.039e12
+    assert a.dense_flops_per_s["bf16"] == 312e12
+    assert a.link_bytes_per_s == 300e9
+    assert (a.link_domain, a.units, a.math_dtype) == (8, 108, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("a100", "a100-sxm-80gb"), ("h100", "h100-sxm"), ("h200", "h200-sxm"), ("b200", "b200-sxm"),
+        ("b300", "b300-sxm"), ("l40", "l40"), ("l40s", "l40s"), ("gb200", "gb200"),
+        ("gb300", "gb300"), ("H100-SXM", "h100-sxm"), ("v100", "v100-sxm2-32gb"),
+    ],
+)  # fmt: skip
+def test_aliases(alias: str, name: str) -> None:
+    found, note = hardware_specs.resolve(alias)
+    assert found.name == name
+    assert (name in note) == (alias.lower() != name)
+
+
+def test_every_family_names_files_that_exist() -> None:
+    for members in families().values():
+        for name in members:
+            assert hardware_specs.load(name).name == name
+
+
+@pytest.mark.parametrize("name", ["h10", "a1000", "", "l40ss", "NVIDIA H100"])
+def test_names_are_never_guessed(name: str) -> None:
+    with pytest.raises(UnknownName, match="unknown accelerator"):
+        hardware_specs.load(name)
+
+
+def test_near_matches_are_offered() -> None:
+    with pytest.raises(UnknownName, match=r"did you mean .*h100"):
+        hardware_specs.load("h10")
+
+
+def test_devices_are_identified_by_their_whole_name() -> None:
+    assert hardware_specs.identify("NVIDIA L40").name == "l40"
+    assert hardware_specs.identify("NVIDIA L4").name == "l4"
+    for near in ("NVIDIA RTX A4000", "NVIDIA L40 ", "L40"):
+        with pytest.raises(UnknownName):
+            hardware_specs.identify(near)
+
+
+OWN = """
+name = "mine"
+units = 100
+memory_bytes = 80e9
+memory_bytes_per_s = 2e12
+[dense_flops_per_s]
+bf16 = 300e12
+"""
+
+
+def test_a_file_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN)
+    found, note = hardware_specs.resolve(str(path))
+    assert (found.name, found.units, found.link_domain) == ("mine", 100, 1)
+    assert str(path) in note
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "wrong"),
+    [
+        ("units = 100", "", "units"),
+        ("units = 100", "units = 1.5", "units"),
+        ("80e9", "-80e9", "memory_bytes"),
+        ("80e9", "nan", "memory_bytes"),
+        ("80e9", '"80 GB"', "memory_bytes"),
+        ("2e12", "2e9", "FLOP a byte"),
+        ("bf16 = 300e12", "bf8 = 300e12", "bf8"),
+        ("bf16 = 300e12", "fp32 = 300e12", "bf16 or fp16"),
+        ('name = "mine"', 'name = "mine"\nspeed = 3', "unknown field speed"),
+        ("[dense", "[dense", None),
+        ("name = ", "name == ", "TOML"),
+    ],
+)
+def test_a_bad_file_names_its_field(tmp_path: Path, old: str, new: str, wrong: str | None) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(OWN.replace(old, new))
+    if wrong is None:
+        assert hardware_specs.load(str(path)).name == "mine"
+        return
+    with pytest.raises(SpecError, match=wrong) as problem:
+        hardware_specs.load(str(path))
+    assert str(path) in str(problem.value)
+
+
+def test_a_missing_file_says_so(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="cannot be read"):
+        hardware_specs.load(str(tmp_path / "none.toml"))

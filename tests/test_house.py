@@ -1,0 +1,118 @@
+"""The laws of the house that hold for every file: who may import whom, and what start-up loads."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import magicplan
+
+ROOT = Path(magicplan.__file__).parent
+ORDER = (
+    {"errors", "units"},
+    {"hardware_specs", "model_specs"},
+    {"roofline"},
+    {"acceptance_specs"},
+    {"planning"},
+    {"report"},
+    {"cli"},
+)
+"""A room may import rooms of its own line and of those above."""
+HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas"}
+PURE = {"rich", "typer", "json", "tomllib", "pathlib", "os", "csv", "socket", "urllib"} | HEAVY
+
+
+def rank(room: str) -> int:
+    return next(i for i, rooms in enumerate(ORDER) if room in rooms)
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules that a file imports, in full; only at module level if asked."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+def files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path: Path) -> None:
+    parts = path.relative_to(ROOT).parts
+    room = parts[0].removesuffix(".py")
+    if room in ("__init__", "__main__"):
+        return
+    for name in imports(path):
+        if name.startswith("magicplan."):
+            target = name.split(".")[1]
+            assert rank(target) <= rank(room), f"{room} imports {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "roofline").glob("*.py")), ids=lambda p: p.name)
+def test_the_roofline_is_arithmetic_only(path: Path) -> None:
+    allowed = {"sympy"} if path.name == "symbolic.py" else set()
+    loaded = {name.split(".")[0] for name in imports(path)}
+    assert not loaded & (PURE - allowed)
+
+
+def test_only_traffic_and_timing_choose_a_maximum() -> None:
+    """The roofline's maximum stands in timing; nobody else compares bytes with FLOP."""
+    users = {
+        path.name
+        for path in (ROOT / "roofline").glob("*.py")
+        if "compute_seconds(" in path.read_text(encoding="utf-8")
+    }
+    assert users == {"timing.py", "symbolic.py"}
+
+
+def test_nobody_imports_the_command_line_or_sympy_views_at_module_level() -> None:
+    for path in files():
+        top = imports(path, top_level=True)
+        if path.name != "__main__.py":
+            assert "magicplan.cli" not in top, path
+        if path.name not in ("explain.py", "symbolic.py"):
+            assert not any(name.startswith("magicplan.roofline.symbolic") for name in top), path
+
+
+def loaded_by(code: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", code + "\nimport sys; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return {name.split(".")[0] for name in done.stdout.split("\n")[-2].split()}
+
+
+def test_predict_loads_nothing_heavy() -> None:
+    code = "import magicplan as mp; mp.predict(gpu='a100').to_dict()"
+    assert not loaded_by(code) & HEAVY
+
+
+def test_the_command_line_starts_without_numpy() -> None:
+    assert not loaded_by("import magicplan.cli") & (HEAVY | {"numpy", "rich"})
+
+
+def test_the_public_face() -> None:
+    assert sorted(magicplan.__all__) == magicplan.__all__
+    assert magicplan.__all__ == [
+        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "predict",
+    ]  # fmt: skip
+    for name in magicplan.__all__:
+        assert getattr(magicplan, name) is not None
+
+
+def test_an_unknown_public_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = magicplan.no_such_thing
