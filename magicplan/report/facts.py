@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from rich.console import Console
@@ -95,7 +95,12 @@ def _price(a: Accelerator) -> str:
 def gpus_as_dict(name: str | None) -> dict[str, Any]:
     """The same as JSON, in SI units."""
     found = hardware_specs.all_accelerators() if name is None else (hardware_specs.load(name),)
-    entries = [asdict(a) | {"dense_flops_per_s": dict(a.dense_flops_per_s)} for a in found]
+    entries = [
+        {field.name: getattr(a, field.name) for field in fields(a)}
+        | {"dense_flops_per_s": dict(a.dense_flops_per_s)}
+        | {"sources": [asdict(source) for source in a.sources]}
+        for a in found
+    ]
     return {"schema": "magicplan.gpus/1", "accelerators": entries}
 
 

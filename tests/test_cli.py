@@ -1,0 +1,169 @@
+"""The command line as a user meets it: golden output, exit codes, one sentence for every error."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*words: str, columns: int = 80) -> Done:
+    environment = os.environ | {"COLUMNS": str(columns), "NO_COLOR": "1", "TERM": "dumb"}
+    return subprocess.run(
+        [sys.executable, "-m", "magicplan", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+    )
+
+
+def answered(*words: str, columns: int = 80) -> str:
+    done = run(*words, columns=columns)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+WORKLOAD = ("--gpu", "a100", "--batch", "128", "--ctx", "64k")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_the_report_fits_the_terminal_and_answers_first(columns: int) -> None:
+    text = answered("predict", *WORKLOAD, columns=columns)
+    assert text.startswith("Decoding is memory-bound on the KV cache; speculate with self")
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
+    order = ["decode step", "gamma", "memory", "break-even", "Rests on"]
+    places = [text.index(f"\n{part}" if part == "Rests on" else f" {part}") for part in order]
+    assert places == sorted(places)
+    assert "16 x a100-sxm-80gb" in text
+    assert "65536 tokens" in text
+
+
+def test_golden_ideal_step() -> None:
+    """Ideal calibration, stated acceptance: only datasheets and formulas decide these lines."""
+    text = answered(
+        "predict", "--gpu", "a100", "--batch", "1", "--ctx", "1k", "--stack", "ideal",
+        "--acceptance", "0.8", "--max-gamma", "2",
+    )  # fmt: skip
+    assert text.splitlines()[0].startswith(
+        "Decoding is memory-bound on weights; do not speculate: the best draft length,"
+    )
+    assert "linear layers   7.36 ms     98.7%   15.0 GB" in text
+    assert "attention       65.9 us      0.9%    134 MB" in text
+
+
+def test_json_is_one_document() -> None:
+    document = json.loads(answered("predict", *WORKLOAD, "--json"))
+    assert document["schema"] == "magicplan.prediction/1"
+    assert document["deployment"]["gpus"] == 16
+    assert document["workload"]["ctx_tokens"] == 65536
+
+
+def test_sweep_as_csv_json_and_table(tmp_path: Path) -> None:
+    grid = ("sweep", "--gpu", "h100,a100", "--batch", "1,64", "--ctx", "4k..64k*16")
+    rows = list(csv.DictReader(io.StringIO(answered(*grid, "--csv"))))
+    assert len(rows) == 8
+    assert {row["gpu"] for row in rows} == {"h100-sxm", "a100-sxm-80gb"}
+    document = json.loads(answered(*grid, "--json"))
+    assert document["predictions"][0]["best"]["speedup"][0][0] == float(rows[0]["speedup"])
+    figure = tmp_path / "map.png"
+    text = answered(*grid, "--figure", str(figure))
+    assert "llama-3.1-8b on h100-sxm" in text
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
+def test_facts() -> None:
+    assert "a100-sxm-80gb" in answered("gpus")
+    assert "312 TFLOP/s" in answered("gpus", "a100")
+    assert "provisional" in answered("gpus", "gh200-144gb")
+    assert "llama-3.1-8b" in answered("models", columns=120)
+    assert "131,072 bytes" in answered("models", "llama-3.1-8b")
+    assert len(json.loads(answered("gpus", "--json"))["accelerators"]) >= 45
+    assert len(json.loads(answered("models", "--json"))["models"]) >= 55
+
+
+def test_explain() -> None:
+    text = answered("explain", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
+    assert "Best draft length" in text
+    assert "Lambert W" in text
+    document = json.loads(answered("explain", "--gpu", "h100", "--json"))
+    assert document["schema"] == "magicplan.explain/1"
+    assert document["formulas"][0]["latex"]
+
+
+def test_help_shows_an_example_of_every_command() -> None:
+    assert "predict" in answered()
+    for command in ("predict", "sweep", "explain", "gpus", "models"):
+        assert "Example: magicplan" in answered(command, "--help")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("predict",), "--gpu"),
+        (("predict", "--gpu", "h10"), "did you mean"),
+        (("predict", "--gpu", "a100", "--model", "lama-2-7b"), "llama-2-7b"),
+        (("predict", "--gpu", "a100", "--ctx", "-1"), "--ctx"),
+        (("predict", "--gpu", "a100", "--ctx", "0"), "--ctx"),
+        (("predict", "--gpu", "a100", "--ctx", "nan"), "--ctx"),
+        (("predict", "--gpu", "a100", "--ctx", "64q"), "--ctx"),
+        (("predict", "--gpu", "a100", "--batch", "1e30"), "--batch"),
+        (("predict", "--gpu", "a100", "--batch", ""), "--batch"),
+        (("predict", "--gpu", "a100", "--tp", "3"), "--tp 3"),
+        (("predict", "--gpu", "a100", "--gpus", "0"), "--gpus"),
+        (("predict", "--gpu", "a100", "--memory-fraction", "x"), "--memory-fraction"),
+        (("predict", *WORKLOAD, "--gpus", "1"), "largest batch that fits"),
+        (("predict", "--gpu", "a100", "--acceptance", "2"), "from 0 to 1"),
+        (("predict", "--gpu", "a100", "--model", "/nonexistent/config.json"), "does not exist"),
+        (("predict", "--gpu", "none.toml"), "cannot be read"),
+        (("sweep", "--gpu", "a100", "--batch", "8..1*2"), "--batch"),
+        (("sweep", "--gpu", ","), "--gpu is empty"),
+        (("sweep", "--gpu", "a100", "--csv", "--json"), "exclude"),
+        (("sweep", "--gpu", "a100", "--figure", "map.txt"), ".png or .svg"),
+        (("gpus", "voodoo"), "unknown accelerator"),
+        (("models", "eliza"), "unknown model"),
+        (("predikt",), "predikt"),
+        (("predict", "--gpu", "a100", "--colour", "red"), "--colour"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_2(words: tuple[str, ...], said: str) -> None:
+    done = run(*words)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert said in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_user_s_own_files(tmp_path: Path) -> None:
+    gpu = tmp_path / "mine.toml"
+    gpu.write_text(
+        'name = "mine"\nunits = 100\nmemory_bytes = 80e9\nmemory_bytes_per_s = 2e12\n'
+        "[dense_flops_per_s]\nbf16 = 300e12\n"
+    )
+    model = tmp_path / "config.json"
+    model.write_text(
+        '{"model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 8, '
+        '"num_attention_heads": 8, "intermediate_size": 4096, "vocab_size": 32000}'
+    )
+    text = answered("predict", "--gpu", str(gpu), "--model", str(model), "--acceptance", "0.8")
+    assert "1 x mine" in text
+
+
+def test_the_readme_runs_what_it_shows() -> None:
+    """Every `magicplan` line of the README's blocks is answered."""
+    blocks = README.read_text(encoding="utf-8").split("```bash\n")[1:]
+    lines = [line for block in blocks for line in block.split("```")[0].splitlines()]
+    commands = [line.split() for line in lines if line.startswith("magicplan ")]
+    assert commands
+    for words in commands:
+        assert run(*words[1:]).returncode == 0, words
