@@ -8,7 +8,6 @@ p.to_dict()             # the JSON of `magicplan predict --json`
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageError
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from magicplan.planning.predict import predict as predict
 
 __all__ = ["DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "predict"]
-__version__ = version("magicplan")
+__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:

@@ -41,11 +41,11 @@ def test_the_report_fits_the_terminal_and_answers_first(columns: int) -> None:
     text = answered("predict", *WORKLOAD, columns=columns)
     assert text.startswith("Decoding is memory-bound on the KV cache; speculate with self")
     assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
-    order = ["decode step", "gamma", "memory", "break-even", "Rests on"]
+    order = ["decode step", "gamma   ", "memory   ", "break-even", "Rests on"]
     places = [text.index(f"\n{part}" if part == "Rests on" else f" {part}") for part in order]
     assert places == sorted(places)
     assert "16 x a100-sxm-80gb" in text
-    assert "65536 tokens" in text
+    assert "65536 tokens" in " ".join(text.split())
 
 
 def test_golden_ideal_step() -> None:
@@ -57,8 +57,8 @@ def test_golden_ideal_step() -> None:
     assert text.splitlines()[0].startswith(
         "Decoding is memory-bound on weights; do not speculate: the best draft length,"
     )
-    assert "linear layers   7.36 ms     98.7%   15.0 GB" in text
-    assert "attention       65.9 us      0.9%    134 MB" in text
+    assert "linear layers     7.36 ms      99.1%   15.0 GB" in text
+    assert "attention         66.1 us       0.9%    134 MB" in text
 
 
 def test_json_is_one_document() -> None:

@@ -21,7 +21,7 @@ WIDEST = 0.3
 __all__ = ["choose", "methods"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Wanted:
     """What acceptance is needed for. `ctx` is the range of contexts asked about."""
 

@@ -6,7 +6,7 @@ import math
 import tomllib
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from magicplan.roofline.acceptance import (
@@ -20,7 +20,7 @@ from magicplan.roofline.acceptance import (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Entry:
     """A row of a table: for whom it was measured, the numbers, and where they were printed.
 
@@ -83,16 +83,18 @@ class Entry:
         )
 
 
+TABLES = Path(__file__).parent / "tables"
+
+
 def methods() -> tuple[str, ...]:
     """Draft methods that have a table."""
-    tables = files("magicplan.acceptance_specs").joinpath("tables")
-    return tuple(sorted(e.name[:-5] for e in tables.iterdir() if e.name.endswith(".toml")))
+    return tuple(sorted(path.stem for path in TABLES.glob("*.toml")))
 
 
 @cache
 def entries(method: str) -> tuple[Entry, ...]:
     """The rows of one method's table."""
-    path = files("magicplan.acceptance_specs").joinpath("tables", f"{method}.toml")
+    path = TABLES / f"{method}.toml"
     return tuple(_entry(row) for row in tomllib.loads(path.read_text(encoding="utf-8"))["entries"])
 
 

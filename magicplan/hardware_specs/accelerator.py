@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
     """Where a number was seen."""
 
@@ -16,7 +16,7 @@ class Source:
     """ISO date."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Accelerator:
     """One accelerator variant. SI units; `None` means not known; a missing dtype is a missing key.
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from magicplan.errors import SpecError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LinearFit:
     """t = launch + p-norm(bytes / (memory_efficiency BW), flops / (compute_efficiency F))."""
 
@@ -26,7 +26,7 @@ class LinearFit:
     """Of bandwidth, for quantising the activations of an 8- or 4-bit product; infinite is free."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionFit:
     """t = launch + unit (batch kv_heads / SMs) + max(bytes / (eb BW), flops / (ef F))."""
 
@@ -36,7 +36,7 @@ class AttentionFit:
     compute_efficiency: float = 1.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class CollectiveFit:
     """All-reduce of S bytes over N ranks: min(one-shot, two-shot).
 
@@ -51,7 +51,7 @@ class CollectiveFit:
     hop_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class HostFit:
     """What kernels leave out: constants of the serving stack."""
 
@@ -65,7 +65,7 @@ class HostFit:
     """Accept, reject and bookkeeping of one speculation round."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Residual:
     """Measured over predicted, 10th and 90th percentile; `basis` says on which rows."""
 
@@ -74,7 +74,7 @@ class Residual:
     basis: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Calibration:
     """Fitted constants of one (accelerator, stack, version); `ideal()` is the naive roofline."""
 

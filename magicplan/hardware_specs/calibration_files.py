@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -59,15 +58,14 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
         raise UnknownName("stack", name, STACKS, f"known: {', '.join(STACKS)}, or a path to a TOML")
     if name == "ideal":
         return ideal(), "calibration ideal: datasheet peaks, no launch or host time"
-    shipped = files("magicplan.hardware_specs").joinpath("calibrations")
+    shipped = Path(__file__).parent / "calibrations"
     newest = sorted(
         entry.name
-        for entry in shipped.iterdir()
+        for entry in shipped.glob("*.toml")
         if entry.name.startswith(f"{accelerator.name}_{name}_{version}")
     )
     if newest:
-        with shipped.joinpath(newest[-1]).open("rb") as file:
-            found = _build(newest[-1], tomllib.load(file))
+        found = read(shipped / newest[-1])
         return found, f"calibration {found.name}: {found.origin}"
     return ideal(), (
         f"calibration ideal: none ships for {stack} on {accelerator.name}, so times are datasheet "

@@ -6,7 +6,6 @@ import json
 import re
 from dataclasses import replace
 from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +29,13 @@ def short_name(model_id: str) -> str:
     return re.sub(r"-(hf|it|instruct)$", "", model_id.rsplit("/", 1)[-1].lower())
 
 
-def _presets() -> Any:
-    return files("magicplan.model_specs").joinpath("presets")
+PRESETS = Path(__file__).parent / "presets"
 
 
 @cache
 def presets() -> tuple[str, ...]:
     """Short names of all presets, which are their file names."""
-    return tuple(sorted(e.name[:-5] for e in _presets().iterdir() if e.name.endswith(".json")))
+    return tuple(sorted(e.name[:-5] for e in PRESETS.iterdir() if e.name.endswith(".json")))
 
 
 @cache
@@ -101,7 +99,7 @@ def preset_info(name: str) -> PresetInfo:
 
 @cache
 def _document(key: str) -> dict[str, Any]:
-    text = _presets().joinpath(f"{key}.json").read_text(encoding="utf-8")
+    text = (PRESETS / f"{key}.json").read_text(encoding="utf-8")
     document: dict[str, Any] = json.loads(text)
     return document
 

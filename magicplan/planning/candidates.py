@@ -31,7 +31,7 @@ SMALL_MODELS = {
 """Qwen2.5's larger models pad the vocabulary of the smaller ones, which otherwise agrees."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LeftOut:
     """A method that does not apply, and the reason."""
 

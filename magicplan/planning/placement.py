@@ -33,7 +33,7 @@ class Placement:
     fits: Array
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
     """Degrees of one replica, and its replicas where they are given."""
 

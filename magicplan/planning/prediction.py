@@ -20,7 +20,7 @@ Cells = Any
 SCHEMA = "magicplan.prediction/1"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AcceleratorUsed:
     """The accelerator by its exact name, the name asked for, and how many."""
 
@@ -29,7 +29,7 @@ class AcceleratorUsed:
     count: Any
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ModelUsed:
     """The model and its parameters."""
 

@@ -10,7 +10,6 @@ import numpy as np
 
 from magicplan import hardware_specs, model_specs
 from magicplan.acceptance_specs.choose import Wanted, choose
-from magicplan.acceptance_specs.files import parse_acceptance
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.model_specs.shape import ModelShape
@@ -27,7 +26,7 @@ MAX_TOKENS = 2.0**30
 MAX_GAMMA = 64
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Request:
     """What a user asks. `batch` [sequences] and `ctx` [tokens] are numbers or sequences of them."""
 
@@ -264,10 +263,12 @@ def acceptance_for(
 
     A self-draft that keeps the whole cache accepts everything. Raises UsageError.
     """
-    found = (
-        parse_acceptance(text)
-        if text != "auto"
-        else choose(
+    if text != "auto":
+        from magicplan.acceptance_specs.files import parse_acceptance
+
+        found = parse_acceptance(text)
+    else:
+        found = choose(
             Wanted(
                 method=draft.method,
                 target=model.name,
@@ -278,7 +279,6 @@ def acceptance_for(
                 budget=draft.budget_tokens,
             )
         )
-    )
     return found.of_self_draft() if draft.same_model else found
 
 

@@ -20,7 +20,7 @@ from magicplan.roofline.symbolic import View
 from magicplan.units import human_count
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Formula:
     """A closed form, why it holds, this workload's value, and what that says."""
 

@@ -89,10 +89,15 @@ def _step(p: Prediction) -> Table:
 
 def _gammas(p: Prediction) -> Table:
     grid = table("gamma", "tokens", "draft", "verify", "round", "tokens/s", "speedup", "80 %")
-    for entry in p.gammas:
+    for entry in p.gammas[: _shown(p)]:
         best = entry.gamma == p.best.gamma
         grid.add_row(*_gamma_row(entry, best), style="bold green" if best else None)
     return grid
+
+
+def _shown(p: Prediction) -> int:
+    """Rows worth a screen: a few past the best; --json has them all."""
+    return max(int(p.best.gamma) + 4, 6)
 
 
 def _gamma_row(r: Round, best: bool) -> tuple[str, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ from rich.text import Text
 
 def stdout() -> Console:
     """The console that answers go to."""
-    return Console(highlight=False)
+    return Console(highlight=False, emoji=False, markup=False)
 
 
 def table(*columns: str, title: str = "", numeric: bool = True) -> Table:
@@ -30,9 +31,10 @@ def notes(console: Console, title: str, lines: Iterable[str]) -> None:
     """A titled list of sentences, wrapped under their dashes."""
     console.print(Text(title, style="bold"))
     for line in lines:
-        bullet = Table.grid(padding=(0, 1))
-        bullet.add_row("-", Text(line))
-        console.print(bullet)
+        wrapped = textwrap.fill(
+            line, console.width - 1, initial_indent="- ", subsequent_indent="  "
+        )
+        console.print(Text(wrapped))
 
 
 def print_json(document: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ RANK_DECAY = 0.453
 the 32 ranks of Sequoia's shipped vector; used where only the first rank is known."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Acceptance(ABC):
     """Survival of drafted tokens; `origin` says where the numbers come from.
 
@@ -76,7 +76,7 @@ class Acceptance(ABC):
         return replace(self, same_model=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Shifted(Acceptance):
     """Another model with the acceptance of every position moved by the same amount."""
 
@@ -96,7 +96,7 @@ def _columns(ctx: Num, depth: int) -> Array:
     return np.ones((*np.shape(ctx), depth))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Iid(Acceptance):
     """Every position is accepted with the same probability: S_k = alpha^k."""
 
@@ -110,7 +110,7 @@ class Iid(Acceptance):
         return _columns(ctx, depth) * self.alpha ** np.arange(1.0, depth + 1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PerPosition(Acceptance):
     """Conditional acceptance by position; past the last given one, the last goes on."""
 
@@ -143,7 +143,7 @@ class PerPosition(Acceptance):
         return _columns(ctx, depth) * np.cumprod(np.concatenate([known, rest]))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Beta(Acceptance):
     """A round's alpha is drawn from Beta(a, b): S_k = prod_{i<k} (a + i) / (a + b + i).
 
@@ -172,7 +172,7 @@ class Beta(Acceptance):
         return _columns(ctx, depth) * np.cumprod((self.a + i) / (self.a + self.b + i))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Mixture(Acceptance):
     """Classes of rounds or requests: survival is the weighted mean of theirs."""
 
@@ -202,7 +202,7 @@ class Mixture(Acceptance):
         return low, high
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Ranked(Acceptance):
     """Measured ranks for trees; a chain takes the first child every time.
 
@@ -235,7 +235,7 @@ class Ranked(Acceptance):
         return np.asarray(_columns(ctx, width) * padded)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ContextLaw(Acceptance):
     """alpha(S) = far + (near - far) / (1 + S / scale): falls with context S to a floor."""
 
@@ -254,7 +254,7 @@ class ContextLaw(Acceptance):
         return np.asarray(alpha[..., None] ** np.arange(1.0, depth + 1))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class AtBudget(Acceptance):
     """Rates measured at one KV budget K_0, carried to others: 1 - alpha scales as (K_0 / K)^b.
 

@@ -21,7 +21,7 @@ from magicplan.roofline.traffic import FULL, KvView, Op, Pass, forward, linear
 KvGrowth = Literal["constant", "growing", "none"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Projection:
     """A linear layer that a draft head adds to its transformer layers."""
 
@@ -31,7 +31,7 @@ class Projection:
     quantised: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Draft:
     """One way to draft. `method` names its acceptance data.
 
@@ -79,7 +79,7 @@ class Draft:
         return (own, *inner)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Middle:
     """A draft that is itself drafted for (TriForce, arXiv 2404.11912, section 4).
 
@@ -91,7 +91,7 @@ class Middle:
     tokens_per_pass: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DraftRequest:
     """What a constructor may need: the target, the KV view and format asked for, a small model."""
 

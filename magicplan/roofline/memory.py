@@ -26,7 +26,7 @@ RESERVE_BYTES = 2.0**30
 range that vLLM reports at start-up. What lies outside the memory fraction comes on top."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resident:
     """What a replica holds beside the target: a draft's weights, its KV cache, or both."""
 

@@ -28,7 +28,7 @@ FIXED, SLOPE = sp.symbols("a s", positive=True)
 TARGET, DRAFT, VERIFY = sp.symbols("T_target T_draft T_verify", positive=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class View:
     """One deployment's forward pass in the symbols B, S and T."""
 

@@ -18,7 +18,7 @@ from magicplan.roofline.deployment import Namespace, Num
 from magicplan.roofline.traffic import Op
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Machine:
     """A datasheet and what was seen of it: everything a time depends on besides the work."""
 

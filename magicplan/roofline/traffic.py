@@ -53,7 +53,7 @@ class Op:
         return self.weight_bytes + self.kv_bytes + self.activation_bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class KvView:
     """The part of a KV cache that a pass reads.
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from magicplan.acceptance_specs import Wanted, choose, import_measured, methods, parse_acceptance
+from magicplan.acceptance_specs import Wanted, choose, methods
 from magicplan.acceptance_specs.entry import Entry, entries
+from magicplan.acceptance_specs.files import import_measured, parse_acceptance
 from magicplan.errors import SpecError, UsageError
 from magicplan.roofline.acceptance import Acceptance
 

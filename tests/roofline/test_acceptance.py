@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -202,4 +200,4 @@ def test_mixtures_that_are_none() -> None:
         Mixture(weights=(1.0,), parts=(part, part), origin="t")
     with pytest.raises(UsageError, match="at most 1"):
         Ranked(probabilities=(0.6, 0.6), origin="t")
-    assert replace(part, uncertainty=0.0).interval() == (part, part)
+    assert part.interval() == (part, part)
