@@ -239,6 +239,64 @@ def explain(options: Options, json: Json = False) -> None:
         report.render(result, stdout())
 
 
+@app.command()
+@workload()
+def drafts(options: Options, json: Json = False) -> None:
+    """Every draft method and KV budget on one workload, best first, with intervals.
+
+    Example: magicplan drafts --gpu h100 --batch 32 --ctx 32k
+    """
+    from magicplan.planning.compare import compare
+    from magicplan.report import drafts as report
+    from magicplan.report.terminal import print_json, stdout
+
+    result = compare(_request(options, grid=False))
+    if json:
+        print_json(report.as_dict(result))
+    else:
+        report.render(result, stdout())
+
+
+@app.command()
+@workload(ctx="4k", acceptance="auto")
+def tree(
+    options: Options,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="One tree for every batch and context of lists.")
+    ] = False,
+    max_size: Annotated[str, typer.Option("--max-size", help="Most nodes, the root too.")] = "64",
+    max_depth: Annotated[str, typer.Option("--max-depth", help="Most levels.")] = "12",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the trees to this JSON.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the trees into this PNG or SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The best Sequoia tree of a workload, or of every cell of a grid.
+
+    Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
+    """
+    from magicplan.planning.compare import adaptive_trees
+    from magicplan.report import trees as report
+    from magicplan.report.terminal import print_json, stdout
+    from magicplan.tree_files import write_trees
+    from magicplan.units import parse_count
+
+    size = parse_count(max_size, option="--max-size")
+    depth = parse_count(max_depth, option="--max-depth")
+    plan = adaptive_trees(_request(options, grid=adaptive), max_size=size, max_depth=depth)
+    if figure:
+        report.draw(plan, figure)
+        _say(f"trees drawn into {figure}")
+    if out:
+        write_trees(out, report.as_dict(plan))
+        _say(f"trees written to {out}")
+    if json:
+        print_json(report.as_dict(plan))
+    else:
+        report.render(plan, stdout())
+
+
 Name = Annotated[str | None, typer.Argument(help="One of them, in full.")]
 
 

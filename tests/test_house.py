@@ -17,7 +17,7 @@ ORDER = (
     {"hardware_specs", "model_specs"},
     {"roofline"},
     {"acceptance_specs"},
-    {"planning"},
+    {"planning", "tree_files"},
     {"report"},
     {"cli"},
 )

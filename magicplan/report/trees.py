@@ -1,0 +1,125 @@
+"""Best trees over a grid: table, JSON and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from magicplan.errors import MissingExtra, UsageError
+from magicplan.planning.compare import TreePlan, TreePoint
+from magicplan.report.terminal import notes, table
+from magicplan.tree_files import SCHEMA
+from magicplan.units import human_tokens
+
+
+def render(plan: TreePlan, console: Console) -> None:
+    """A row a batch, a column a context: nodes/levels and speedup, against the best chain."""
+    contexts = sorted({point.ctx_tokens for point in plan.points})
+    batches = sorted({point.batch for point in plan.points})
+    at = {(point.batch, point.ctx_tokens): point for point in plan.points}
+    draft = plan.resolved.draft.name if plan.resolved.draft else "none"
+    title = f"{plan.resolved.model.name} on {plan.resolved.machine.accelerator.name}, {draft}"
+    grid = table("batch", *(human_tokens(ctx) for ctx in contexts), title=title)
+    for batch in batches:
+        grid.add_row(str(batch), *(_cell(at[(batch, ctx)]) for ctx in contexts))
+    console.print(grid)
+    console.print("Cell: nodes/levels, speedup, the best chain's speedup; 1/1 does not speculate.")
+    notes(console, "Rests on", plan.assumptions)
+
+
+def _cell(point: TreePoint) -> str:
+    return f"{point.size}/{point.depth}\n{point.speedup:.2f}x\n{point.chain_speedup:.2f}x"
+
+
+def as_dict(plan: TreePlan) -> dict[str, Any]:
+    """The JSON of `tree`, which is also its file."""
+    return {
+        "schema": SCHEMA,
+        "points": [
+            {
+                "batch": point.batch,
+                "ctx_tokens": point.ctx_tokens,
+                "size": point.size,
+                "depth": point.depth,
+                "tokens_per_round": point.tokens_per_round,
+                "speedup": point.speedup,
+                "chain_speedup": point.chain_speedup,
+                "parents": list(point.tree.parents),
+            }
+            for point in plan.points
+        ],
+    }
+
+
+def draw(plan: TreePlan, path: Path) -> None:
+    """A panel a cell: nodes coloured by the probability that they survive."""
+    if path.suffix not in (".png", ".svg"):
+        raise UsageError(f"--figure {path}: expected a file ending in .png or .svg")
+    try:
+        import matplotlib as mpl
+    except ImportError:
+        raise MissingExtra("--figure", "report") from None
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    contexts = sorted({point.ctx_tokens for point in plan.points})
+    batches = sorted({point.batch for point in plan.points})
+    if len(contexts) * len(batches) > 64:
+        raise UsageError(f"--figure draws at most 64 trees, not {len(contexts) * len(batches)}")
+    size = (2.6 * len(contexts) + 1.2, 2.2 * len(batches) + 0.6)
+    figure, axes = plt.subplots(
+        len(batches), len(contexts), figsize=size, squeeze=False, layout="constrained"
+    )
+    at = {(point.batch, point.ctx_tokens): point for point in plan.points}
+    for row, batch in enumerate(batches):
+        for column, ctx in enumerate(contexts):
+            dots = _panel(axes[row][column], at[(batch, ctx)])
+    figure.colorbar(dots, ax=axes, label="survival probability", shrink=0.7)
+    try:
+        figure.savefig(path, dpi=150)
+    except OSError as problem:
+        raise UsageError(f"--figure {path}: cannot be written ({problem.strerror})") from None
+    finally:
+        plt.close(figure)
+
+
+def _places(point: TreePoint) -> list[tuple[float, float]]:
+    """Leaves side by side, parents above the middle of their children."""
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(point.tree.parents):
+        children.setdefault(parent, []).append(node)
+    across: dict[int, float] = {}
+    leaves = 0
+
+    def visit(node: int) -> float:
+        nonlocal leaves
+        below = [visit(child) for child in children.get(node, [])]
+        if not below:
+            leaves += 1
+        across[node] = sum(below) / len(below) if below else float(leaves)
+        return across[node]
+
+    visit(0)
+    return [(across[node], -level) for node, level in enumerate(point.tree.levels)]
+
+
+def _panel(axis: Any, point: TreePoint) -> Any:
+    places = _places(point)
+    for node, parent in enumerate(point.tree.parents):
+        if parent >= 0:
+            (x0, y0), (x1, y1) = places[parent], places[node]
+            axis.plot([x0, x1], [y0, y1], color="0.75", linewidth=0.8, zorder=1)
+    dots = axis.scatter(
+        [x for x, _ in places], [y for _, y in places], c=point.weights, cmap="viridis",
+        vmin=0, vmax=1, s=max(6, 60 - point.size), zorder=2, edgecolors="0.3", linewidths=0.3,
+    )  # fmt: skip
+    axis.set_axis_off()
+    axis.margins(0.12)
+    axis.set_title(
+        f"batch {point.batch}, {human_tokens(point.ctx_tokens)}: {point.size}/{point.depth}, "
+        f"{point.speedup:.2f}x",
+        fontsize=8,
+    )
+    return dots
