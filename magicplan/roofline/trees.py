@@ -227,8 +227,9 @@ def _merge(ranks: Array, shares: Array, max_size: int, max_depth: int) -> TreeTa
         order = np.argsort(-worth[:nodes], kind="stable")[:max_size]
         orders.append(order)
         tokens[depth - 1, : order.size] = np.cumsum(worth[order])
-        one_hot = labels[order][:, None] == np.arange(max_depth)
-        widths[depth - 1, : order.size] = np.cumsum(one_hot, axis=0)
+        widths[depth - 1, np.arange(order.size), labels[order]] = 1
+    np.cumsum(widths, axis=1, out=widths)
+    widths[~np.isfinite(tokens)] = 0
     return TreeTable(
         expected_tokens=tokens, widths=widths, _build=_Merged(levels=levels, order=orders)
     )
@@ -240,16 +241,27 @@ def _heaviest_levels(ranks: Array, shares: Array, max_size: int, max_depth: int)
     levels = [_Level(by_class=root, worth=shares @ root, parent=zero - 1, rank=zero)]
     width = ranks.shape[-1]
     for depth in range(max_depth - 1):
-        children = levels[-1].by_class[:, :, None] * ranks[:, depth, None, :]
-        flat = children.reshape(shares.size, -1)
-        worth = shares @ flat
-        heaviest = np.argsort(-worth, kind="stable")[:max_size]
-        # a node keeps its place among siblings, so that parents stay ordered as their worth is
-        parent, rank = np.divmod(heaviest, width)
+        parent, rank = _contenders(levels[-1].worth.size, width, max_size, shares.size)
+        children = levels[-1].by_class[:, parent] * ranks[:, depth, rank]
+        worth = shares @ children
+        top = np.argsort(-worth, kind="stable")[:max_size]
         levels.append(
-            _Level(by_class=flat[:, heaviest], worth=worth[heaviest], parent=parent, rank=rank)
+            _Level(by_class=children[:, top], worth=worth[top], parent=parent[top], rank=rank[top])
         )
     return levels
+
+
+def _contenders(parents: int, width: int, max_size: int, classes: int) -> tuple[Indices, Indices]:
+    """Parents and ranks of children that may be among the heaviest, parents first.
+
+    In one class the k-th child of the i-th heaviest parent has i k - 1 others that are no lighter,
+    so it matters only if i k is at most the size of the largest tree.
+    """
+    place, rank = np.divmod(np.arange(parents * width), width)
+    if classes > 1:
+        return place, rank
+    matters = (place + 1) * (rank + 1) <= max_size
+    return place[matters], rank[matters]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
