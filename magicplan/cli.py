@@ -124,44 +124,33 @@ def _request(options: dict[str, Any], *, grid: bool) -> Any:
     from magicplan.planning.request import Request
     from magicplan.units import parse_count, parse_grid, parse_number, parse_tokens
 
-    def number(name: str, text: str) -> int | str:
-        return text if text == "auto" else parse_count(text, option=name)
+    def text(name: str) -> tuple[str, str]:
+        return options[name], "--" + name.replace("_", "-")
 
-    read: dict[str, Any] = {
-        key: options[key]
-        for key in (
-            "gpu",
-            "model",
-            "dtype",
-            "kv_dtype",
-            "stack",
-            "draft",
-            "draft_kv",
-            "draft_dtype",
-            "acceptance",
-            "task",
-        )
-    }
+    def count(name: str, low: int = 1) -> int:
+        value, option = text(name)
+        return parse_count(value, option=option, low=low)
+
+    def count_or_auto(name: str, low: int = 1) -> int | str:
+        return "auto" if options[name] == "auto" else count(name, low)
+
+    names = "gpu model dtype kv_dtype stack draft draft_kv draft_dtype acceptance task"
+    read: dict[str, Any] = {name: options[name] for name in names.split()}
     if grid:
         read["batch"] = parse_grid(options["batch"], option="--batch")
         read["ctx"] = parse_grid(options["ctx"], option="--ctx", tokens=True)
     else:
-        read["batch"] = parse_count(options["batch"], option="--batch")
+        read["batch"] = count("batch")
         read["ctx"] = parse_tokens(options["ctx"], option="--ctx")
-    read["gpus"], read["tp"] = number("--gpus", options["gpus"]), number("--tp", options["tp"])
-    if options["pp"] != "auto":
-        read["pp"] = parse_count(options["pp"], option="--pp")
-    for key in ("ep", "attention_dp"):
-        read[key] = parse_count(options[key], option="--" + key.replace("_", "-"))
-    zero = {"0": 0}
-    for key, parse in (("output", parse_tokens), ("max_gamma", parse_count)):
-        text = options[key]
-        read[key] = zero[text] if text in zero else parse(text, option="--" + key.replace("_", "-"))
-    gamma = options["gamma"]
-    read["gamma"] = zero[gamma] if gamma in zero else number("--gamma", gamma)
-    for key in ("memory_fraction", "verify_kv_passes", "want_speedup"):
-        if options[key] is not None:
-            read[key] = parse_number(options[key], option="--" + key.replace("_", "-"))
+    read["output"] = parse_tokens(options["output"], option="--output", low=0)
+    read |= {"gpus": count_or_auto("gpus"), "tp": count_or_auto("tp")}
+    read |= {"gamma": count_or_auto("gamma", low=0), "max_gamma": count("max_gamma", low=0)}
+    read |= {"ep": count("ep"), "attention_dp": count("attention_dp")}
+    read["pp"] = None if options["pp"] == "auto" else count("pp")
+    for name in ("memory_fraction", "verify_kv_passes", "want_speedup"):
+        value, option = text(name)
+        if value is not None:
+            read[name] = parse_number(value, option=option)
     return Request(**read)
 
 

@@ -20,14 +20,14 @@ MAX_TOKENS: Final = 2**30
 MAX_VALUES: Final = 4096
 
 
-def parse_count(text: str, *, option: str) -> int:
-    """A whole number from 1 to 2**20, such as a batch."""
-    return _whole(text, option, {"": 1}, MAX_COUNT, "a whole number")
+def parse_count(text: str, *, option: str, low: int = 1) -> int:
+    """A whole number from `low` to 2**20, such as a batch."""
+    return _whole(text, option, {"": 1}, low, MAX_COUNT, "a whole number")
 
 
-def parse_tokens(text: str, *, option: str) -> int:
-    """Tokens from 1 to 2**30; "64k" is 65536."""
-    return _whole(text, option, TOKENS, MAX_TOKENS, "tokens such as 4096 or 64k")
+def parse_tokens(text: str, *, option: str, low: int = 1) -> int:
+    """Tokens from `low` to 2**30; "64k" is 65536."""
+    return _whole(text, option, TOKENS, low, MAX_TOKENS, "tokens such as 4096 or 64k")
 
 
 def parse_number(text: str, *, option: str) -> float:
@@ -69,14 +69,14 @@ def _range(text: str, option: str, read: object) -> list[int]:
     return values
 
 
-def _whole(text: str, option: str, units: dict[str, int], high: int, wanted: str) -> int:
+def _whole(text: str, option: str, units: dict[str, int], low: int, high: int, wanted: str) -> int:
     match = re.fullmatch(r"(?P<number>[0-9]{1,18}(\.[0-9]{1,9})?)(?P<unit>[a-zA-Z]*)", text.strip())
     unit = match["unit"].lower() if match else None
     if match is None or unit not in units:
-        raise BadQuantity(f"{option} {text!r}: expected {wanted}, from 1 to {high}")
+        raise BadQuantity(f"{option} {text!r}: expected {wanted}, from {low} to {high}")
     value = float(match["number"]) * units[unit]
-    if value != int(value) or not 1 <= value <= high:
-        raise BadQuantity(f"{option} {text!r}: expected {wanted}, from 1 to {high}")
+    if value != int(value) or not low <= value <= high:
+        raise BadQuantity(f"{option} {text!r}: expected {wanted}, from {low} to {high}")
     return int(value)
 
 

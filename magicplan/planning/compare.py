@@ -8,7 +8,7 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import LeftOut, candidate_drafts
-from magicplan.planning.placement import Placement, place
+from magicplan.planning.placement import Placement, place, scene_of
 from magicplan.planning.request import Request, Resolved, acceptance_for, resolve
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
@@ -67,7 +67,7 @@ def compare(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Com
     if not ask.scalar:
         raise UsageError("drafts compares on one workload; use sweep or tree for a grid")
     placement = place(ask)
-    scene = _scene(ask, placement)
+    scene = scene_of(ask, placement)
     drafts, left_out = candidate_drafts(ask.model, own_pool=request.stack.startswith("magicdec"))
     plans: list[Plan] = []
     for draft in drafts:
@@ -93,18 +93,6 @@ def _basis(ask: Resolved) -> tuple[str, ...]:
         f"speedup interval (80 %): acceptance, and {timing}",
         "trees assume that ranks fall as in Sequoia's shipped vector where none were measured",
         "drafts are compared on the GPUs that hold the target drafting for itself",
-    )
-
-
-def _scene(ask: Resolved, placement: Placement) -> Scene:
-    return Scene(
-        target=ask.model,
-        layout=placement.layout,
-        machine=ask.machine,
-        batch=placement.batch_per_replica,
-        sequences=ask.batch,
-        ctx=ask.ctx,
-        kv_passes=ask.request.verify_kv_passes,
     )
 
 
@@ -243,7 +231,7 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     if ask.draft is None or ask.draft.shape is None or ask.draft.middle is not None:
         raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
     placement = place(ask)
-    scene = _scene(ask, placement)
+    scene = scene_of(ask, placement)
     times = tree_times(scene, ask.draft, max_size)
     chains = rounds(scene, ask.draft, ask.acceptance, max(1, min(ask.max_gamma, max_depth - 1)))
     points = []

@@ -16,6 +16,7 @@ from magicplan.roofline.memory import (
     replicas_needed,
     splits_evenly,
 )
+from magicplan.roofline.speculation import Scene
 from magicplan.units import human_bytes, human_tokens
 
 MAX_GPUS = 2**20
@@ -74,6 +75,19 @@ def place(ask: Resolved) -> Placement:
         _refuse(ask, layout, memory, most)
     return Placement(
         layout=layout, batch_per_replica=batch, memory=memory, max_batch=most, fits=fits
+    )
+
+
+def scene_of(ask: Resolved, placement: Placement) -> Scene:
+    """What a round depends on, on the deployment that was chosen."""
+    return Scene(
+        target=ask.model,
+        layout=placement.layout,
+        machine=ask.machine,
+        batch=placement.batch_per_replica,
+        sequences=ask.batch,
+        ctx=ask.ctx,
+        kv_passes=ask.request.verify_kv_passes,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration_files import ideal
-from magicplan.planning.placement import Placement, place
+from magicplan.planning.placement import Placement, place, scene_of
 from magicplan.planning.prediction import (
     AcceleratorUsed,
     DeploymentUsed,
@@ -45,15 +45,7 @@ def predict(gpu: str, **options: Any) -> Prediction:
 def answer(ask: Resolved) -> Prediction:
     """The prediction of a resolved question."""
     placement = place(ask)
-    scene = Scene(
-        target=ask.model,
-        layout=placement.layout,
-        machine=ask.machine,
-        batch=placement.batch_per_replica,
-        sequences=ask.batch,
-        ctx=ask.ctx,
-        kv_passes=ask.request.verify_kv_passes,
-    )
+    scene = scene_of(ask, placement)
     ops = forward(ask.model, placement.layout, Pass(batch=scene.batch, ctx=scene.ctx))
     step = step_cost(ops, ask.machine)
     table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
