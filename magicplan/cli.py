@@ -179,6 +179,9 @@ def sweep(
     options: Options,
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row a cell and GPU.")] = False,
+    settings: Annotated[
+        str | None, typer.Option("--settings", help="Print the schedule for vllm or sglang.")
+    ] = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw heat maps into this PNG or SVG.")
     ] = None,
@@ -198,6 +201,13 @@ def sweep(
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
     results = [answer(resolve(_request(options | {"gpu": name}, grid=True))) for name in names]
+    if settings:
+        if len(results) > 1:
+            raise UsageError("--settings is for one accelerator: give one --gpu")
+        from magicplan.planning.settings import settings as settings_of
+
+        report.render_settings(settings_of(results[0], settings), stdout())
+        return
     if figure:
         report.draw(results, figure)
         _say(f"heat maps written to {figure}")

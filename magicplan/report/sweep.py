@@ -14,6 +14,7 @@ from rich.table import Table
 
 from magicplan.errors import MissingExtra, UsageError
 from magicplan.planning.prediction import Prediction
+from magicplan.planning.settings import Settings
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_tokens
 
@@ -73,6 +74,19 @@ def cells(p: Prediction) -> Iterator[dict[str, Any]]:
             "speedup_low": p.best.speedup_low[at],
             "speedup_high": p.best.speedup_high[at],
         }
+
+
+def render_settings(found: Settings, console: Console) -> None:
+    """What to paste, the schedule over batch and context, and what was lost."""
+    if found.text:
+        console.print(found.text, soft_wrap=True)
+    grid = table("batch", "context", "gamma", "loss")
+    for row in found.schedule:
+        contexts = f"{human_tokens(row.ctx_lo)} - {human_tokens(row.ctx_hi)}"
+        batches = f"{row.batch_lo} - {row.batch_hi}"
+        grid.add_row(batches, contexts, str(row.gamma) if row.gamma else "off", f"{row.loss:.1%}")
+    console.print(grid)
+    notes(console, "Mind", found.notes)
 
 
 def as_csv(results: Sequence[Prediction]) -> str:
