@@ -220,6 +220,39 @@ def sweep(
 
 
 @app.command()
+@workload(batch="1..256*4", ctx="1k..64k*4")
+def regimes(
+    options: Options,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the map into this PNG or SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What binds a step, and the best draft length of three kinds of drafter, over batch x ctx.
+
+    Example: magicplan regimes --gpu h100 --gpus 8 --ctx 1k..64k*4
+    """
+    from magicplan.planning.candidates import family_drafts
+    from magicplan.planning.predict import answer
+    from magicplan.planning.request import resolve
+    from magicplan.report import regimes as report
+    from magicplan.report.sweep import as_dict
+    from magicplan.report.terminal import print_json, stdout
+
+    model = _request(options, grid=True).model
+    maps = [
+        answer(resolve(_request(options | choice, grid=True))) for choice in family_drafts(model)
+    ]
+    if figure:
+        report.draw(maps, figure)
+        _say(f"map drawn into {figure}")
+    if json:
+        print_json(as_dict(maps))
+    else:
+        report.render(maps, stdout())
+
+
+@app.command()
 @workload()
 def explain(options: Options, json: Json = False) -> None:
     """The closed forms behind a prediction, derived, with this workload's numbers put in.

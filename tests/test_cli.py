@@ -91,6 +91,28 @@ def test_facts() -> None:
     assert len(json.loads(answered("models", "--json"))["models"]) >= 55
 
 
+def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
+    text = answered("drafts", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
+    assert text.startswith("Speculate with ")
+    document = json.loads(answered("drafts", "--gpu", "h100", "--json"))
+    assert document["plans"][0]["speedup"] >= document["plans"][-1]["speedup"]
+    figure, file = tmp_path / "trees.svg", tmp_path / "trees.json"
+    cells = ("--gpu", "h200", "--gpus", "8", "--ctx", "4k,64k", "--batch", "1,8")
+    drawn = ("--figure", str(figure), "--out", str(file))
+    document = json.loads(
+        answered("tree", "--adaptive", *cells, "--acceptance", "0.7", *drawn, "--json")
+    )
+    assert json.loads(file.read_text()) == document
+    assert len(document["points"]) == 4
+    assert all(len(p["parents"]) == p["size"] for p in document["points"])
+    assert "<svg" in figure.read_text()
+    image = tmp_path / "map.png"
+    text = answered("regimes", "--gpu", "h100", "--gpus", "8", "--figure", str(image))
+    for family in ("constant KV", "growing KV", "no KV"):
+        assert family in text
+    assert image.read_bytes().startswith(b"\x89PNG")
+
+
 def test_explain() -> None:
     text = answered("explain", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
     assert "Best draft length" in text
@@ -102,7 +124,9 @@ def test_explain() -> None:
 
 def test_help_shows_an_example_of_every_command() -> None:
     assert "predict" in answered()
-    for command in ("predict", "sweep", "explain", "gpus", "models"):
+    for command in (
+        "predict", "sweep", "regimes", "drafts", "tree", "explain", "gpus", "models",
+    ):  # fmt: skip
         assert "Example: magicplan" in answered(command, "--help")
 
 

@@ -65,6 +65,15 @@ def candidate_drafts(
     return drafts, left_out
 
 
+def family_drafts(model: str) -> list[dict[str, str | None]]:
+    """One drafter for each way a draft's KV cache grows: constant, with the context, not at all."""
+    found: list[dict[str, str | None]] = [{"draft": "self", "draft_kv": "streaming:512"}]
+    small, _ = _small_models(model_specs.load(model))
+    if small:
+        found.append({"draft": small[0].name, "draft_kv": "full"})
+    return [*found, {"draft": "ngram", "draft_kv": None}]
+
+
 def _small_models(target: ModelShape) -> tuple[list[ModelShape], list[LeftOut]]:
     """Presets of the same vocabulary that are at most a third of the target."""
     shapes = [model_specs.load(name) for name in SMALL_MODELS.get(target.vocab, ())]
