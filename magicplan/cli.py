@@ -97,20 +97,26 @@ def _shared(
     """The options that every command about a workload takes."""
 
 
+@functools.cache
+def _shared_parameters() -> tuple[inspect.Parameter, ...]:
+    """Evaluating annotations takes a millisecond a command: once is enough."""
+    return tuple(inspect.signature(_shared, eval_str=True).parameters.values())
+
+
 def workload(**defaults: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the shared options, gathered into its first argument."""
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
-        shared = inspect.signature(_shared, eval_str=True).parameters
+        shared = _shared_parameters()
         own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            command({name: given.pop(name) for name in shared}, **given)
+            command({p.name: given.pop(p.name) for p in shared}, **given)
 
         parameters = [
             p.replace(kind=inspect.Parameter.KEYWORD_ONLY, default=defaults.get(p.name, p.default))
-            for p in (*shared.values(), *own)
+            for p in (*shared, *own)
         ]
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
