@@ -61,6 +61,12 @@ def test_golden_ideal_step() -> None:
     assert "attention         66.1 us       0.9%    134 MB" in text
 
 
+def test_a_gain_that_may_be_a_loss_is_called_so() -> None:
+    text = answered("predict", "--gpu", "h100", "--batch", "4", "--ctx", "8k", "--stack", "ideal")
+    assert "the interval holds a loss too" in " ".join(text.split())
+    assert "holds a loss" not in answered("predict", *WORKLOAD)
+
+
 def test_json_is_one_document() -> None:
     document = json.loads(answered("predict", *WORKLOAD, "--json"))
     assert document["schema"] == "magicplan.prediction/1"

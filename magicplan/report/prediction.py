@@ -47,6 +47,8 @@ def verdict(p: Prediction) -> str:
             f"{p.best.speedup:.2f}x ({p.best.speedup_low:.2f} to {p.best.speedup_high:.2f}), "
             f"{human_count(p.best.tokens_per_s)} tokens/s"
         )
+        if p.best.speedup_low < 1:
+            advice += "; the interval holds a loss too, so measure first"
     return f"Decoding is {bound}; {advice}."
 
 
