@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from magicplan.errors import MissingExtra, UsageError
 from magicplan.planning.prediction import Prediction
+from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_tokens
 
@@ -58,14 +58,7 @@ def _cell(p: Prediction, row: int, col: int) -> str:
 
 def draw(maps: Sequence[Prediction], path: Path) -> None:
     """A panel a drafter: colour says what binds, the line where speculation starts to pay."""
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"--figure {path}: expected a file ending in .png or .svg")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtra("--figure", "report") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot(path)
     from matplotlib.patches import Patch
 
     rows, columns = maps[0].workload.batch.shape
@@ -76,12 +69,7 @@ def draw(maps: Sequence[Prediction], path: Path) -> None:
     seen = {str(bound) for p in maps for bound in p.baseline.bound.flat}
     patches = [Patch(color=c, label=f"{n}-bound") for n, c in COLOURS.items() if n in seen]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches))
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as problem:
-        raise UsageError(f"--figure {path}: cannot be written ({problem.strerror})") from None
-    finally:
-        plt.close(figure)
+    save(plt, figure, path)
 
 
 def _panel(axis: Any, p: Prediction) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from magicplan.errors import MissingExtra, UsageError
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.settings import Settings
+from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_tokens
 
@@ -107,14 +107,7 @@ def as_dict(results: Sequence[Prediction]) -> dict[str, Any]:
 
 def draw(results: Sequence[Prediction], path: Path) -> None:
     """Heat maps of speedup with the best draft length written in, a panel a GPU."""
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"--figure {path}: expected a file ending in .png or .svg")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtra("--figure", "report") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot(path)
 
     width = max(5.0, 1.1 * results[0].workload.ctx_tokens.shape[1] + 2)
     height = max(3.0, 0.6 * results[0].workload.batch.shape[0] + 1.5)
@@ -125,12 +118,7 @@ def draw(results: Sequence[Prediction], path: Path) -> None:
     for axis, result in zip(axes[0], results, strict=True):
         image = _panel(axis, result, top)
     figure.colorbar(image, ax=axes, label="speedup of the best draft length")
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as problem:
-        raise UsageError(f"--figure {path}: cannot be written ({problem.strerror})") from None
-    finally:
-        plt.close(figure)
+    save(plt, figure, path)
 
 
 def _panel(axis: Any, p: Prediction, top: float) -> Any:

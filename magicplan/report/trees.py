@@ -7,8 +7,9 @@ from typing import Any
 
 from rich.console import Console
 
-from magicplan.errors import MissingExtra, UsageError
+from magicplan.errors import UsageError
 from magicplan.planning.compare import TreePlan, TreePoint
+from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import notes, table
 from magicplan.tree_files import SCHEMA
 from magicplan.units import human_tokens
@@ -55,14 +56,7 @@ def as_dict(plan: TreePlan) -> dict[str, Any]:
 
 def draw(plan: TreePlan, path: Path) -> None:
     """A panel a cell: nodes coloured by the probability that they survive."""
-    if path.suffix not in (".png", ".svg"):
-        raise UsageError(f"--figure {path}: expected a file ending in .png or .svg")
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise MissingExtra("--figure", "report") from None
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    plt = pyplot(path)
 
     contexts = sorted({point.ctx_tokens for point in plan.points})
     batches = sorted({point.batch for point in plan.points})
@@ -77,12 +71,7 @@ def draw(plan: TreePlan, path: Path) -> None:
         for column, ctx in enumerate(contexts):
             dots = _panel(axes[row][column], at[(batch, ctx)])
     figure.colorbar(dots, ax=axes, label="survival probability", shrink=0.7)
-    try:
-        figure.savefig(path, dpi=150)
-    except OSError as problem:
-        raise UsageError(f"--figure {path}: cannot be written ({problem.strerror})") from None
-    finally:
-        plt.close(figure)
+    save(plt, figure, path)
 
 
 def _places(point: TreePoint) -> list[tuple[float, float]]:
