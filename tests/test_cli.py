@@ -119,6 +119,15 @@ def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("model", ["mixtral-8x7b", "deepseek-v3", "gpt-oss-120b", "gemma-3-27b"])
+def test_explain_answers_for_experts_windows_and_latent_attention(model: str) -> None:
+    workload = ("explain", "--gpu", "b200", "--model", model, "--batch", "64", "--ctx", "32k")
+    assert "query tokens" in answered(*workload)
+    document = json.loads(answered(*workload, "--json"), parse_constant=pytest.fail)
+    walls = [f for f in document["formulas"] if f["name"].endswith("attention turns compute-bound")]
+    assert 1 < walls[0]["value"] < walls[0]["inputs"]["ridge"]
+
+
 def test_explain() -> None:
     text = answered("explain", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
     assert "Best draft length" in text

@@ -133,15 +133,14 @@ def _linear_wall(p: Prediction, view: View) -> Iterator[Formula]:
 
 
 def _attention_wall(p: Prediction, view: View) -> Formula:
-    wall = float(view.attention_wall())
-    group = float(p.scene.target.group)
+    ridge, intensity = view.attention_ridge(), float(view.attention_intensity())
     return Formula(
         name="Query tokens where attention turns compute-bound",
-        formula=sp.Eq(symbolic.QUERY, sp.Symbol("ridge") / sp.Symbol("group")),
-        derivation="At long context one query token adds as many FLOP a byte as query heads share "
-        "a KV head (16-bit cache).",
-        inputs={"ridge": float(wall * group), "group": group},
-        value=wall,
+        formula=sp.Eq(symbolic.QUERY, sp.Symbol("ridge") / sp.Symbol("I_1")),
+        derivation="At long context one query token adds I_1 FLOP per byte of KV: the query heads "
+        "that share a KV head in a 16-bit cache, more for a narrower or a latent cache.",
+        inputs={"ridge": ridge, "I_1": intensity},
+        value=ridge / intensity,
         unit="query tokens",
         says="Trees larger than this lose at long context, however cheap their drafting is.",
     )
@@ -235,16 +234,17 @@ def _break_even(p: Prediction) -> Formula:
 
 def _tree_rule(p: Prediction, view: View) -> Formula:
     n, w, g, t, c, d = sp.symbols("n w_n G t(n) c d")
-    attention = float(view.attention_wall())
-    wall = view.linear_wall()
-    linear = float(wall) / _batch(p) if wall is not None else float("inf")
+    walls = {"attention wall": view.attention_ridge() / float(view.attention_intensity())}
+    linear = view.linear_wall()
+    if linear is not None:
+        walls["linear wall"] = float(linear) / _batch(p)
     return Formula(
         name="When a tree is large enough",
         formula=sp.Lt(w, g * sp.Derivative(t, n) / (t + d * c)),
         derivation="G is concave in n (the sum of the n heaviest nodes), so adding nodes stops "
         "where the next weight w_n no longer pays for its time (Sequoia, arXiv 2402.12374).",
-        inputs={"attention wall": attention, "linear wall": linear},
-        value=min(attention, linear),
+        inputs=walls,
+        value=min(walls.values()),
         unit="nodes until verification is no longer free",
         says="Longer context pushes the best tree up to the attention wall and not beyond; a "
         "larger batch pulls it down to the linear wall.",

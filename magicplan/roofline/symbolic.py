@@ -68,13 +68,19 @@ class View:
         gap = sp.expand(_above_one(excess).subs(QUERY, 1))
         return _solve(gap, BATCH) if gap.is_polynomial(BATCH) else None
 
-    def attention_wall(self) -> Any:
-        """Query tokens a sequence at which attention turns compute-bound at long context: the
-        ridge over what one query token adds in FLOP a byte, which is the GQA group in 16 bits."""
-        op = next(op for op in self.ops if op.name == "attention")
-        ridge = self.machine.flops_per_s(op.dtype) / self.machine.bytes_per_s
-        intensity = sp.limit(_above_one(op.flops / (op.kv_bytes * QUERY)), CTX, sp.oo)
-        return ridge / intensity
+    def attention_ridge(self) -> float:
+        """FLOP per byte at which attention's compute and memory take equally long."""
+        return self.machine.flops_per_s(self._attention.dtype) / self.machine.bytes_per_s
+
+    def attention_intensity(self) -> Any:
+        """FLOP per byte of KV that one query token adds at long context: the GQA group in 16
+        bits. Attention turns compute-bound at ridge / intensity query tokens a sequence."""
+        op = self._attention
+        return sp.limit(_above_one(op.flops / (op.kv_bytes * QUERY)), CTX, sp.oo)
+
+    @property
+    def _attention(self) -> Op:
+        return next(op for op in self.ops if op.name == "attention")
 
 
 def _above_one(expression: Any) -> Any:
