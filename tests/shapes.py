@@ -121,7 +121,7 @@ def fitted_calibration(
     )
     attention = AttentionFit(
         launch_seconds=launch,
-        unit_seconds=1e-6,
+        wave_seconds=1e-6,
         memory_efficiency=memory,
         compute_efficiency=compute,
     )

@@ -18,6 +18,7 @@ ORDER = (
     {"roofline"},
     {"acceptance_specs"},
     {"planning", "tree_files"},
+    {"validate"},
     {"report"},
     {"cli"},
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from typing import TypeVar
 
 from magicplan.errors import SpecError
 
@@ -28,12 +29,18 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionFit:
-    """t = launch + unit (batch kv_heads / SMs) + max(bytes / (eb BW), flops / (ef F))."""
+    """t = launch + p-norm(wave (batch kv_heads / SMs), max(bytes / (eb BW), flops / (ef F))).
+
+    Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
+    over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
+    predicts both ends as well.
+    """
 
     launch_seconds: float = 0.0
-    unit_seconds: float = 0.0
+    wave_seconds: float = 0.0
     memory_efficiency: float = 1.0
     compute_efficiency: float = 1.0
+    sharpness: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,6 +66,8 @@ class HostFit:
     """Floor of one element-wise kernel."""
     step_seconds: float = 0.0
     """Launch and scheduling of one forward pass."""
+    token_seconds: float = 0.0
+    """Added to a pass for each token it feeds: logits, sampling, bookkeeping."""
     draft_step_seconds: float = 0.0
     """The same for one draft step."""
     round_seconds: float = 0.0
@@ -98,12 +107,23 @@ class Calibration:
         _check(self.name, self.host)
 
     def linear_fit(self, dtype: str) -> LinearFit:
-        """The fit of linear layers in that math dtype."""
-        return self.linear.get(dtype, _IDEAL_LINEAR)
+        """The fit of linear layers in that math dtype, or in the nearest one fitted."""
+        return _nearest(self.linear, dtype, _IDEAL_LINEAR)
 
     def attention_fit(self, kv_dtype: str) -> AttentionFit:
-        """The fit of attention over a cache of that dtype."""
-        return self.attention.get(kv_dtype, _IDEAL_ATTENTION)
+        """The fit of attention over a cache of that dtype, or of the nearest one fitted."""
+        return _nearest(self.attention, kv_dtype, _IDEAL_ATTENTION)
+
+
+_NEAREST = {"fp16": "bf16", "fp8": "bf16", "int8": "fp8", "fp4": "fp8", "int4": "fp8"}
+Fit = TypeVar("Fit")
+
+
+def _nearest(fits: Mapping[str, Fit], dtype: str, otherwise: Fit) -> Fit:
+    """Narrow formats share kernels: what was not measured behaves most like the next wider."""
+    while dtype not in fits and dtype in _NEAREST:
+        dtype = _NEAREST[dtype]
+    return fits.get(dtype, otherwise)
 
 
 _IDEAL_LINEAR = LinearFit()

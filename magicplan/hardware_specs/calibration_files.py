@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from magicplan.hardware_specs.calibration import (
     Residual,
 )
 
+CALIBRATIONS = Path(__file__).parent / "calibrations"
 STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
 
 # What `benchmarks/naive_roofline.py` prints: published steps take 1.44 to 2.41 times the naive
@@ -51,26 +55,120 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
     `stack` is a name of `STACKS`, a name with a version as in "vllm@0.19.0", or a TOML's path.
     """
     if stack.endswith(".toml") or "/" in stack:
-        found = read(Path(stack))
-        return found, f"calibration {found.name} of {stack}: {found.origin}"
+        own = read(Path(stack))
+        return own, f"calibration {own.name} of {stack}: {own.origin}"
     name, _, version = stack.partition("@")
     if name not in STACKS:
         raise UnknownName("stack", name, STACKS, f"known: {', '.join(STACKS)}, or a path to a TOML")
     if name == "ideal":
         return ideal(), "calibration ideal: datasheet peaks, no launch or host time"
-    shipped = Path(__file__).parent / "calibrations"
-    newest = sorted(
-        entry.name
-        for entry in shipped.glob("*.toml")
-        if entry.name.startswith(f"{accelerator.name}_{name}_{version}")
-    )
-    if newest:
-        found = read(shipped / newest[-1])
+    found = _shipped(accelerator.name, name, version)
+    if found is not None:
         return found, f"calibration {found.name}: {found.origin}"
+    for relative, why, spread in relatives(accelerator):
+        found = _shipped(relative, name, version)
+        if found is not None:
+            return _transferred(found, relative, spread), (
+                f"calibration {found.name}, transferred to {accelerator.name} ({why}): "
+                "efficiencies and launch times are kept, rates are the datasheet's, intervals are "
+                "wider"
+            )
     return ideal(), (
-        f"calibration ideal: none ships for {stack} on {accelerator.name}, so times are datasheet "
-        "floors and real steps take longer"
+        f"calibration ideal: none ships for {stack}, so times are datasheet floors and real steps "
+        "take longer"
     )
+
+
+CALIBRATED = {
+    "Ampere": ("a100-sxm-80gb",),
+    "Hopper": ("h100-sxm",),
+    "Blackwell": ("b200-sxm",),
+    "Ada": ("l40s", "l40"),
+}
+"""The calibrated parts of each architecture family, the best known first."""
+TRANSFER_SPREAD = 1.10
+"""Factor added to an interval, in quadrature of logarithms, within an architecture family."""
+STRANGER_SPREAD = 1.30
+"""The same between families: nine of ten steps of the four calibrated parts lie within."""
+
+
+def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
+    """Calibrated accelerators nearest to one without a calibration, why, and the spread to add.
+
+    The same architecture family first; then the part that is best known of those with the same
+    kind of memory, HBM or not.
+    """
+    family = accelerator.architecture.split()[0]
+    for name in CALIBRATED.get(family, ()):
+        yield name, f"the calibrated {family} part", TRANSFER_SPREAD
+    stacked = accelerator.memory_type.upper().startswith("HBM")
+    nearest = CALIBRATED["Hopper" if stacked else "Ada"]
+    kind = "HBM" if stacked else "GDDR"
+    for name in (*nearest, *CALIBRATED["Ampere"]):
+        yield (
+            name,
+            f"no {family} part is calibrated for it, the nearest with {kind}",
+            STRANGER_SPREAD,
+        )
+
+
+def _transferred(found: Calibration, relative: str, spread: float) -> Calibration:
+    return replace(
+        found,
+        step_residual=_wider(found.step_residual, spread, relative),
+        speedup_residual=_wider(found.speedup_residual, spread, relative),
+    )
+
+
+def _wider(residual: Residual, spread: float, relative: str) -> Residual:
+    """Both ends moved out: independent causes add in quadrature of logarithms."""
+    middle = math.sqrt(residual.low * residual.high)
+    reach = math.exp(math.hypot(math.log(residual.high / middle), math.log(spread)))
+    basis = f"{residual.basis}; widened for transfer from {relative}"
+    return Residual(low=middle / reach, high=middle * reach, basis=basis)
+
+
+def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
+    """The newest shipped version of a stack on that part, or the one asked for."""
+    prefix = f"{accelerator}_{stack}_"
+    versions = [entry[len(prefix) : -5] for entry in _files() if entry.startswith(prefix)]
+    if version and version not in versions:
+        if versions:
+            listed = ", ".join(sorted(versions, key=version_key))
+            raise UnknownName("version", f"{stack}@{version}", versions, f"known: {listed}")
+        return None
+    if not versions:
+        return None
+    newest = version or max(versions, key=version_key)
+    return read(CALIBRATIONS / f"{prefix}{newest}.toml")
+
+
+@cache
+def _files() -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in CALIBRATIONS.glob("*.toml")))
+
+
+def version_key(version: str) -> list[int]:
+    """Sorts versions by their numbers: 0.5.10 after 0.5.9, a release candidate by its number."""
+    return [int(part) for part in "".join(c if c.isdigit() else " " for c in version).split()]
+
+
+def stack_constants(stack: str) -> dict[str, Any]:
+    """Host constants and residuals of a serving stack, as a calibration file holds them."""
+    tables = tomllib.loads((CALIBRATIONS.parent / "stacks.toml").read_text(encoding="utf-8"))
+    return {k: v for k, v in tables[stack].items() if k != "prefill_share"}
+
+
+def prefill_share(stack: str) -> float:
+    """Of the prefill of neighbours, what a serving benchmark of that stack shows in its time per
+    token; the rest overlaps or falls into the time to first token."""
+    tables = tomllib.loads((CALIBRATIONS.parent / "stacks.toml").read_text(encoding="utf-8"))
+    return float(tables.get(stack, {}).get("prefill_share", 1.0))
+
+
+def as_toml(data: dict[str, Any]) -> Calibration:
+    """A calibration from TOML's tables. Raises SpecError with the field."""
+    return _build(str(data.get("name", "calibration")), data)
 
 
 def read(path: Path) -> Calibration:

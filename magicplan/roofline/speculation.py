@@ -68,7 +68,7 @@ class Rounds:
 def decode(scene: Scene) -> StepCost:
     """One plain decode step: one query token a sequence."""
     work = Pass(batch=scene.batch, ctx=scene.ctx)
-    return step_cost(forward(scene.target, scene.layout, work), scene.machine)
+    return step_cost(forward(scene.target, scene.layout, work), scene.machine, work.batch)
 
 
 def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
@@ -80,7 +80,8 @@ def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
         query_tokens=query_tokens,
         kv_passes=_kv_passes(scene.kv_passes, query_tokens),
     )
-    return np.asarray(step_cost(forward(scene.target, layout, work), scene.machine).seconds)
+    ops = forward(scene.target, layout, work)
+    return np.asarray(step_cost(ops, scene.machine, work.batch * query_tokens).seconds)
 
 
 def _kv_passes(asked: float, query_tokens: Array) -> Num:

@@ -13,7 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.calibration import Calibration
+from magicplan.hardware_specs.calibration import (
+    AttentionFit,
+    Calibration,
+    CollectiveFit,
+    LinearFit,
+)
 from magicplan.roofline.deployment import Namespace, Num
 from magicplan.roofline.traffic import Op
 
@@ -95,10 +100,56 @@ def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
 
 def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     fit = machine.calibration.linear_fit(op.dtype)
-    requantise = op.requantise_bytes / (fit.requantise_efficiency * machine.bytes_per_s)
-    moving = memory_seconds(op, machine) / fit.memory_efficiency
-    computing = compute_seconds(op, machine) / fit.compute_efficiency
-    return fit.launch_seconds + requantise + _p_norm(moving, computing, fit.sharpness, xp)
+    requantising = op.requantise_bytes / machine.bytes_per_s
+    return linear_time(
+        fit, memory_seconds(op, machine), compute_seconds(op, machine), requantising, xp
+    )
+
+
+def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    fit = machine.calibration.attention_fit(op.dtype)
+    waves = op.units / machine.accelerator.units
+    return attention_time(fit, memory_seconds(op, machine), compute_seconds(op, machine), waves, xp)
+
+
+def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    """All-reduce as the faster of one-shot and two-shot; all-to-all as one pass over the link."""
+    fit, link = machine.calibration.collective, machine.link_bytes_per_s(op.ranks, xp)
+    if op.pattern == "all-to-all":
+        share = (op.ranks - 1) / op.ranks * op.payload_bytes
+        shot = fit.two_shot_seconds + share / (fit.two_shot_efficiency * link)
+    else:
+        shot = all_reduce_time(fit, op.ranks, op.payload_bytes / link, xp)
+    return xp.where(op.ranks > 1, shot, 0.0)
+
+
+def linear_time(
+    fit: LinearFit, moving: Num, computing: Num, requantising: Num, xp: Namespace = np
+) -> Num:
+    """Seconds of a linear layer from its ideal times at datasheet rates (see `LinearFit`)."""
+    busy = _p_norm(
+        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
+    )
+    return fit.launch_seconds + requantising / fit.requantise_efficiency + busy
+
+
+def attention_time(
+    fit: AttentionFit, moving: Num, computing: Num, waves: Num, xp: Namespace = np
+) -> Num:
+    """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
+    busy = xp.maximum(moving / fit.memory_efficiency, computing / fit.compute_efficiency)
+    if fit.wave_seconds:
+        busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
+    return fit.launch_seconds + busy
+
+
+def all_reduce_time(fit: CollectiveFit, ranks: Num, sending: Num, xp: Namespace = np) -> Num:
+    """Seconds of an all-reduce whose payload takes `sending` over one link (`CollectiveFit`)."""
+    others = ranks - 1
+    one = fit.one_shot_seconds + others * sending / fit.one_shot_efficiency
+    hops = fit.two_shot_seconds + fit.hop_seconds * others
+    two = hops + 2 * others / ranks * sending / fit.two_shot_efficiency
+    return xp.minimum(one, two)
 
 
 def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:
@@ -109,34 +160,18 @@ def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:
     return larger * (1 + (xp.minimum(a, b) / larger) ** p) ** (1 / p)
 
 
-def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
-    fit = machine.calibration.attention_fit(op.dtype)
-    waves = fit.unit_seconds * op.units / machine.accelerator.units
-    moving = memory_seconds(op, machine) / fit.memory_efficiency
-    computing = compute_seconds(op, machine) / fit.compute_efficiency
-    return fit.launch_seconds + waves + xp.maximum(moving, computing)
-
-
-def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
-    """All-reduce as the faster of one-shot and two-shot; all-to-all as one pass over the link."""
-    fit, others = machine.calibration.collective, op.ranks - 1
-    link = machine.link_bytes_per_s(op.ranks, xp)
-    share = others / op.ranks * op.payload_bytes
-    if op.pattern == "all-to-all":
-        shot = fit.two_shot_seconds + share / (fit.two_shot_efficiency * link)
-    else:
-        one = fit.one_shot_seconds + others * op.payload_bytes / (fit.one_shot_efficiency * link)
-        hops = fit.two_shot_seconds + fit.hop_seconds * others
-        two = hops + 2 * share / (fit.two_shot_efficiency * link)
-        shot = xp.minimum(one, two)
-    return xp.where(op.ranks > 1, shot, 0.0)
-
-
 def step_cost(
-    ops: Iterable[Op], machine: Machine, host_seconds: float | None = None, xp: Namespace = np
+    ops: Iterable[Op],
+    machine: Machine,
+    tokens: Num = 0.0,
+    host_seconds: float | None = None,
+    xp: Namespace = np,
 ) -> StepCost:
-    """Time and traffic of a whole pass; `host_seconds` overrides the stack's cost of a step."""
-    host = machine.calibration.host.step_seconds if host_seconds is None else host_seconds
+    """Time and traffic of a whole pass that feeds `tokens`; `host_seconds` overrides the stack's
+    cost of a step."""
+    constants = machine.calibration.host
+    host = constants.step_seconds if host_seconds is None else host_seconds
+    host = host + constants.token_seconds * tokens
     seconds: dict[str, Num] = dict.fromkeys(
         ("linear", "attention", "collective", "elementwise"), 0.0
     )
@@ -163,14 +198,15 @@ def step_cost(
 BOUNDS = ("weights", "kv", "compute", "overhead", "communication")
 
 
-def bound_shares(ops: Iterable[Op], machine: Machine) -> dict[str, Num]:
+def bound_shares(ops: Iterable[Op], machine: Machine, tokens: Num = 0.0) -> dict[str, Num]:
     """Seconds of a step that each of `BOUNDS` accounts for.
 
     An op's time above its launch belongs to compute where FLOP decide, else to the bytes that
     it moves; activations count as overhead, for neither weights nor KV cause them.
     """
     shares: dict[str, Num] = dict.fromkeys(BOUNDS, 0.0)
-    shares["overhead"] = machine.calibration.host.step_seconds
+    host = machine.calibration.host
+    shares["overhead"] = host.step_seconds + host.token_seconds * tokens
     for op in ops:
         total = op.count * op_seconds(op, machine)
         if op.kind == "collective":

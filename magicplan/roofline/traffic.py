@@ -171,7 +171,7 @@ def _attention(
         ("attention_sliding", model.sliding_layers, model.window_tokens),
     ):
         if count:
-            yield _attend(
+            yield attend(
                 name,
                 layout,
                 work,
@@ -211,7 +211,7 @@ def _latent_attention(
         yield linear("query", layout, rows, q_width, model.hidden, count=layers)
     yield linear("kv_down", layout, rows, latent, model.hidden, count=layers)
     yield linear("key_up", layout, rows, heads * a.nope_head_dim, a.kv_rank, count=layers)
-    yield _attend(
+    yield attend(
         "attention",
         layout,
         work,
@@ -233,7 +233,7 @@ def _in_window(tokens: Num, window: int | None, xp: Namespace) -> Num:
     return tokens if window is None else xp.minimum(tokens, float(window))
 
 
-def _attend(
+def attend(
     name: str,
     layout: Deployment,
     work: Pass,

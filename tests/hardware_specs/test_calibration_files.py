@@ -8,6 +8,7 @@ import pytest
 
 from magicplan import hardware_specs
 from magicplan.errors import SpecError, UnknownName
+from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration_files import STACKS, calibration_for, read
 
 OWN = """
@@ -29,11 +30,46 @@ step_seconds = 1e-3
 """
 
 
+@pytest.mark.parametrize("gpu", ["a100", "h100", "b200", "l40s"])
+@pytest.mark.parametrize("stack", ["vllm", "sglang", "trtllm"])
+def test_the_four_calibrated_gpus_have_every_serving_stack(gpu: str, stack: str) -> None:
+    accelerator = hardware_specs.load(gpu)
+    found, note = calibration_for(accelerator, stack)
+    assert found.name.startswith(f"{accelerator.name}_{stack}_")
+    assert "transferred" not in note
+    assert "bf16" in found.linear
+    assert ("fp8" in found.linear) == ("fp8" in accelerator.dense_flops_per_s)
+
+
 @pytest.mark.parametrize("stack", STACKS)
-def test_a_stack_without_a_calibration_says_that_it_is_ideal(stack: str) -> None:
-    found, note = calibration_for(hardware_specs.load("a100"), stack)
-    assert found.name == "ideal"
-    assert "ideal" in note
+@pytest.mark.parametrize("accelerator", hardware_specs.all_accelerators(), ids=lambda a: a.name)
+def test_every_accelerator_finds_a_calibration(accelerator: Accelerator, stack: str) -> None:
+    found, note = calibration_for(accelerator, stack)
+    assert (found.name == "ideal") == (stack == "ideal")
+    own = found.name.startswith(accelerator.name + "_") or stack == "ideal"
+    assert ("transferred" in note) != own
+
+
+def test_transfer_goes_by_family_then_by_memory_and_widens() -> None:
+    def taken(gpu: str) -> str:
+        return calibration_for(hardware_specs.load(gpu), "vllm")[0].name.split("_")[0]
+
+    assert [taken(g) for g in ("h200", "gb200", "l4", "a10")] == [
+        "h100-sxm", "b200-sxm", "l40s", "a100-sxm-80gb",
+    ]  # fmt: skip
+    assert (taken("mi300x"), taken("t4")) == ("h100-sxm", "l40s")
+    own = calibration_for(hardware_specs.load("h100"), "vllm")[0].step_residual
+    near = calibration_for(hardware_specs.load("h200"), "vllm")[0].step_residual
+    far = calibration_for(hardware_specs.load("mi300x"), "vllm")[0].step_residual
+    assert far.low < near.low < own.low < own.high < near.high < far.high
+
+
+def test_the_newest_version_is_taken_unless_one_is_named() -> None:
+    b200 = hardware_specs.load("b200")
+    assert calibration_for(b200, "sglang")[0].name == "b200-sxm_sglang_0.5.10"
+    assert calibration_for(b200, "sglang@0.5.9")[0].name == "b200-sxm_sglang_0.5.9"
+    with pytest.raises(UnknownName, match=r"0\.5\.9, 0\.5\.10"):
+        calibration_for(b200, "sglang@0.4")
 
 
 def test_an_unknown_stack() -> None:
@@ -46,7 +82,8 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
     path.write_text(OWN)
     found, note = calibration_for(hardware_specs.load("a100"), str(path))
     assert found.linear_fit("bf16").memory_efficiency == 0.8
-    assert found.linear_fit("fp8").memory_efficiency == 1.0
+    assert found.linear_fit("fp8").memory_efficiency == 0.8  # the nearest format that was fitted
+    assert found.attention_fit("bf16").memory_efficiency == 1.0
     assert found.host.step_seconds == 1e-3
     assert "measured by hand" in note
 

@@ -19,7 +19,7 @@ A100 = "a100-sxm-80gb"
 
 def test_the_readme_workload() -> None:
     # 128 x 65,536 x 131,072 bytes are 1.0995 TB of KV: two replicas of 8 A100s hold it
-    p = mp.predict(gpu="a100", batch=128, ctx=65536)
+    p = mp.predict(gpu="a100", batch=128, ctx=65536, stack="ideal")
     assert (p.deployment.gpus, p.deployment.tp, p.deployment.replicas) == (16, 8, 2)
     assert p.memory.weights_bytes == 2 * 8_030_261_248
     assert p.memory.kv_bytes == 64 * 65_536 * 131_072
@@ -31,6 +31,15 @@ def test_the_readme_workload() -> None:
     assert p.baseline.step_seconds > floor
     assert p.best.gamma > 0
     assert p.best.speedup > 2
+
+
+def test_calibrated_steps_lie_above_the_floor_and_say_by_what() -> None:
+    p = mp.predict(gpu="a100", batch=128, ctx=65536)
+    assert p.deployment.calibration.startswith("a100-sxm-80gb_vllm_")
+    assert p.ideal.step_seconds < p.baseline.low_seconds
+    assert 1 < p.baseline.step_seconds / p.ideal.step_seconds < 2.5
+    assert p.best.speedup < p.ideal.speedup
+    assert any("published steps of vllm" in line for line in p.assumptions)
 
 
 def test_one_a100_does_not_hold_it() -> None:
@@ -58,7 +67,14 @@ def test_gamma_zero_is_the_baseline_exactly() -> None:
 
 
 def test_a_budget_that_holds_the_context_drafts_at_the_price_of_a_step() -> None:
-    p = mp.predict(gpu="h100", batch=4, ctx=1024, draft_kv="streaming:1024", gamma=1)
+    ask: dict[str, Any] = {
+        "gpu": "h100",
+        "batch": 4,
+        "ctx": 1024,
+        "draft_kv": "streaming:1024",
+        "gamma": 1,
+    }
+    p = mp.predict(**ask, stack="ideal")
     assert p.gammas[1].draft_seconds == pytest.approx(p.baseline.step_seconds, rel=1e-12)
     assert p.gammas[1].tokens_per_round == 2
 

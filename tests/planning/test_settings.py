@@ -18,7 +18,7 @@ from magicplan.planning.settings import TOLERANCE, losses, schedule, segments, s
 
 def grid(draft: str = "llama-3.2-1b", **options: Any) -> Prediction:
     base: dict[str, Any] = {
-        "gpu": "h100", "gpus": 8, "draft": draft, "acceptance": "0.7",
+        "gpu": "h100", "gpus": 8, "stack": "ideal", "draft": draft, "acceptance": "0.7",
         "batch": [1, 4, 16, 64, 256], "ctx": [2048, 16384],
     }  # fmt: skip
     return mp.predict(**(base | options))

@@ -1,0 +1,1 @@
+"""Where measurements and predictions meet: calibration, and replay of published results."""

@@ -1,0 +1,190 @@
+"""From tables of kernel times to calibrations, one for each GPU, stack and version.
+
+What a group's own rows cannot pin is taken from the nearest group that can: the same GPU and
+stack in another version, then another stack on the same GPU. The origin says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicplan.errors import MissingExtra, UsageError
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.calibration import LinearFit
+from magicplan.hardware_specs.calibration_files import as_toml, stack_constants, version_key
+from magicplan.validate.fit import Fitted, fit_attention, fit_collective, fit_linear
+from magicplan.validate.kernel_tables import (
+    Columns,
+    KernelTables,
+    accelerator_of,
+    where,
+)
+
+DTYPES = ("bf16", "fp8")
+PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective")
+ROOF_SHARE = 0.2
+"""Of rows faster than the datasheet, above which a table is not believed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """The fits of one (GPU, stack, version), and why a part has none."""
+
+    accelerator: Accelerator
+    stack: str
+    version: str
+    fits: dict[str, Fitted[Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As the calibration and its file are called."""
+        return f"{self.accelerator.name}_{self.stack}_{self.version}"
+
+
+def fit_groups(tables: KernelTables, done: Callable[[str], None] = lambda _: None) -> list[Group]:
+    """Fit every group of the tables; `done` hears each group's name."""
+    groups = []
+    for gpu, stack, version in tables.groups():
+        accelerator = accelerator_of(gpu)
+        group = Group(accelerator=accelerator, stack=stack, version=version)
+        rows = tables.of(gpu, stack, version)
+        for part, fit in _fits(rows, accelerator):
+            try:
+                group.fits[part] = fit(group)
+            except UsageError as problem:
+                group.refused[part] = str(problem)
+        groups.append(group)
+        done(group.name)
+    if not groups:
+        raise UsageError("the tables hold no usable row of vllm, sglang or trtllm in bf16 or fp8")
+    return groups
+
+
+Fit = Callable[["Group"], Fitted[Any]]
+
+
+def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, Fit]]:
+    """Parts in the order in which they are fitted: attention takes over from linear layers."""
+
+    def linear(dtype: str, chosen: Columns) -> Fit:
+        return lambda _: fit_linear(chosen, accelerator, dtype)
+
+    def attention(dtype: str, chosen: Columns) -> Fit:
+        return lambda group: _attention(group, chosen, dtype)
+
+    for dtype in DTYPES:
+        chosen = _of_dtype(rows.linear, "dtype", dtype)
+        if dtype in accelerator.dense_flops_per_s and chosen:
+            yield f"linear.{dtype}", linear(dtype, chosen)
+    for dtype in DTYPES:
+        chosen = _of_dtype(rows.attention, "kv_dtype", dtype)
+        if chosen:
+            yield f"attention.{dtype}", attention(dtype, chosen)
+    if rows.collective and len(rows.collective["seconds"]):
+        yield "collective", lambda _: fit_collective(rows.collective, accelerator)
+
+
+def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
+    if not table:
+        return {}
+    mask = table[column] == dtype
+    return where(table, mask) if mask.any() else {}
+
+
+def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
+    """Attention after linear layers, whose share of peak FLOP it takes over."""
+    bytes_read = rows["batch"] * rows["kv_len"] * rows["kv_heads"] * rows["head_dim"]
+    cold = (bytes_read * 4 >= 2 * (group.accelerator.l2_bytes or 0)) & (rows["window"] == 0)
+    ideal = bytes_read * (4 if dtype == "bf16" else 2) / group.accelerator.memory_bytes_per_s
+    over = float(np.mean(ideal[cold] > rows["seconds"][cold])) if cold.any() else 0.0
+    if over > ROOF_SHARE:
+        raise UsageError(
+            f"attention: {100 * over:.0f} % of its cold rows beat the datasheet's bandwidth; "
+            "are the times in another unit, or does the cache alias?"
+        )
+    linear = group.fits.get("linear.bf16")
+    share = linear.form.compute_efficiency if linear else LinearFit().compute_efficiency
+    return fit_attention(rows, group.accelerator, dtype, share)
+
+
+def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], str]]:
+    """Every part that this group or a relative on the same GPU has fitted, and whose it is."""
+
+    def distance(other: Group) -> tuple[bool, bool, list[int]]:
+        newest_first = [-n for n in version_key(other.version)]
+        return other is not group, other.stack != group.stack, newest_first
+
+    same_gpu = [g for g in groups if g.accelerator.name == group.accelerator.name]
+    found = {}
+    for part in PARTS:
+        owners = sorted((g for g in same_gpu if part in g.fits), key=distance)
+        if owners:
+            found[part] = (owners[0].fits[part], owners[0].name)
+    return found
+
+
+def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
+    """A calibration as TOML's tables. Raises UsageError where even linear layers are missing."""
+    parts = complete(group, groups)
+    if "linear.bf16" not in parts or "attention.bf16" not in parts:
+        why = "; ".join(f"{k}: {v}" for k, v in group.refused.items()) or "no such rows"
+        raise UsageError(f"{group.name}: bf16 linear layers and attention are needed ({why})")
+    data: dict[str, Any] = {
+        "name": group.name,
+        "origin": _origin(group, parts, source),
+        "date": date.today().isoformat(),
+        "linear": {},
+        "attention": {},
+    }
+    for part, (fitted, _) in parts.items():
+        kind, _, dtype = part.partition(".")
+        constants = {k: float(f"{v:.4g}") for k, v in asdict(fitted.form).items()}
+        if dtype:
+            data[kind][dtype] = constants
+        else:
+            data[kind] = constants
+    data |= stack_constants(group.stack)
+    data["evidence"] = [
+        {"part": part, "from": owner, "rows": f.held_out.rows, "rejected": f.rejected}
+        | {f"{k}_percent": round(getattr(f.held_out, k), 2) for k in ("mape", "p95", "bias")}
+        | {"naive_mape_percent": round(f.naive.mape, 2)}
+        for part, (f, owner) in parts.items()
+    ]
+    return data
+
+
+def _origin(group: Group, parts: dict[str, tuple[Fitted[Any], str]], source: str) -> str:
+    borrowed = {}
+    for part, (_, owner) in parts.items():
+        if owner != group.name:
+            borrowed[part] = owner
+    text = f"kernel times of {source}"
+    if borrowed:
+        text += "; " + ", ".join(f"{part} of {owner}" for part, owner in borrowed.items())
+    return text
+
+
+def write(folder: Path, documents: list[dict[str, Any]]) -> list[Path]:
+    """One TOML a calibration. Raises UsageError where the folder cannot be written."""
+    try:
+        import tomli_w
+    except ImportError:
+        raise MissingExtra("writing calibrations", "data") from None
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for data in documents:
+            as_toml(data)  # a calibration that cannot be read back is not written
+            path = folder / f"{data['name']}.toml"
+            path.write_text(tomli_w.dumps(data), encoding="utf-8")
+            paths.append(path)
+    except OSError as problem:
+        raise UsageError(f"{folder}: cannot be written ({problem.strerror})") from None
+    return paths

@@ -1,0 +1,296 @@
+"""Fitting the package's own timing forms to measured kernel times.
+
+Relative errors count: a fit minimises the logarithm of predicted over measured, with a soft loss
+that outliers cannot bend, from several starts because a minimum of two curves has several valleys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.calibration import AttentionFit, CollectiveFit, LinearFit
+from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.timing import (
+    Machine,
+    all_reduce_time,
+    attention_time,
+    compute_seconds,
+    linear_time,
+    memory_seconds,
+    op_seconds,
+)
+from magicplan.roofline.traffic import Op, Pass, attend, linear
+from magicplan.validate.kernel_tables import Columns, where
+
+Form = TypeVar("Form")
+Bounds = dict[str, tuple[float, float]]
+"""Lowest and highest value of every fitted constant, seconds in microseconds."""
+MIN_ROWS = 40
+L2_COPIES = 6
+"""Weight copies in rotation of the public collectors (vllm, sglang)."""
+LINEAR: Bounds = {
+    "launch_seconds": (0, 100),
+    "memory_efficiency": (0.02, 1),
+    "compute_efficiency": (0.02, 1),
+    "sharpness": (1, 20),
+}
+ATTENTION: Bounds = {
+    "launch_seconds": (0, 100),
+    "wave_seconds": (0.001, 50),
+    "memory_efficiency": (0.02, 1),
+    "sharpness": (1, 20),
+}
+COLLECTIVE: Bounds = {
+    "one_shot_seconds": (0, 200),
+    "one_shot_efficiency": (0.001, 1),
+    "two_shot_seconds": (0, 200),
+    "two_shot_efficiency": (0.001, 1),
+    "hop_seconds": (0, 50),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Predicted over measured minus 1, in percent: MAPE, 95th percentile, signed mean."""
+
+    rows: int
+    mape: float
+    p95: float
+    bias: float
+
+    @classmethod
+    def of(cls, predicted: Array, measured: Array) -> Errors:
+        """Of two arrays of times."""
+        error = 100 * (predicted / measured - 1)
+        size = np.abs(error)
+        return cls(
+            rows=len(error),
+            mape=float(size.mean()),
+            p95=float(np.percentile(size, 95)),
+            bias=float(error.mean()),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fitted(Generic[Form]):
+    """A form, and its errors on halves that it did not see, beside those of the naive roofline."""
+
+    form: Form
+    held_out: Errors
+    naive: Errors
+    rejected: int
+    """Rows left out: faster than the datasheet allows, or served from L2."""
+
+
+def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[LinearFit]:
+    """Linear layers [dtype, m, n, k, seconds] of one GPU, stack and version."""
+    machine = Machine(accelerator=accelerator, calibration=ideal())
+    op = _linear_op(rows, dtype)
+    moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
+    measured = rows["seconds"]
+    warm = _warm_linear(rows, accelerator, op)
+    good = ~warm & (np.maximum(moving, computing) <= measured)
+    requantising = np.broadcast_to(op.requantise_bytes / machine.bytes_per_s, measured.shape)
+    bounds = dict(LINEAR)
+    if dtype == "fp8":
+        bounds["requantise_efficiency"] = (0.02, 1)
+    _identifiable("linear layers", where(rows, good), {"m": 4, "n": 2, "k": 2})
+
+    def predict(form: LinearFit, at: Array) -> Array:
+        return np.asarray(linear_time(form, moving[at], computing[at], requantising[at]))
+
+    starts = [
+        {"launch_seconds": t0, "memory_efficiency": 0.8, "compute_efficiency": 0.7, "sharpness": p,
+         "requantise_efficiency": 0.5}
+        for t0, p in ((5, 2), (2, 4), (10, 1.2))
+    ]  # fmt: skip
+    return _fit(LinearFit, predict, measured, good, bounds, starts, np.maximum(moving, computing))
+
+
+def fit_attention(
+    rows: Columns, accelerator: Accelerator, kv_dtype: str, compute_efficiency: float
+) -> Fitted[AttentionFit]:
+    """Decode attention of one GPU, stack and version over a cache of one format.
+
+    Rows whose cache is larger than twice L2 are cold, as in serving; rows so small that their
+    bytes hardly count pin the launch and the waves at half the weight. Those between were served
+    from L2 and are left out. `compute_efficiency` is taken over from linear layers: no public
+    table measures attention that computes.
+    """
+    machine = Machine(accelerator=accelerator, calibration=ideal())
+    op = _attention_op(rows, kv_dtype)
+    moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
+    waves, measured = op.units / accelerator.units, rows["seconds"]
+    cache = moving * machine.bytes_per_s
+    cold = (cache >= 2 * (accelerator.l2_bytes or 0)) & (moving <= measured)
+    small = ~cold & (moving < 0.15 * measured)
+    _identifiable("cold attention", where(rows, cold), {"batch": 2, "kv_len": 3})
+
+    def predict(form: AttentionFit, at: Array) -> Array:
+        return np.asarray(attention_time(form, moving[at], computing[at], waves[at]))
+
+    weight = np.where(cold, 1.0, 0.5 * cold.sum() / max(small.sum(), 1))
+    starts = [
+        {"launch_seconds": 10, "wave_seconds": w, "memory_efficiency": 0.8, "sharpness": p}
+        for w, p in ((0.5, 2), (3, 5), (1, 1.2))
+    ]
+
+    def build(**constants: float) -> AttentionFit:
+        return AttentionFit(compute_efficiency=compute_efficiency, **constants)
+
+    return _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
+
+
+def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[CollectiveFit]:
+    """All-reduces inside CUDA graphs over 2 and more GPUs."""
+    machine = Machine(accelerator=accelerator, calibration=ideal())
+    ranks, measured = rows["num_gpus"], rows["seconds"]
+    sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
+    good = np.ones(len(measured), dtype=np.bool_)
+    _identifiable("all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
+
+    def predict(form: CollectiveFit, at: Array) -> Array:
+        return np.asarray(all_reduce_time(form, ranks[at], sending[at]))
+
+    starts = [
+        {"one_shot_seconds": a, "one_shot_efficiency": e, "two_shot_seconds": b,
+         "two_shot_efficiency": 0.5, "hop_seconds": 0.5}
+        for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
+    ]  # fmt: skip
+    naive = 2 * (ranks - 1) / ranks * sending
+    return _fit(CollectiveFit, predict, measured, good, COLLECTIVE, starts, naive)
+
+
+def linear_seconds_of(rows: Columns, machine: Machine, dtype: str) -> Array:
+    """What a machine predicts for rows of a linear table."""
+    return np.asarray(op_seconds(_linear_op(rows, dtype), machine))
+
+
+def attention_seconds_of(rows: Columns, machine: Machine, kv_dtype: str) -> Array:
+    """What a machine predicts for rows of an attention table."""
+    return np.asarray(op_seconds(_attention_op(rows, kv_dtype), machine))
+
+
+def _linear_op(rows: Columns, dtype: str) -> Op:
+    layout = Deployment(dtype=dtype, math_dtype=dtype)
+    return linear("row", layout, rows["m"], rows["n"], rows["k"])
+
+
+def _attention_op(rows: Columns, kv_dtype: str) -> Op:
+    """A table's kv_len includes the new token, a pass's context does not."""
+    window = np.where(rows["window"] > 0, rows["window"], np.inf)
+    cached = np.minimum(rows["kv_len"], window) - 1
+    batch, kv_heads, width = rows["batch"], rows["kv_heads"], rows["head_dim"]
+    return attend(
+        "row",
+        Deployment(kv_dtype=kv_dtype),
+        Pass(batch=batch, ctx=cached),
+        batch,
+        cached,
+        cached,
+        heads=rows["q_heads"],
+        score_width=width,
+        value_width=width,
+        kv_numbers=2 * kv_heads * width,
+        units=batch * kv_heads,
+        count=1.0,
+    )
+
+
+def _warm_linear(rows: Columns, accelerator: Accelerator, op: Op) -> NDArray[np.bool_]:
+    """Rows whose weight copies fit in L2, as the table says or as its collector works."""
+    if "l2_risk" in rows:
+        return np.asarray(rows["l2_risk"].astype(np.bool_))
+    cache = accelerator.l2_bytes or 0.0
+    weight = np.asarray(op.weight_bytes)
+    copies = np.where(
+        rows["framework"] == "trtllm", np.clip(np.ceil(cache / weight), 1, 5), float(L2_COPIES)
+    )
+    return np.asarray(copies * weight < 1.25 * cache)
+
+
+def _identifiable(
+    what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS
+) -> None:
+    """Refuse to fit what the rows cannot tell apart."""
+    count = len(rows["seconds"])
+    if count < least:
+        raise UsageError(f"{what}: {count} usable rows, the fit needs {least}")
+    for name, needed in distinct.items():
+        seen = len(np.unique(rows[name]))
+        if seen < needed:
+            raise UsageError(f"{what}: {seen} different value(s) of {name}, the fit needs {needed}")
+
+
+def _fit(
+    build: Callable[..., Form],
+    predict: Callable[[Form, Any], Array],
+    measured: Array,
+    good: NDArray[np.bool_],
+    bounds: Bounds,
+    starts: Sequence[dict[str, float]],
+    naive: Array,
+    weight: Array | None = None,
+    judged: NDArray[np.bool_] | None = None,
+) -> Fitted[Form]:
+    """Fit on all good rows; judge each half (of `judged` rows) by a fit on the other."""
+    weights = np.ones(len(measured)) if weight is None else weight
+    rows = np.flatnonzero(good)
+    judge = rows if judged is None else np.flatnonzero(judged)
+    half = np.random.default_rng(0).random(len(measured)) < 0.5
+    predictions = np.empty(len(measured))
+    for side in (half, ~half):
+        form = _solve(build, predict, measured, rows[~side[rows]], bounds, starts, weights)
+        predictions[side] = predict(form, np.flatnonzero(side))
+    return Fitted(
+        form=_solve(build, predict, measured, rows, bounds, starts, weights),
+        held_out=Errors.of(predictions[judge], measured[judge]),
+        naive=Errors.of(np.asarray(naive)[judge], measured[judge]),
+        rejected=int(len(measured) - len(rows)),
+    )
+
+
+def _solve(
+    build: Callable[..., Form],
+    predict: Callable[[Form, Any], Array],
+    measured: Array,
+    rows: NDArray[np.intp],
+    bounds: Bounds,
+    starts: Sequence[dict[str, float]],
+    weights: Array,
+) -> Form:
+    names = list(bounds)
+    low, high = np.asarray([bounds[name] for name in names]).T
+    root = np.sqrt(weights[rows])
+
+    def form_of(values: Array) -> Form:
+        scaled = {
+            name: float(value) * (1e-6 if name.endswith("_seconds") else 1.0)
+            for name, value in zip(names, values, strict=True)
+        }
+        return build(**scaled)
+
+    def residual(values: Array) -> Array:
+        return np.asarray(np.log(predict(form_of(values), rows) / measured[rows]) * root)
+
+    best = None
+    for start in starts:
+        first = np.clip([start[name] for name in names], low + 1e-6, high - 1e-6)
+        found = least_squares(
+            residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1,
+            x_scale=np.maximum(np.abs(first), 0.1),
+        )  # fmt: skip
+        if found.success and (best is None or found.cost < best.cost):
+            best = found
+    if best is None:
+        raise UsageError("the fit did not converge from any start: the rows follow no roofline")
+    return form_of(best.x)

@@ -1,0 +1,293 @@
+"""Tables of measured kernel times, from disk to checked columns.
+
+Two layouts are read: three flat tables (gemm, decode_attention and allreduce, as .parquet or .csv,
+times in microseconds), and a checkout of NVIDIA's aiconfigurator (Apache-2.0), whose tree
+`systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet` counts in milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicplan import hardware_specs
+from magicplan.errors import MissingExtra, SpecError
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.calibration_files import version_key
+
+Columns = dict[str, NDArray[Any]]
+"""Equally long columns by name. Times are seconds under `seconds`."""
+DTYPES = {"bfloat16": "bf16", "bf16": "bf16", "half": "bf16", "float16": "bf16", "fp8": "fp8"}
+STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
+GEMM = ("dtype", "m", "n", "k")
+ATTENTION = ("kv_dtype", "batch", "q_heads", "kv_heads", "head_dim", "kv_len", "window")
+ALLREDUCE = ("mode", "num_gpus", "bytes")
+TEXTS = ("gpu", "framework", "version", "kernel_source", "dtype", "q_dtype", "kv_dtype", "mode")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KernelTables:
+    """Every row that was read and passed the checks, of all GPUs, stacks and versions."""
+
+    linear: Columns
+    attention: Columns
+    collective: Columns
+
+    def groups(self) -> list[tuple[str, str, str]]:
+        """(gpu, stack, version) that have linear or attention rows, sorted."""
+        found: set[tuple[str, str, str]] = set()
+        for table in (self.linear, self.attention):
+            if table:
+                names = (table[name] for name in ("gpu", "framework", "version"))
+                found |= set(zip(*names, strict=True))
+        return sorted(found, key=lambda key: (key[0], key[1], version_key(key[2])))
+
+    def of(self, gpu: str, stack: str, version: str) -> KernelTables:
+        """The rows of one group."""
+        wanted = {"gpu": gpu, "framework": stack, "version": version}
+
+        def pick(table: Columns) -> Columns:
+            return where(table, matches(table, wanted)) if table else table
+
+        return KernelTables(
+            linear=pick(self.linear),
+            attention=pick(self.attention),
+            collective=pick(self.collective),
+        )
+
+
+def matches(table: Columns, wanted: dict[str, str]) -> NDArray[np.bool_]:
+    """Rows whose columns hold these texts."""
+    masks = [table[name] == value for name, value in wanted.items()]
+    return np.asarray(np.logical_and.reduce(masks), dtype=np.bool_)
+
+
+def where(table: Columns, mask: NDArray[Any]) -> Columns:
+    """The rows of a mask or of indices."""
+    return {name: column[mask] for name, column in table.items()}
+
+
+def accelerator_of(gpu: str) -> Accelerator:
+    """The datasheet of a table's GPU, as "a100_sxm". Raises UnknownName."""
+    return hardware_specs.load(gpu.replace("_", "-"))
+
+
+def read(folder: Path) -> KernelTables:
+    """Read and check a folder. Raises SpecError naming file, column and row."""
+    if not folder.is_dir():
+        raise SpecError(folder, "is not a folder of kernel tables")
+    tables: dict[str, list[Columns]] = {"gemm": [], "decode_attention": [], "allreduce": []}
+    found = list(_flat(folder)) or list(_aiconfigurator(folder))
+    if not found:
+        raise SpecError(
+            folder,
+            "holds no gemm, decode_attention or allreduce table (.parquet or .csv) and no "
+            "aiconfigurator tree (systems/data/GPU/gemm/FRAMEWORK/VERSION/gemm_perf.parquet)",
+        )
+    for kind, columns in found:
+        tables[kind].append(columns)
+    return KernelTables(
+        linear=_joined(tables["gemm"]),
+        attention=_joined(tables["decode_attention"]),
+        collective=_joined(tables["allreduce"]),
+    )
+
+
+def _joined(parts: list[Columns]) -> Columns:
+    parts = [part for part in parts if len(part["seconds"])]
+    if not parts:
+        return {}
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in shared}
+
+
+def _flat(folder: Path) -> Iterator[tuple[str, Columns]]:
+    for kind, keys in (("gemm", GEMM), ("decode_attention", ATTENTION), ("allreduce", ALLREDUCE)):
+        for suffix in (".parquet", ".csv"):
+            path = folder / (kind + suffix)
+            if path.exists():
+                columns = _columns(path)
+                _check(path, columns, ("gpu", "framework", "version", *keys, "latency_us"))
+                columns["seconds"] = columns.pop("latency_us") * 1e-6
+                _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
+                yield kind, _normal(columns)
+
+
+def _columns(path: Path) -> Columns:
+    """A parquet or CSV file as numpy columns; texts as objects, numbers as float64."""
+    try:
+        import pyarrow as pa
+        from pyarrow import csv, parquet
+    except ImportError:
+        raise MissingExtra("reading kernel tables", "data") from None
+    try:
+        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+    except (pa.ArrowException, OSError) as problem:
+        raise SpecError(path, f"cannot be read as a table ({problem})") from None
+    columns: Columns = {}
+    for name in table.column_names:
+        column = table[name]
+        if name in TEXTS or name == "suspect":
+            texts = np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
+            columns[name] = np.where(texts == None, "", texts)  # noqa: E711
+        elif pa.types.is_boolean(column.type):
+            columns[name] = np.asarray(column.to_pylist(), dtype=np.bool_)
+        else:
+            columns[name] = _numbers(path, name, column)
+    return columns
+
+
+def _numbers(path: Path, name: str, column: Any) -> NDArray[Any]:
+    import pyarrow as pa
+
+    try:
+        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+    except pa.ArrowInvalid as problem:
+        if name == "latency_us":
+            raise SpecError(path, f"column {name} holds more than numbers ({problem})") from None
+        return np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
+
+
+def _check(path: Path, columns: Columns, needed: tuple[str, ...]) -> None:
+    """Every needed column is there, every number finite and positive."""
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise SpecError(path, f"has no column {', '.join(missing)}; it needs {', '.join(needed)}")
+    for name in needed:
+        values = columns[name]
+        if name in TEXTS:
+            bad = values == ""
+        else:
+            low = 0.0 if name == "window" else np.nextafter(0.0, 1.0)
+            bad = ~(np.isfinite(values) & (values >= low))
+        if bad.any():
+            row = int(bad.argmax())
+            raise SpecError(
+                path,
+                f"row {row + 1}, column {name}: {values[row]!r} is not "
+                f"{'a name' if name in TEXTS else 'a positive number'}",
+            )
+
+
+def _no_duplicates(path: Path, columns: Columns, keys: tuple[str, ...]) -> None:
+    keys = (*keys, *(k for k in ("kernel_source", "q_dtype", "mode") if k in columns))
+    names = [np.unique(columns[key], return_inverse=True)[1] for key in keys]
+    _, first, inverse = np.unique(np.stack(names), axis=1, return_index=True, return_inverse=True)
+    again = np.flatnonzero(first[inverse.ravel()] != np.arange(len(names[0])))
+    if again.size:
+        row, earlier = int(again[0]), int(first[inverse.ravel()[again[0]]])
+        raise SpecError(
+            path, f"row {row + 1} repeats the key of row {earlier + 1} ({', '.join(keys)})"
+        )
+
+
+def _normal(columns: Columns) -> Columns:
+    """Names as the package spells them; rows of other number formats and stacks left out."""
+    for name in ("dtype", "kv_dtype"):
+        if name in columns:
+            columns[name] = np.asarray([DTYPES.get(v, "") for v in columns[name]], dtype=object)
+    known = np.asarray([v in STACKS for v in columns["framework"]])
+    for name in ("dtype", "kv_dtype"):
+        if name in columns and "mode" not in columns:
+            known &= columns[name] != ""
+    if "mode" in columns:
+        known &= columns["mode"] == "graph"
+    if "suspect" in columns:
+        known &= columns["suspect"] == ""
+    return where(columns, known)
+
+
+def _aiconfigurator(folder: Path) -> Iterator[tuple[str, Columns]]:
+    for kind, name, translate in (
+        ("gemm", "gemm_perf", _gemm),
+        ("decode_attention", "generation_attention_perf", _attention),
+        ("allreduce", "custom_allreduce_perf", _allreduce),
+    ):
+        for path in sorted(folder.rglob(f"{name}.parquet")):
+            gpu, framework, version = path.parts[-5], path.parts[-3], path.parts[-2]
+            columns = translate(path, _columns(path))
+            rows = len(columns["seconds"])
+            for key, value in (("gpu", gpu), ("framework", framework), ("version", version)):
+                # a file whose rows name another version was carried forward and tests nothing
+                carried = columns[key] != value if key == "version" else np.zeros(rows, np.bool_)
+                columns = where(columns, ~carried)
+                rows = len(columns["seconds"])
+                columns[key] = np.full(rows, value, dtype=object)
+            yield kind, _medians(_normal(columns))
+
+
+def _gemm(path: Path, c: Columns) -> Columns:
+    _check_present(path, c, ("gemm_dtype", "m", "n", "k", "latency", "version"))
+    keep = ("version", "m", "n", "k")
+    return {**{k: c[k] for k in keep}, "dtype": c["gemm_dtype"], "seconds": _ms(path, c)}
+
+
+def _attention(path: Path, c: Columns) -> Columns:
+    _check_present(
+        path,
+        c,
+        (
+            "kv_cache_dtype",
+            "batch_size",
+            "num_heads",
+            "num_key_value_heads",
+            "head_dim",
+            "isl",
+            "step",
+            "latency",
+            "version",
+        ),  # fmt: skip
+    )
+    heads, kv_heads = c["num_heads"], c["num_key_value_heads"]
+    return {
+        "version": c["version"],
+        "kv_dtype": c["kv_cache_dtype"],
+        "batch": c["batch_size"],
+        "q_heads": heads,
+        "kv_heads": np.where(kv_heads > 0, kv_heads, heads),
+        "head_dim": c["head_dim"],
+        "kv_len": c["isl"] + c["step"],
+        "window": c.get("window_size", np.zeros(len(heads))),
+        "seconds": _ms(path, c),
+    }
+
+
+def _allreduce(path: Path, c: Columns) -> Columns:
+    _check_present(path, c, ("num_gpus", "message_size", "latency", "version", "kernel_source"))
+    eager = np.asarray([str(s).endswith("_eager") for s in c["kernel_source"]])
+    return {
+        "version": c["version"],
+        "mode": np.where(eager, "eager", "graph").astype(object),
+        "num_gpus": c["num_gpus"],
+        "bytes": c["message_size"] * 2,  # the source counts 16-bit elements
+        "seconds": _ms(path, c),
+    }
+
+
+def _check_present(path: Path, columns: Columns, needed: tuple[str, ...]) -> None:
+    missing = [name for name in needed if name not in columns]
+    if missing:
+        raise SpecError(path, f"has no column {', '.join(missing)}; it needs {', '.join(needed)}")
+
+
+def _ms(path: Path, columns: Columns) -> NDArray[Any]:
+    _check(path, {"latency": columns["latency"]}, ("latency",))
+    return np.asarray(columns["latency"] * 1e-3)
+
+
+def _medians(columns: Columns) -> Columns:
+    """One row a key: repeated measurements become their median."""
+    keys = [name for name in columns if name != "seconds"]
+    codes = np.stack([np.unique(columns[key], return_inverse=True)[1] for key in keys])
+    if codes.shape[1] == 0:
+        return columns
+    _, first, inverse = np.unique(codes, axis=1, return_index=True, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    edges = np.flatnonzero(np.diff(inverse.ravel()[order])) + 1
+    medians = [np.median(part) for part in np.split(columns["seconds"][order], edges)]
+    return {**where({k: columns[k] for k in keys}, first), "seconds": np.asarray(medians)}

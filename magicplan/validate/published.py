@@ -1,0 +1,322 @@
+"""Published measurements, from rows of CSV files to questions that `predict` can answer.
+
+Four layouts are known by their columns: plain decoding, speculation, MagicDec and TriForce
+(rounds with their parts), and serving runs. A row that states too little is skipped, with why.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicplan import hardware_specs, model_specs
+from magicplan.errors import SpecError, UsageError
+from magicplan.roofline.acceptance import alpha_from_tokens_per_round
+
+Row = dict[str, str]
+ENGINES = (("vllm", "vllm"), ("sglang", "sglang"), ("tensorrt-llm", "trtllm"), ("trtllm", "trtllm"))
+OTHER_ENGINE = "vllm"
+"""Engines without a calibration of their own are predicted as this one, and reported apart."""
+WEIGHTS = {
+    "bf16": "bf16", "fp16": "bf16", "f16": "bf16", "half": "bf16", "fp8": "fp8", "nvfp4": "fp4",
+    "fp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4", "awq": "int4",
+    "not": "bf16", "": "bf16", "checkpoint": "bf16",
+}  # fmt: skip
+STEP_METRICS = ("decode throughput", "per-user throughput", "output throughput")
+TIME_METRICS = ("tpot", "itl")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One published row as a question, and what was measured."""
+
+    id: str
+    source: str
+    engine: str
+    grade: str
+    ask: dict[str, Any]
+    """Keyword arguments of `predict`."""
+    step_seconds: float | None = None
+    speedup: float | None = None
+    prefill_tokens: float = 0.0
+    """Prompt tokens prefilled in the time of one decode step, by neighbours in the batch."""
+    sweep: tuple[str, ...] = ()
+    """Rows of one sweep differ only in draft length."""
+    dense: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """A row that cannot be predicted, and why."""
+
+    id: str
+    source: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable(Exception):
+    reason: str
+
+
+@dataclass(slots=True)
+class Published:
+    """What a set of files holds."""
+
+    cases: list[Case] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+
+def read(paths: list[Path]) -> Published:
+    """Every row of the files. Raises SpecError for a file of another layout."""
+    found = Published()
+    for path in paths:
+        for number, row in enumerate(_rows(path), start=1):
+            name, source = row.get("id") or f"row {number}", _source(path, row)
+            try:
+                found.cases.append(_layout(path, row)(name, source, row))
+            except _Unusable as problem:
+                found.skipped.append(Skipped(id=name, source=source, reason=problem.reason))
+            except UsageError as problem:
+                found.skipped.append(Skipped(id=name, source=source, reason=str(problem)))
+    return found
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                yield {k: (v or "").strip() for k, v in row.items() if k is not None}
+    except (OSError, UnicodeDecodeError, csv.Error) as problem:
+        raise SpecError(path, f"cannot be read as CSV ({problem})") from None
+
+
+def _layout(path: Path, row: Row) -> Any:
+    for needed, layout in (
+        ({"tpot_ms", "system", "model_path", "batch_size"}, _serving),
+        ({"t_target_ms", "omega", "gamma", "prefix_len", "draft_type"}, _round),
+        ({"baseline_value", "spec_value", "accept_len", "method"}, _speculation),
+        ({"metric", "value", "unit", "batch_or_concurrency"}, _plain),
+    ):
+        if needed <= set(row):
+            return layout
+    raise SpecError(
+        path,
+        f"has columns {', '.join(row)}: none of the known layouts (plain decoding: metric, value, "
+        "unit, batch_or_concurrency; speculation: baseline_value, spec_value, accept_len, method; "
+        "rounds: t_target_ms, omega, gamma, prefix_len; serving: tpot_ms, system, model_path)",
+    )
+
+
+def _source(path: Path, row: Row) -> str:
+    if "backend" in row:
+        return f"{path.stem}: {row['backend']}"
+    text = row.get("source", "")
+    return f"{path.stem}: {text[:40]}" if text else path.stem
+
+
+def _plain(name: str, source: str, row: Row) -> Case:
+    metric, unit = row["metric"].lower(), row["unit"]
+    batch = _whole(row["batch_or_concurrency"], "batch")
+    ctx = _tokens(row["input_len"], default=128) + _tokens(row["output_len"], default=0) / 2
+    value = _number(row["value"], "value")
+    fitted = any(word in metric for word in ("slope", "intercept", "fixed", "overhead", "per "))
+    if fitted and "per-user" not in metric:
+        raise _Unusable(f"{metric} is no step of a whole deployment")
+    if metric == "batch latency":
+        seconds = value / max(_tokens(row["output_len"], default=0), 1)
+    elif unit == "tok/s" and metric.startswith(STEP_METRICS):
+        seconds = (1 if metric.startswith("per-user") else batch) / value
+    elif unit == "ms" and any(word in metric for word in TIME_METRICS):
+        seconds = value / 1e3
+    else:
+        raise _Unusable(f"no decode step can be read off {row['metric']} in {unit}")
+    return Case(
+        id=name, source=source, engine=row["engine_version"] or "?", grade=row.get("grade", ""),
+        ask=_ask(row, row["model"], batch, ctx), step_seconds=seconds, dense=_dense(row["model"]),
+    )  # fmt: skip
+
+
+def _speculation(name: str, source: str, row: Row) -> Case:
+    batch = _whole(row["batch_or_concurrency"], "batch")
+    gamma = re.search(r"chain (?:k=)?(\d+)", row["gamma_tree"].lower())
+    if gamma is None:
+        raise _Unusable(f"draft {row['gamma_tree'] or 'length not stated'} is not a chain")
+    drafts = {"eagle": "eagle3", "mtp": "mtp", "ngram": "ngram", "n-gram": "ngram"}
+    draft = next((d for key, d in drafts.items() if row["method"].lower().startswith(key)), None)
+    if draft is None:
+        raise _Unusable(f"draft method {row['method']} is not modelled")
+    length = int(gamma[1])
+    ctx = _tokens(row["input_len"], default=512) + _tokens(row["output_len"], default=512) / 2
+    ask = _ask(row, row["model"], batch, ctx) | {
+        "draft": draft, "gamma": length, "max_gamma": length,
+        "acceptance": _acceptance(length, _number(row["accept_len"], "accept length")),
+    }  # fmt: skip
+    per_sequence = row["metric"].upper().startswith("TPOT")
+    return Case(
+        id=name, source=source, engine=row["engine_version"] or "?", grade=row.get("grade", ""),
+        ask=ask, dense=_dense(row["model"]), speedup=_number(row["speedup"], "speedup"),
+        step_seconds=_number(row["baseline_value"], "baseline") / 1e3 if per_sequence else None,
+        sweep=(row["source"], row["gpu"], row["model"], row["method"], row["dataset"], str(batch)),
+    )  # fmt: skip
+
+
+def _round(name: str, source: str, row: Row) -> Case:
+    if row.get("kind", "measured") != "measured":
+        raise _Unusable(f"the row is {row['kind']}, not measured")
+    if row["draft_type"] not in ("self", "standalone"):
+        raise _Unusable(
+            f"draft type {row['draft_type'] or 'not stated'} is not modelled as a chain"
+        )
+    batch, gamma = _whole(row["batch"], "batch"), _whole(row["gamma"], "gamma")
+    tokens = row["omega"] or ""
+    if not tokens and not row["alpha"]:
+        raise _Unusable("neither accept length nor acceptance rate is stated")
+    acceptance = _acceptance(gamma, float(tokens)) if tokens else f"{float(row['alpha']):.6f}"
+    budget = _whole(row["kv_budget"], "budget") if row["kv_budget"] else 2049
+    self_draft = row["draft_type"] == "self"
+    draft = "self" if self_draft else _model(row["draft"])
+    view = "snapkv" if "snap" in row["kv_method"].lower() else "streaming"
+    full = row["kv_method"].lower() in ("full", "none", "")
+    dense = row | {"engine_version": "magicdec", "parallelism": f"TP{row['tp'] or row['n_gpu']}"}
+    ask = _ask(dense, row["target"], batch, _tokens(row["prefix_len"], default=0)) | {
+        "draft": draft, "gamma": gamma, "max_gamma": gamma, "acceptance": acceptance,
+        "draft_kv": None if full and not self_draft else f"{view}:{budget}",
+    }  # fmt: skip
+    return Case(
+        id=name, source=source, engine="MagicDec", grade="A", ask=ask,
+        step_seconds=float(row["t_target_ms"]) / 1e3 if row["t_target_ms"] else None,
+        speedup=float(row["speedup"]) if row["speedup"] else None,
+        sweep=tuple(row[k] for k in ("source", "gpu", "n_gpu", "target", "draft", "kv_method",
+                                     "kv_budget", "dataset", "batch", "prefix_len")),
+    )  # fmt: skip
+
+
+def _serving(name: str, source: str, row: Row) -> Case:
+    batch, out = _whole(row["batch_size"], "batch"), _tokens(row["output_tokens"], default=1)
+    prompt, dp = (
+        _tokens(row["input_tokens"], default=1),
+        _whole(row["attention_dp_size"] or "1", "dp"),
+    )
+    tp, ep = _whole(row["tp_size"], "tp"), _whole(row["moe_ep_size"] or "1", "ep")
+    merged = row | {
+        "gpu": row["system"], "engine_version": row["backend"], "parallelism": f"TP{tp}",
+        "weight_dtype": row["precision"],
+    }  # fmt: skip
+    ask = _ask(merged, row["model_path"], batch, prompt + out / 2) | {
+        "ep": ep, "attention_dp": dp, "pp": _whole(row["pp_size"] or "1", "pp"),
+        "gpus": tp * dp * _whole(row["pp_size"] or "1", "pp"),
+    }  # fmt: skip
+    return Case(
+        id=name, source=source, engine=row["backend"], grade="B", ask=ask,
+        step_seconds=_number(row["tpot_ms"], "tpot") / 1e3,
+        prefill_tokens=batch * prompt / max(out, 1), dense=_dense(row["model_path"]),
+    )  # fmt: skip
+
+
+def _ask(row: Row, model: str, batch: int, ctx: float) -> dict[str, Any]:
+    engine = row["engine_version"].lower()
+    stack = engine_stack(engine) or OTHER_ENGINE
+    tp = _degree(row)
+    return {
+        "gpu": _gpu(row["gpu"]), "model": _model(model), "batch": batch, "ctx": max(1, round(ctx)),
+        "tp": tp, "gpus": tp, "dtype": _format(row.get("weight_dtype", ""), model),
+        "kv_dtype": "fp8" if row.get("kv_dtype", "").startswith("fp8") else None,
+        "stack": "magicdec" if engine == "magicdec" else stack, "draft": "none",
+        "memory_fraction": 1.0,
+    }  # fmt: skip
+
+
+def engine_stack(engine: str) -> str | None:
+    """The serving stack that an engine's published name means, if it is one."""
+    return next((s for key, s in ENGINES if engine.lower().startswith(key)), None)
+
+
+def _format(text: str, model: str) -> str | None:
+    """A format of `predict`; a checkpoint's default is 16 bits unless its name says otherwise."""
+    if text.lower().startswith("checkpoint") and "gpt-oss" in model.lower():
+        raise _Unusable(f"{model} ships in a mixed 4-bit format that is not modelled")
+    named = next((f for f in ("nvfp4", "fp8") if f in model.lower()), "")
+    text = named if text.lower().startswith(("checkpoint", "not stated")) and named else text
+    word = re.split(r"[\s(]", text.lower())[0]
+    if word not in WEIGHTS:
+        raise _Unusable(f"weight format {text!r} is not modelled")
+    return None if WEIGHTS[word] == "bf16" else WEIGHTS[word]
+
+
+def _degree(row: Row) -> int:
+    found = re.match(r"TP(\d+)", row.get("parallelism", "").upper())
+    if found:
+        return int(found[1])
+    alone = row.get("n_gpu", "") in ("", "1", "1.0") or "(1 GPU" in row.get("parallelism", "")
+    if alone:
+        return 1
+    raise _Unusable(f"parallelism {row.get('parallelism')!r} is not tensor parallel")
+
+
+def _gpu(text: str) -> str:
+    plain = re.sub(r"\(.*?\)", "", text).strip().lower().replace("_", "-").replace(" ", "-")
+    if not plain:
+        raise _Unusable("no GPU is stated")
+    memory = re.search(r"-(\d+gb)", plain)
+    bare = re.sub(r"-\d+gb", "", plain)
+    names = [plain, f"{bare}{memory[0]}" if memory else bare, bare, bare.replace("geforce-", "")]
+    for name in names:
+        try:
+            return hardware_specs.load(name).name
+        except UsageError:
+            continue
+    raise _Unusable(f"GPU {text!r} has no datasheet here")
+
+
+def _model(text: str) -> str:
+    plain = re.sub(r"\(.*?\)", "", text).strip().lower().split("/")[-1]
+    for suffix in ("", "-instruct", "-fp8", "-nvfp4", "-hf"):
+        name = plain.removesuffix(suffix) if suffix else plain
+        try:
+            return model_specs.load(name).name
+        except UsageError:
+            continue
+    raise _Unusable(f"model {text!r} has no preset")
+
+
+def _dense(text: str) -> bool:
+    return model_specs.load(_model(text)).experts is None
+
+
+def _acceptance(gamma: int, tokens: float) -> str:
+    """The i.i.d. rate that emits that many tokens a round; nothing else is stated of a row."""
+    if not 1 <= tokens <= gamma + 1:
+        raise _Unusable(f"accept length {tokens:g} is not between 1 and gamma + 1 = {gamma + 1}")
+    return f"{float(alpha_from_tokens_per_round(np.asarray(gamma), np.asarray(tokens))):.6f}"
+
+
+def _number(text: str, what: str) -> float:
+    try:
+        value = float(text.lstrip("~"))
+    except ValueError:
+        raise _Unusable(f"{what} {text!r} is not a number") from None
+    if not 0 < value < 1e12:
+        raise _Unusable(f"{what} {text!r} is not a positive number")
+    return value
+
+
+def _whole(text: str, what: str) -> int:
+    value = _number(text or "x", what)
+    if value != int(value):
+        raise _Unusable(f"{what} {text!r} is not a whole number")
+    return int(value)
+
+
+def _tokens(text: str, default: float) -> float:
+    """A length: "8192", "~200", "64K"; the default where a row names a data set instead."""
+    found = re.fullmatch(r"[~<=]*(\d+(?:\.\d+)?)(k?)", text.lower())
+    if not found:
+        return default
+    return float(found[1]) * (1024 if found[2] else 1)

@@ -1,0 +1,165 @@
+"""Predictions beside published measurements: errors by source, signs, regret, worst rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration_files import prefill_share
+from magicplan.planning.predict import predict
+from magicplan.planning.prediction import Prediction
+from magicplan.roofline.speculation import Scene
+from magicplan.roofline.timing import step_cost
+from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.published import Case, Skipped
+
+DECIDED = 0.02
+"""A measured speedup this near 1 has no sign: sources that repeat themselves differ by more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One row: measured, predicted with its 80 % interval, and naive. Seconds, or a speedup."""
+
+    case: Case
+    kind: str
+    """step or speedup."""
+    measured: float
+    predicted: float
+    low: float
+    high: float
+    naive: float
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def impossible(self) -> bool:
+        """A step faster than the datasheet allows: the row or its reading is wrong."""
+        return self.kind == "step" and self.measured < self.naive
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Errors of a set of rows, in percent."""
+
+    rows: int
+    mape: float
+    median: float
+    p95: float
+    bias: float
+    naive_mape: float
+    naive_bias: float
+    coverage: float
+    """Share of rows inside the 80 % interval."""
+
+    @classmethod
+    def of(cls, outcomes: list[Outcome]) -> Summary:
+        """Of one kind of outcome; impossible rows count too."""
+        error = 100 * np.asarray([o.error for o in outcomes])
+        naive = 100 * np.asarray([o.naive / o.measured - 1 for o in outcomes])
+        return cls(
+            rows=len(outcomes),
+            mape=float(np.abs(error).mean()),
+            median=float(np.median(np.abs(error))),
+            p95=float(np.percentile(np.abs(error), 95)),
+            bias=float(error.mean()),
+            naive_mape=float(np.abs(naive).mean()),
+            naive_bias=float(naive.mean()),
+            coverage=100 * float(np.mean([o.low <= o.measured <= o.high for o in outcomes])),
+        )
+
+
+def replay(
+    cases: Iterable[Case],
+    overrides: dict[str, Any] | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> tuple[list[Outcome], list[Skipped]]:
+    """Predict every case; those that the package refuses are skipped with its reason."""
+    outcomes: list[Outcome] = []
+    skipped: list[Skipped] = []
+    for case in cases:
+        try:
+            outcomes += _outcomes(case, predict(**(case.ask | (overrides or {}))))
+        except UsageError as problem:
+            skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
+        done()
+    return outcomes, skipped
+
+
+def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
+    found = []
+    if case.step_seconds:
+        b = p.baseline
+        added = prefill_share(case.ask["stack"]) * prefill_of(case, p.scene)
+        found.append(
+            Outcome(
+                case=case,
+                kind="step",
+                measured=case.step_seconds,
+                predicted=b.step_seconds + added,
+                low=b.low_seconds + added,
+                high=b.high_seconds + added,
+                naive=p.ideal.step_seconds,
+            )
+        )
+    if case.speedup and p.best.gamma:
+        found.append(
+            Outcome(
+                case=case,
+                kind="speedup",
+                measured=case.speedup,
+                predicted=p.best.speedup,
+                low=p.best.speedup_low,
+                high=p.best.speedup_high,
+                naive=p.ideal.speedup,
+            )
+        )
+    return found
+
+
+def prefill_of(case: Case, scene: Scene) -> float:
+    """What prefilling neighbours' prompts adds to a decode step of a serving run.
+
+    Each of B sequences ends after its output, and a new prompt takes its place: a step carries
+    B prompts / output tokens, at compute-bound linear layers. Attention among a prompt's own
+    tokens is a few percent of that and left out.
+    """
+    if not case.prefill_tokens:
+        return 0.0
+    tokens = 2048.0
+    work = Pass(batch=np.ones((1, 1)), ctx=np.ones((1, 1)), query_tokens=tokens)
+    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine, host_seconds=0.0)
+    share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
+    return float(np.max(cost.seconds)) * share
+
+
+def sign_accuracy(outcomes: list[Outcome]) -> tuple[float, int]:
+    """Percent of speedups predicted on the right side of 1, and of how many."""
+    clear = [o for o in outcomes if o.kind == "speedup" and abs(o.measured - 1) > DECIDED]
+    right = [(o.predicted > 1) == (o.measured > 1) for o in clear]
+    return (100 * float(np.mean(right)) if right else float("nan")), len(clear)
+
+
+def regrets(outcomes: list[Outcome]) -> dict[tuple[str, ...], float]:
+    """Percent of throughput lost by the predicted draft length against the best measured one,
+    for every sweep that measured at least two lengths; not to speculate is among the choices."""
+    sweeps: dict[tuple[str, ...], list[Outcome]] = defaultdict(list)
+    for o in outcomes:
+        if o.kind == "speedup" and o.case.sweep:
+            sweeps[o.case.sweep].append(o)
+    found = {}
+    for key, rows in sweeps.items():
+        if len({o.case.ask["gamma"] for o in rows}) < 2:
+            continue
+        measured = [1.0, *(o.measured for o in rows)]
+        chosen = int(np.argmax([1.0, *(o.predicted for o in rows)]))
+        found[key] = 100 * (1 - measured[chosen] / max(measured))
+    return found

@@ -1,0 +1,251 @@
+"""What kernels leave out, fitted on published runs of whole engines: few constants a stack.
+
+For a serving stack: the floor of an element-wise kernel, the host's time a step and a token.
+For MagicDec, whose rounds are published with their parts, also the draft step, the round and how
+well its attention uses memory: its kernels are not in any table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from magicplan import hardware_specs
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration import Calibration, HostFit, Residual
+from magicplan.hardware_specs.calibration_files import CALIBRATED
+from magicplan.planning.placement import place, scene_of
+from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.speculation import rounds
+from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.published import Case, engine_stack
+from magicplan.validate.replay import prefill_of
+
+FOLDS = 5
+MIN_CASES = 10
+LEAST = (0.95, 1.05)
+"""No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
+LEAST_STEP = (0.9, 1.1)
+"""The same for a step, where two versions of one engine already differ by 3 to 9 %."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StackFit:
+    """Host constants of a serving stack and the spread of what they leave unexplained."""
+
+    host: HostFit
+    prefill_share: float
+    """Of the prefill of neighbours, what a serving benchmark's time per token shows."""
+    residual: Residual
+    held_out: Array
+    """Measured over predicted of every case, by constants fitted on other sources' folds."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A step taken apart: known seconds, and what multiplies each unknown constant."""
+
+    measured: Array
+    kernels: Array
+    prefill: Array
+    elementwise: Array
+    batch: Array
+    weight: Array
+
+
+def fit_host(stack: str, cases: list[Case]) -> StackFit:
+    """Constants of one serving stack from steps of dense models. Raises UsageError for too few.
+
+    Sources count equally, however many rows they print; folds hold whole (GPU, model) pairs.
+    """
+    usable = [c for c in cases if c.step_seconds and _of(stack, c)]
+    if len(usable) < MIN_CASES:
+        raise UsageError(f"{stack}: {len(usable)} published steps, the fit needs {MIN_CASES}")
+    parts, kept = _taken_apart(usable)
+    groups = np.unique([f"{c.ask['gpu']} {c.ask['model']} {c.source}" for c in kept],
+                       return_inverse=True)[1]  # fmt: skip
+    held_out = np.empty(len(kept))
+    for fold in range(FOLDS):
+        test = groups % FOLDS == fold
+        if test.any():
+            train = ~test if (~test).any() else test
+            held_out[test] = parts.measured[test] / _predict(_solve(parts, train), parts)[test]
+    kernel, step, token, share = _solve(parts, np.ones(len(kept), dtype=np.bool_))
+    low, high = np.percentile(held_out, [10, 90])
+    basis = (
+        f"measured over predicted of {len(kept)} published steps of {stack}, "
+        "by constants fitted on other models and GPUs"
+    )
+    return StackFit(
+        host=HostFit(
+            kernel_seconds=kernel * 1e-6, step_seconds=step * 1e-3, token_seconds=token * 1e-6
+        ),
+        prefill_share=float(share),
+        residual=Residual(
+            low=min(float(low), LEAST_STEP[0]), high=max(float(high), LEAST_STEP[1]), basis=basis
+        ),
+        held_out=held_out,
+    )
+
+
+def _of(stack: str, case: Case) -> bool:
+    """Runs of that engine itself, of dense models on a calibrated architecture family."""
+    family = hardware_specs.load(case.ask["gpu"]).architecture.split()[0]
+    return engine_stack(case.engine) == stack and case.dense and family in CALIBRATED
+
+
+def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
+    rows, kept = [], []
+    for case in cases:
+        try:
+            ask = resolve(Request(**case.ask))
+            scene = scene_of(ask, place(ask))
+        except UsageError:
+            continue
+        ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))
+        bare = replace(scene.machine.calibration, host=HostFit())
+        machine = replace(scene.machine, calibration=bare)
+        count = sum(float(np.max(op.count)) for op in ops if op.kind == "elementwise")
+        known, prefill = float(np.max(step_cost(ops, machine).seconds)), prefill_of(case, scene)
+        batch = float(np.max(scene.batch))
+        rows.append((case.step_seconds or 0.0, known, prefill, count, batch))
+        kept.append(case)
+    table = np.asarray(rows, dtype=np.float64)
+    sources = np.unique([c.source + c.engine + c.ask["model"] for c in kept], return_inverse=True)[
+        1
+    ]
+    weight = 1 / np.bincount(sources)[sources]
+    measured, kernels, prefill, elementwise, batch = table.T
+    parts = _Parts(measured, kernels, prefill, elementwise, batch, weight)
+    return parts, kept
+
+
+def _solve(parts: _Parts, rows: Array) -> Array:
+    """[kernel us, step ms, token us, prefill share] that bring predictions nearest."""
+
+    def residual(x: Array) -> Array:
+        error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(parts.weight)
+        return np.asarray(error[rows])
+
+    bounds = ([1.0, 0, 0, 0], [6.0, 10, 200, 1])
+    found = least_squares(residual, [2.0, 0.3, 5.0, 0.5], bounds=bounds, loss="soft_l1",
+                          f_scale=0.1)  # fmt: skip
+    return np.asarray(found.x)
+
+
+def _predict(x: Array, parts: _Parts) -> Array:
+    kernel, step, token, share = x
+    launches = parts.elementwise * kernel * 1e-6 + step * 1e-3 + parts.batch * token * 1e-6
+    return np.asarray(parts.kernels + launches + share * parts.prefill)
+
+
+def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, Residual]:
+    """Time of a draft step and of a round beyond its kernels, from published speedups of chains.
+
+    Raises UsageError for too few. The residual is that of the fitted rows themselves.
+    """
+    usable = [c for c in cases if c.speedup and _of(stack, c)]
+    rows = []
+    for case in usable:
+        try:
+            ask = resolve(Request(**case.ask))
+            scene = scene_of(ask, place(ask))
+        except UsageError:
+            continue
+        known = replace(scene.machine.calibration, host=host)
+        scene = replace(scene, machine=replace(scene.machine, calibration=known))
+        table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
+        gain = float(table.tokens_per_round.flat[-1]) * float(table.round_seconds.flat[0])
+        rows.append((case.speedup or 1.0, gain, float(table.round_seconds.flat[-1]), ask.max_gamma))
+    if len(rows) < MIN_CASES:
+        raise UsageError(f"{stack}: {len(rows)} published speedups, the fit needs {MIN_CASES}")
+    measured, gain, known_round, gamma = np.asarray(rows, dtype=np.float64).T
+
+    def speedup(x: Array) -> Array:
+        return np.asarray(gain / (known_round + gamma * x[0] * 1e-3 + x[1] * 1e-3))
+
+    found = least_squares(
+        lambda x: np.log(speedup(x) / measured), [0.2, 0.3], bounds=(0, 10), loss="soft_l1",
+        f_scale=0.1,
+    )  # fmt: skip
+    low, high = np.percentile(measured / speedup(found.x), [10, 90])
+    basis = f"measured over fitted speedup of {len(rows)} published chains of {stack}"
+    draft, whole = found.x * 1e-3
+    return (
+        replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
+        Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
+    )
+
+
+def fit_magicdec(cases: list[Case], kernels: Calibration, prior: Array | None = None) -> Array:
+    """Five numbers of MagicDec on one GPU, from its published steps and speedups: step us,
+    token us, draft step us, round us, attention's share of memory bandwidth.
+
+    Few rows are drawn towards `prior`, another GPU's numbers, on a logarithmic scale.
+    """
+    asks = [resolve(Request(**(case.ask | {"stack": "ideal"}))) for case in cases]
+    first = np.asarray([3000.0, 10.0, 3000.0, 1000.0, 0.7]) if prior is None else prior
+
+    def residual(logs: Array) -> Array:
+        errors = _magicdec_errors(cases, asks, magicdec_calibration(kernels, np.exp(logs)))
+        drawn = 0.05 * (logs - np.log(first)) if prior is not None else 0.0 * logs
+        return np.concatenate([errors, drawn])
+
+    low, high = np.log([1, 1e-3, 1, 1, 0.2]), np.log([3e4, 1e3, 3e4, 1e4, 1.0])
+    start = np.clip(np.log(first), low + 1e-3, high - 1e-3)
+    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    return np.asarray(np.exp(found.x))
+
+
+def magicdec_calibration(kernels: Calibration, numbers: Array) -> Calibration:
+    """The kernels of a GPU with MagicDec's constants, see `fit_magicdec`."""
+    step, token, draft, whole, efficiency = (float(n) for n in numbers)
+    attention = {
+        dtype: replace(fit, memory_efficiency=min(efficiency, 1.0))
+        for dtype, fit in kernels.attention.items()
+    }
+    host = HostFit(
+        kernel_seconds=kernels.host.kernel_seconds,
+        step_seconds=step * 1e-6,
+        token_seconds=token * 1e-6,
+        draft_step_seconds=draft * 1e-6,
+        round_seconds=whole * 1e-6,
+    )
+    return replace(kernels, attention=attention, host=host)
+
+
+def magicdec_residuals(cases: list[Case], calibration: Calibration) -> tuple[Residual, Residual]:
+    """Spread of steps and of speedups around fitted MagicDec constants, never below 5 %."""
+    asks = [resolve(Request(**(case.ask | {"stack": "ideal"}))) for case in cases]
+    errors = _magicdec_errors(cases, asks, calibration)
+    steps = errors[: len(cases)]
+    basis = f"measured over fitted, {len(cases)} published MagicDec rows"
+
+    def residual(logs: Array) -> Residual:
+        low, high = np.exp(np.percentile(-logs, [10, 90]))
+        return Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis)
+
+    return residual(steps), residual(errors[len(cases) :] / 2)
+
+
+def _magicdec_errors(cases: list[Case], asks: list[Resolved], calibration: Calibration) -> Array:
+    """Logarithms of predicted over measured: steps, then speedups."""
+    steps, speedups = [], []
+    for case, ask in zip(cases, asks, strict=True):
+        machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
+        asked = replace(ask, machine=machine)
+        table = rounds(scene_of(asked, place(asked)), ask.draft, ask.acceptance, ask.max_gamma)
+        if case.step_seconds:
+            steps.append(np.log(float(table.round_seconds.flat[0]) / case.step_seconds))
+        if case.speedup:
+            speedups.append(np.log(float(table.speedup[0, 0, -1]) / case.speedup))
+    return np.asarray([*steps, *(2 * s for s in speedups)])
+
+
+def constants(host: HostFit) -> dict[str, float]:
+    """Host constants as TOML numbers."""
+    return {name: float(f"{value:.4g}") for name, value in asdict(host).items()}

@@ -1,0 +1,134 @@
+"""Write the calibrations that ship: kernels first, then what kernels leave out.
+
+    python scripts/calibrations.py KERNELS PUBLISHED
+
+KERNELS holds gemm, decode_attention and allreduce tables (aiconfigurator at commit 095f58a, newest
+version of each GPU and stack left out); PUBLISHED holds plain_decode, speculation, serving and
+magicdec CSV files. Rewrites magicplan/hardware_specs/stacks.toml and calibrations/*.toml.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import tomli_w
+
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration import Residual
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
+from magicplan.validate import kernel_tables, published
+from magicplan.validate.calibrate import document, fit_groups, write
+from magicplan.validate.published import Case
+from magicplan.validate.stack_fit import (
+    constants,
+    fit_host,
+    fit_magicdec,
+    fit_rounds,
+    magicdec_calibration,
+    magicdec_residuals,
+)
+
+SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
+STACKS = CALIBRATIONS.parent / "stacks.toml"
+MAGICDEC = {
+    "a100-sxm-80gb": "a100-sxm-80gb_vllm_0.14.0",
+    "h100-sxm": "h100-sxm_vllm_0.19.0",
+    "l40": "l40s_sglang_0.5.12",
+}
+"""Whose kernels stand in for MagicDec's on each GPU it was published for."""
+HEADER = """\
+# What kernels leave out, by serving stack: written by scripts/calibrations.py, never by hand.
+# low and high of a residual are the 10th and 90th percentile of measured over predicted.
+
+"""
+
+
+def stacks(cases: list[Case]) -> None:
+    """Host constants of the serving stacks; a stack without published chains takes vLLM's."""
+    tables = {}
+    for stack in ("vllm", "sglang", "trtllm"):
+        fit = fit_host(stack, cases)
+        try:
+            host, speedup = fit_rounds(stack, cases, fit.host)
+        except UsageError as problem:
+            vllm = tables["vllm"]["host"]
+            borrowed = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
+            host = replace(fit.host, **borrowed)
+            old = tables["vllm"]["speedup_residual"]
+            speedup = Residual(
+                low=old["low"] * 0.9,
+                high=old["high"] * 1.1,
+                basis=f"vLLM's, widened by a tenth ({problem})",
+            )
+        tables[stack] = {
+            "prefill_share": round(fit.prefill_share, 3),
+            "host": constants(host),
+            "step_residual": rounded(fit.residual),
+            "speedup_residual": rounded(speedup),
+        }
+        print(
+            f"{stack:8} {len(fit.held_out)} steps, held out: median "
+            f"{100 * np.median(np.abs(1 / fit.held_out - 1)):.1f} %"
+        )
+    STACKS.write_text(HEADER + tomli_w.dumps(tables), encoding="utf-8")
+
+
+def rounded(residual: Residual) -> dict[str, object]:
+    data = asdict(residual)
+    return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
+
+
+def magicdec(cases: list[Case]) -> list[dict[str, object]]:
+    """MagicDec on the GPUs it was published for, A100 first: the others are drawn towards it."""
+    documents, prior = [], None
+    for gpu, kernels in MAGICDEC.items():
+        own = [
+            c for c in cases if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == gpu
+        ]
+        base = read(CALIBRATIONS / f"{kernels}.toml")
+        numbers = fit_magicdec(own, base, prior)
+        prior = numbers if prior is None else prior
+        found = magicdec_calibration(base, numbers)
+        step, speedup = magicdec_residuals(own, found)
+        data = {
+            "name": f"{gpu}_magicdec_1.0",
+            "origin": f"five constants fitted on {len(own)} published MagicDec rows "
+            f"(arXiv 2408.11049, Tables 1-7) over the kernels of {kernels}",
+            "date": date.today().isoformat(),
+            "linear": {d: numbers_of(f) for d, f in found.linear.items()},
+            "attention": {d: numbers_of(f) for d, f in found.attention.items()},
+            "collective": numbers_of(found.collective),
+            "host": constants(found.host),
+            "step_residual": rounded(step),
+            "speedup_residual": rounded(speedup),
+        }
+        documents.append(data)
+        print(f"magicdec {gpu}: {numbers.round(2)}")
+    return documents
+
+
+def numbers_of(form: object) -> dict[str, float]:
+    return {k: float(f"{v:.4g}") for k, v in asdict(form).items()}
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit(__doc__)
+    kernels, results = Path(sys.argv[1]), Path(sys.argv[2])
+    groups = fit_groups(kernel_tables.read(kernels), lambda name: print("fitted", name))
+    for old in CALIBRATIONS.glob("*.toml"):
+        old.unlink()
+    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
+    names = ("plain_decode", "speculation", "serving", "magicdec")
+    cases = published.read([results / f"{name}.csv" for name in names]).cases
+    stacks(cases)
+    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
+    write(CALIBRATIONS, magicdec(cases))
+
+
+if __name__ == "__main__":
+    main()
