@@ -7,6 +7,7 @@ KERNELS and PUBLISHED are as for scripts/calibrations.py. Every figure of the pa
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -149,7 +150,7 @@ def crossings(
 
 def versions(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:
     """Each version by the calibration of the version before."""
-    for known, unseen in zip(groups, groups[1:], strict=False):
+    for known, unseen in itertools.pairwise(groups):
         same = (known.accelerator.name, known.stack) == (unseen.accelerator.name, unseen.stack)
         if same and "linear.bf16" in known.fits:
             yield (

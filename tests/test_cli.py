@@ -97,6 +97,26 @@ def test_facts() -> None:
     assert len(json.loads(answered("models", "--json"))["models"]) >= 55
 
 
+def test_calibrate_and_replay(tmp_path: Path) -> None:
+    data = Path(__file__).parent / "data"
+    text = answered("calibrate", "--kernels", str(data / "kernels"), "--out", str(tmp_path))
+    assert "h100-sxm_vllm_1.2.3" in text
+    assert "linear.bf16" in text
+    (own,) = tmp_path.glob("*.toml")
+    predicted = json.loads(answered("predict", "--gpu", "h100", "--stack", str(own), "--json"))
+    assert predicted["deployment"]["calibration"] == "h100-sxm_vllm_1.2.3"
+    document = json.loads(answered("calibrate", "--kernels", str(data / "kernels"), "--json"))
+    assert document["groups"][0]["parts"]["attention.bf16"]["constants"]["launch_seconds"] > 0
+    figure = tmp_path / "scatter.png"
+    text = answered("replay", str(data / "published.csv"), "--figure", str(figure))
+    for part in ("regret of the chosen draft length", "Worst rows", "Impossible", "Not used: 3"):
+        assert part in text
+    assert figure.read_bytes().startswith(b"\x89PNG")
+    document = json.loads(answered("replay", str(data / "published.csv"), "--json"))
+    assert {s["kind"] for s in document["summaries"]} == {"step", "speedup"}
+    assert len(document["skipped"]) == 3
+
+
 def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
     text = answered("drafts", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
     assert text.startswith("Speculate with ")
@@ -140,7 +160,8 @@ def test_explain() -> None:
 def test_help_shows_an_example_of_every_command() -> None:
     assert "predict" in answered()
     for command in (
-        "predict", "sweep", "regimes", "drafts", "tree", "explain", "gpus", "models",
+        "predict", "sweep", "regimes", "drafts", "tree", "explain", "calibrate", "replay", "gpus",
+        "models",
     ):  # fmt: skip
         assert "Example: magicplan" in answered(command, "--help")
 

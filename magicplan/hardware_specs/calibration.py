@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from magicplan.errors import SpecError
 
@@ -66,12 +66,22 @@ class HostFit:
     """Floor of one element-wise kernel."""
     step_seconds: float = 0.0
     """Launch and scheduling of one forward pass."""
+    sequence_seconds: float = 0.0
+    """The same for each sequence of the batch: scheduling, detokenising."""
     token_seconds: float = 0.0
-    """Added to a pass for each token it feeds: logits, sampling, bookkeeping."""
+    """Added to any pass for each token it feeds: logits and sampling."""
     draft_step_seconds: float = 0.0
     """The same for one draft step."""
     round_seconds: float = 0.0
     """Accept, reject and bookkeeping of one speculation round."""
+
+    def pass_seconds(self, sequences: Any, tokens: Any) -> Any:
+        """Host time of one target pass that feeds `tokens` of `sequences`."""
+        return self.step_seconds + self.sequence_seconds * sequences + self.token_seconds * tokens
+
+    def draft_seconds(self, tokens: Any) -> Any:
+        """Host time of one draft step that feeds `tokens`."""
+        return self.draft_step_seconds + self.token_seconds * tokens
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

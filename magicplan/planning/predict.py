@@ -47,7 +47,8 @@ def answer(ask: Resolved) -> Prediction:
     placement = place(ask)
     scene = scene_of(ask, placement)
     ops = forward(ask.model, placement.layout, Pass(batch=scene.batch, ctx=scene.ctx))
-    step = step_cost(ops, ask.machine, scene.batch)
+    host = ask.machine.calibration.host.pass_seconds(scene.batch, scene.batch)
+    step = step_cost(ops, ask.machine, host)
     table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
     shape = np.broadcast_shapes(ask.batch.shape, ask.ctx.shape)
     view = _View(scalar=ask.scalar, shape=shape, fits=placement.fits)
@@ -150,7 +151,7 @@ def _memory(placement: Placement, view: _View) -> MemoryUsed:
 def _baseline(
     ask: Resolved, scene: Scene, ops: tuple[Op, ...], step: StepCost, view: _View
 ) -> Step:
-    shares = bound_shares(ops, ask.machine, scene.batch)
+    shares = bound_shares(ops, ask.machine, step.host_seconds)
     stacked = np.stack([np.broadcast_to(shares[name], view.shape) for name in BOUNDS])
     bound = np.asarray(BOUNDS)[stacked.argmax(axis=0)]
     residual = ask.machine.calibration.step_residual

@@ -13,7 +13,7 @@ from magicplan.validate.calibrate import Group
 
 def render(groups: list[Group], console: Console) -> None:
     """Errors on held-out halves beside the naive roofline, and what was refused."""
-    grid = table("calibration", "part", "rows", "MAPE", "p95", "bias", "naive MAPE")
+    grid = table("calibration", "part", "rows", "MAPE", "p95", "bias", "naive")
     for group in groups:
         for part, fitted in group.fits.items():
             e = fitted.held_out

@@ -18,6 +18,7 @@ from magicplan.validate.replay import Outcome, Summary, regrets, sign_accuracy
 
 KINDS = ("step", "speedup")
 WORST = 5
+NAME = 24
 Key = Callable[[Outcome], str]
 
 
@@ -41,14 +42,20 @@ def worst(outcomes: list[Outcome], count: int = WORST) -> list[Outcome]:
 
 
 def render(outcomes: list[Outcome], skipped: list[Skipped], console: Console) -> None:
-    """The whole account, in percent."""
-    grid = table("source", "of", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive MAPE")
-    for (name, kind), s in summaries(outcomes).items():
-        grid.add_row(name, kind, *_cells(s))
+    """The whole account, in percent: `in 80 %` is the share of rows inside their interval, `naive`
+    the MAPE of the naive roofline."""
     for kind in KINDS:
-        if chosen := [o for o in outcomes if o.kind == kind]:
-            grid.add_row("all", kind, *_cells(Summary.of(chosen)))
-    console.print(grid)
+        chosen = [o for o in outcomes if o.kind == kind]
+        if not chosen:
+            continue
+        grid = table(
+            f"{kind}, errors in %", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive"
+        )
+        for (name, _), s in summaries(chosen).items():
+            short = name if len(name) <= NAME else name[: NAME - 1] + "\u2026"
+            grid.add_row(short, *_cells(s))
+        grid.add_row("all", *_cells(Summary.of(chosen)))
+        console.print(grid)
     lines = list(_verdicts(outcomes))
     if lines:
         notes(console, "Decisions", lines)

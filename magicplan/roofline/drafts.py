@@ -309,7 +309,8 @@ def draft_step(
         width = draft.middle.gamma + 1.0
     work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
     ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
-    cost = step_cost(ops, machine, batch * width, machine.calibration.host.draft_step_seconds, xp)
+    host = machine.calibration.host.draft_seconds(batch * width)
+    cost = step_cost(ops, machine, host, xp)
     if draft.middle is None:
         return cost
     inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)

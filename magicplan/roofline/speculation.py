@@ -68,7 +68,8 @@ class Rounds:
 def decode(scene: Scene) -> StepCost:
     """One plain decode step: one query token a sequence."""
     work = Pass(batch=scene.batch, ctx=scene.ctx)
-    return step_cost(forward(scene.target, scene.layout, work), scene.machine, work.batch)
+    host = scene.machine.calibration.host.pass_seconds(scene.batch, scene.batch)
+    return step_cost(forward(scene.target, scene.layout, work), scene.machine, host)
 
 
 def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
@@ -81,7 +82,8 @@ def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
         kv_passes=_kv_passes(scene.kv_passes, query_tokens),
     )
     ops = forward(scene.target, layout, work)
-    return np.asarray(step_cost(ops, scene.machine, work.batch * query_tokens).seconds)
+    host = scene.machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
+    return np.asarray(step_cost(ops, scene.machine, host).seconds)
 
 
 def _kv_passes(asked: float, query_tokens: Array) -> Num:

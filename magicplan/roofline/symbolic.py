@@ -49,8 +49,7 @@ class View:
 
     def seconds(self) -> Any:
         """Time of the pass under the machine's calibration, host time included."""
-        constants = self.machine.calibration.host
-        host = constants.step_seconds + constants.token_seconds * BATCH * QUERY
+        host = self.machine.calibration.host.pass_seconds(BATCH, BATCH * QUERY)
         return host + sum(op.count * op_seconds(op, self.machine, SYMBOLS) for op in self.ops)
 
     def kv_equals_weights(self) -> Any:

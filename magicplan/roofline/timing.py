@@ -161,17 +161,9 @@ def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:
 
 
 def step_cost(
-    ops: Iterable[Op],
-    machine: Machine,
-    tokens: Num = 0.0,
-    host_seconds: float | None = None,
-    xp: Namespace = np,
+    ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0, xp: Namespace = np
 ) -> StepCost:
-    """Time and traffic of a whole pass that feeds `tokens`; `host_seconds` overrides the stack's
-    cost of a step."""
-    constants = machine.calibration.host
-    host = constants.step_seconds if host_seconds is None else host_seconds
-    host = host + constants.token_seconds * tokens
+    """Time and traffic of a whole pass, with what the host adds to it."""
     seconds: dict[str, Num] = dict.fromkeys(
         ("linear", "attention", "collective", "elementwise"), 0.0
     )
@@ -187,7 +179,7 @@ def step_cost(
         attention_seconds=seconds["attention"],
         collective_seconds=seconds["collective"],
         elementwise_seconds=seconds["elementwise"],
-        host_seconds=host,
+        host_seconds=host_seconds,
         weight_bytes=weight,
         kv_bytes=kv,
         activation_bytes=activation,
@@ -198,15 +190,14 @@ def step_cost(
 BOUNDS = ("weights", "kv", "compute", "overhead", "communication")
 
 
-def bound_shares(ops: Iterable[Op], machine: Machine, tokens: Num = 0.0) -> dict[str, Num]:
+def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -> dict[str, Num]:
     """Seconds of a step that each of `BOUNDS` accounts for.
 
     An op's time above its launch belongs to compute where FLOP decide, else to the bytes that
     it moves; activations count as overhead, for neither weights nor KV cause them.
     """
     shares: dict[str, Num] = dict.fromkeys(BOUNDS, 0.0)
-    host = machine.calibration.host
-    shares["overhead"] = host.step_seconds + host.token_seconds * tokens
+    shares["overhead"] = host_seconds
     for op in ops:
         total = op.count * op_seconds(op, machine)
         if op.kind == "collective":

@@ -241,7 +241,7 @@ def _attention(path: Path, c: Columns) -> Columns:
             "step",
             "latency",
             "version",
-        ),  # fmt: skip
+        ),
     )
     heads, kv_heads = c["num_heads"], c["num_key_value_heads"]
     return {

@@ -79,8 +79,9 @@ def read(paths: list[Path]) -> Published:
     for path in paths:
         for number, row in enumerate(_rows(path), start=1):
             name, source = row.get("id") or f"row {number}", _source(path, row)
+            layout = _layout(path, row)
             try:
-                found.cases.append(_layout(path, row)(name, source, row))
+                found.cases.append(layout(name, source, row))
             except _Unusable as problem:
                 found.skipped.append(Skipped(id=name, source=source, reason=problem.reason))
             except UsageError as problem:

@@ -136,7 +136,7 @@ def prefill_of(case: Case, scene: Scene) -> float:
         return 0.0
     tokens = 2048.0
     work = Pass(batch=np.ones((1, 1)), ctx=np.ones((1, 1)), query_tokens=tokens)
-    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine, host_seconds=0.0)
+    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
     share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
     return float(np.max(cost.seconds)) * share
 

@@ -1,6 +1,6 @@
 """What kernels leave out, fitted on published runs of whole engines: few constants a stack.
 
-For a serving stack: the floor of an element-wise kernel, the host's time a step and a token.
+For a serving stack: the floor of an element-wise kernel, the host's time a step and a sequence.
 For MagicDec, whose rounds are published with their parts, also the draft step, the round and how
 well its attention uses memory: its kernels are not in any table.
 """
@@ -74,7 +74,7 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
         if test.any():
             train = ~test if (~test).any() else test
             held_out[test] = parts.measured[test] / _predict(_solve(parts, train), parts)[test]
-    kernel, step, token, share = _solve(parts, np.ones(len(kept), dtype=np.bool_))
+    kernel, step, sequence, share = _solve(parts, np.ones(len(kept), dtype=np.bool_))
     low, high = np.percentile(held_out, [10, 90])
     basis = (
         f"measured over predicted of {len(kept)} published steps of {stack}, "
@@ -82,7 +82,9 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     )
     return StackFit(
         host=HostFit(
-            kernel_seconds=kernel * 1e-6, step_seconds=step * 1e-3, token_seconds=token * 1e-6
+            kernel_seconds=kernel * 1e-6,
+            step_seconds=step * 1e-3,
+            sequence_seconds=sequence * 1e-6,
         ),
         prefill_share=float(share),
         residual=Residual(
@@ -125,7 +127,7 @@ def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
 
 
 def _solve(parts: _Parts, rows: Array) -> Array:
-    """[kernel us, step ms, token us, prefill share] that bring predictions nearest."""
+    """[kernel us, step ms, sequence us, prefill share] that bring predictions nearest."""
 
     def residual(x: Array) -> Array:
         error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(parts.weight)
@@ -138,8 +140,8 @@ def _solve(parts: _Parts, rows: Array) -> Array:
 
 
 def _predict(x: Array, parts: _Parts) -> Array:
-    kernel, step, token, share = x
-    launches = parts.elementwise * kernel * 1e-6 + step * 1e-3 + parts.batch * token * 1e-6
+    kernel, step, sequence, share = x
+    launches = parts.elementwise * kernel * 1e-6 + step * 1e-3 + parts.batch * sequence * 1e-6
     return np.asarray(parts.kernels + launches + share * parts.prefill)
 
 

@@ -53,7 +53,7 @@ def test_a_model_that_no_gpu_of_one_holds() -> None:
 
 
 def test_short_context_at_a_wide_batch_does_not_speculate() -> None:
-    p = mp.predict(gpu="h200", batch=1024, ctx=256, acceptance="0.5")
+    p = mp.predict(gpu="h200", batch=1024, ctx=1024, acceptance="0.5")
     assert p.best.gamma == 0
     assert p.best.speedup == 1
     assert p.best.draft == "none"

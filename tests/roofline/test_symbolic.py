@@ -29,7 +29,8 @@ def test_a_symbolic_step_equals_the_numeric_one(shape: ModelShape, machine: Mach
         batch, ctx = float(rng.integers(1, 300)), float(rng.integers(1, 200_000))
         tokens = float(rng.integers(1, 17))
         work = Pass(batch=batch, ctx=ctx, query_tokens=tokens)
-        numeric = float(step_cost(forward(shape, layout, work), machine).seconds)
+        host = machine.calibration.host.pass_seconds(batch, batch * tokens)
+        numeric = float(step_cost(forward(shape, layout, work), machine, host).seconds)
         assert seconds(batch, ctx, tokens) == pytest.approx(numeric, rel=1e-12)
 
 
