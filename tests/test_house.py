@@ -14,12 +14,14 @@ import magicplan
 ROOT = Path(magicplan.__file__).parent
 ORDER = (
     {"errors", "units"},
+    {"kernels"},
     {"hardware_specs", "model_specs"},
     {"roofline"},
     {"acceptance_specs"},
     {"planning", "tree_files"},
     {"validate"},
     {"report"},
+    {"commands"},
     {"cli"},
 )
 """A room may import rooms of its own line and of those above."""

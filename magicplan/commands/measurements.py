@@ -1,0 +1,80 @@
+"""Commands that hold predictions against measurements, or fit calibrations to them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magicplan.commands.options import Json, say
+from magicplan.errors import UsageError
+
+
+def calibrate(
+    kernels: Annotated[
+        Path, typer.Option("--kernels", help="Folder of kernel tables, or an aiconfigurator tree.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write one TOML a calibration into this folder.")
+    ] = None,
+    source: Annotated[
+        str, typer.Option("--source", help="Where the tables come from, for the record.")
+    ] = "",
+    json: Json = False,
+) -> None:
+    """Fit kernel times of GPUs and serving stacks; the TOMLs then serve as --stack PATH.
+
+    Example: magicplan calibrate --kernels measurements --out mine
+    """
+    from magicplan.report import calibrations as report
+    from magicplan.report.terminal import print_json, progress, stdout
+    from magicplan.validate.calibrate import document, fit_groups, write
+    from magicplan.validate.kernel_tables import read
+
+    with progress("reading tables", None):
+        tables = read(kernels)
+    with progress("fitting", len(tables.groups())) as done:
+        groups = fit_groups(tables, lambda _: done())
+    if out:
+        paths = write(out, [document(g, groups, source or str(kernels.name)) for g in groups])
+        say(f"{len(paths)} calibrations written into {out}")
+    if json:
+        print_json(report.as_dict(groups))
+    else:
+        report.render(groups, stdout())
+
+
+def replay(
+    files: Annotated[list[Path], typer.Argument(help="CSV files of published measurements.")],
+    stack: Annotated[
+        str | None, typer.Option("--stack", help="Predict every row as this stack.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw predicted against measured, PNG or SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Predictions against published measurements: errors by source, signs, regret, worst rows.
+
+    Example: magicplan replay published/magicdec.csv published/plain_decode.csv
+    """
+    from magicplan.report import replay as report
+    from magicplan.report.terminal import print_json, progress, stdout
+    from magicplan.validate import published
+    from magicplan.validate.replay import replay as run
+
+    found = published.read(files)
+    with progress("predicting", len(found.cases)) as done:
+        outcomes, refused = run(found.cases, {"stack": stack} if stack else None, done)
+    skipped = [*found.skipped, *refused]
+    if not outcomes:
+        reasons = "; ".join(sorted({s.reason for s in skipped})[:3])
+        raise UsageError(f"no row of {len(skipped)} can be predicted: {reasons}")
+    if figure:
+        report.draw(outcomes, figure)
+        say(f"scatter plot drawn into {figure}")
+    if json:
+        print_json(report.as_dict(outcomes, skipped))
+    else:
+        report.render(outcomes, skipped, stdout())

@@ -1,0 +1,181 @@
+"""Commands about one workload or a grid: what binds it, and what speculation makes of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from magicplan.commands.options import Json, Options, request_of, say, workload
+from magicplan.errors import UsageError
+
+
+@workload()
+def predict(options: Options, json: Json = False) -> None:
+    """One workload: what binds the step, the best draft length, speedup, memory, break-evens.
+
+    Example: magicplan predict --gpu a100 --batch 128 --ctx 64k
+    """
+    from magicplan.planning.predict import answer
+    from magicplan.planning.request import resolve
+    from magicplan.report import prediction as report
+    from magicplan.report.terminal import print_json, stdout
+
+    result = answer(resolve(request_of(options, grid=False)))
+    if json:
+        print_json(result.to_dict())
+    else:
+        report.render(result, stdout())
+
+
+@workload(batch="1..256*4", ctx="4k..128k*2")
+def sweep(
+    options: Options,
+    json: Json = False,
+    csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row a cell and GPU.")] = False,
+    settings: Annotated[
+        str | None, typer.Option("--settings", help="Print the schedule for vllm or sglang.")
+    ] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw heat maps into this PNG or SVG.")
+    ] = None,
+) -> None:
+    """The same over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat map.
+
+    Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
+    """
+    from magicplan.planning.predict import answer
+    from magicplan.planning.request import resolve
+    from magicplan.report import sweep as report
+    from magicplan.report.terminal import print_json, stdout
+
+    names = [name for name in options["gpu"].split(",") if name]
+    if not names:
+        raise UsageError("--gpu is empty: expected accelerator names")
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other")
+    results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
+    if settings:
+        if len(results) > 1:
+            raise UsageError("--settings is for one accelerator: give one --gpu")
+        from magicplan.planning.settings import settings as settings_of
+
+        report.render_settings(settings_of(results[0], settings), stdout())
+        return
+    if figure:
+        report.draw(results, figure)
+        say(f"heat maps written to {figure}")
+    if json:
+        print_json(report.as_dict(results))
+    elif csv:
+        sys.stdout.write(report.as_csv(results))
+    else:
+        report.render(results, stdout())
+
+
+@workload(batch="1..256*4", ctx="1k..64k*4")
+def regimes(
+    options: Options,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the map into this PNG or SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """What binds a step, and the best draft length of three kinds of drafter, over batch x ctx.
+
+    Example: magicplan regimes --gpu h100 --gpus 8 --ctx 1k..64k*4
+    """
+    from magicplan.planning.candidates import family_drafts
+    from magicplan.planning.predict import answer
+    from magicplan.planning.request import resolve
+    from magicplan.report import regimes as report
+    from magicplan.report.sweep import as_dict
+    from magicplan.report.terminal import print_json, stdout
+
+    model = request_of(options, grid=True).model
+    maps = [
+        answer(resolve(request_of(options | choice, grid=True))) for choice in family_drafts(model)
+    ]
+    if figure:
+        report.draw(maps, figure)
+        say(f"map drawn into {figure}")
+    if json:
+        print_json(as_dict(maps))
+    else:
+        report.render(maps, stdout())
+
+
+@workload()
+def explain(options: Options, json: Json = False) -> None:
+    """The closed forms behind a prediction, derived, with this workload's numbers put in.
+
+    Example: magicplan explain --gpu h100 --batch 32 --ctx 32k
+    """
+    from magicplan.planning.predict import answer
+    from magicplan.planning.request import resolve
+    from magicplan.report import explain as report
+    from magicplan.report.terminal import print_json, stdout
+
+    result = answer(resolve(request_of(options, grid=False)))
+    if json:
+        print_json(report.as_dict(result))
+    else:
+        report.render(result, stdout())
+
+
+@workload()
+def drafts(options: Options, json: Json = False) -> None:
+    """Every draft method and KV budget on one workload, best first, with intervals.
+
+    Example: magicplan drafts --gpu h100 --batch 32 --ctx 32k
+    """
+    from magicplan.planning.compare import compare
+    from magicplan.report import drafts as report
+    from magicplan.report.terminal import print_json, stdout
+
+    result = compare(request_of(options, grid=False))
+    if json:
+        print_json(report.as_dict(result))
+    else:
+        report.render(result, stdout())
+
+
+@workload(ctx="4k", acceptance="auto")
+def tree(
+    options: Options,
+    adaptive: Annotated[
+        bool, typer.Option("--adaptive", help="One tree for every batch and context of lists.")
+    ] = False,
+    max_size: Annotated[str, typer.Option("--max-size", help="Most nodes, the root too.")] = "64",
+    max_depth: Annotated[str, typer.Option("--max-depth", help="Most levels.")] = "12",
+    out: Annotated[Path | None, typer.Option("--out", help="Write the trees to this JSON.")] = None,
+    figure: Annotated[
+        Path | None, typer.Option("--figure", help="Draw the trees into this PNG or SVG.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """The best Sequoia tree of a workload, or of every cell of a grid.
+
+    Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
+    """
+    from magicplan.planning.compare import adaptive_trees
+    from magicplan.report import trees as report
+    from magicplan.report.terminal import print_json, stdout
+    from magicplan.tree_files import write_trees
+    from magicplan.units import parse_count
+
+    size = parse_count(max_size, option="--max-size")
+    depth = parse_count(max_depth, option="--max-depth")
+    plan = adaptive_trees(request_of(options, grid=adaptive), max_size=size, max_depth=depth)
+    if figure:
+        report.draw(plan, figure)
+        say(f"trees drawn into {figure}")
+    if out:
+        write_trees(out, report.as_dict(plan))
+        say(f"trees written to {out}")
+    if json:
+        print_json(report.as_dict(plan))
+    else:
+        report.render(plan, stdout())
