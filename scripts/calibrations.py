@@ -19,7 +19,7 @@ import tomli_w
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read, stack_tables
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
 from magicplan.validate.published import Case
@@ -66,6 +66,7 @@ def stacks(cases: list[Case]) -> None:
             )
         tables[stack] = {
             "prefill_share": round(fit.prefill_share, 3),
+            "fp4": {k: float(f"{v:.4g}") for k, v in fit.fp4.items()},
             "host": constants(host),
             "step_residual": rounded(fit.residual),
             "speedup_residual": rounded(speedup),
@@ -74,7 +75,11 @@ def stacks(cases: list[Case]) -> None:
             f"{stack:8} {len(fit.held_out)} steps, held out: median "
             f"{100 * np.median(np.abs(1 / fit.held_out - 1)):.1f} %"
         )
+    for table in tables.values():
+        # 4-bit linear layers are the GPU's kernels more than the stack's
+        table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]
     STACKS.write_text(HEADER + tomli_w.dumps(tables), encoding="utf-8")
+    stack_tables.cache_clear()
 
 
 def rounded(residual: Residual) -> dict[str, object]:

@@ -74,6 +74,9 @@ class HostFit:
     """The same for one draft step."""
     round_seconds: float = 0.0
     """Accept, reject and bookkeeping of one speculation round."""
+    quantise_share: float = 1.0
+    """Of the time that kernel tables spend on quantising activations, what an engine pays that
+    fuses it into the kernel before."""
 
     def pass_seconds(self, sequences: Any, tokens: Any) -> Any:
         """Host time of one target pass that feeds `tokens` of `sequences`."""
@@ -146,6 +149,8 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
         value = getattr(part, entry.name)
         if entry.name.endswith("seconds") and not 0 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
+        if entry.name.endswith("share") and not 0 <= value <= 1:
+            raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
         if entry.name == "sharpness" and not value >= 1:
             raise SpecError(name, f"sharpness is {value}, expected 1 or more")
         if entry.name.endswith("efficiency") and not 0 < value <= 1:

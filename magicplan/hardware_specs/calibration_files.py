@@ -68,7 +68,7 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
     for relative, why, spread in relatives(accelerator):
         found = _shipped(relative, name, version)
         if found is not None:
-            return _transferred(found, relative, spread), (
+            return widened(found, spread, f"transfer from {relative}"), (
                 f"calibration {found.name}, transferred to {accelerator.name} ({why}): "
                 "efficiencies and launch times are kept, rates are the datasheet's, intervals are "
                 "wider"
@@ -92,6 +92,11 @@ STRANGER_SPREAD = 1.30
 """The same between families: nine of ten steps of the four calibrated parts lie within."""
 
 
+EXPERT_SPREAD = 1.25
+"""The same for mixtures of experts, which took no part in the fit of a stack: what brings four of
+five published steps of theirs inside."""
+
+
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
     """Calibrated accelerators nearest to one without a calibration, why, and the spread to add.
 
@@ -112,19 +117,22 @@ def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
         )
 
 
-def _transferred(found: Calibration, relative: str, spread: float) -> Calibration:
+def widened(found: Calibration, spread: float, why: str) -> Calibration:
+    """The same constants with both intervals moved out by a factor; `ideal` has nothing to add."""
+    if found.name == "ideal":
+        return found
     return replace(
         found,
-        step_residual=_wider(found.step_residual, spread, relative),
-        speedup_residual=_wider(found.speedup_residual, spread, relative),
+        step_residual=_wider(found.step_residual, spread, why),
+        speedup_residual=_wider(found.speedup_residual, spread, why),
     )
 
 
-def _wider(residual: Residual, spread: float, relative: str) -> Residual:
+def _wider(residual: Residual, spread: float, why: str) -> Residual:
     """Both ends moved out: independent causes add in quadrature of logarithms."""
     middle = math.sqrt(residual.low * residual.high)
     reach = math.exp(math.hypot(math.log(residual.high / middle), math.log(spread)))
-    basis = f"{residual.basis}; widened for transfer from {relative}"
+    basis = f"{residual.basis}; widened for {why}"
     return Residual(low=middle / reach, high=middle * reach, basis=basis)
 
 
@@ -155,15 +163,38 @@ def version_key(version: str) -> list[int]:
 
 def stack_constants(stack: str) -> dict[str, Any]:
     """Host constants and residuals of a serving stack, as a calibration file holds them."""
-    tables = tomllib.loads((CALIBRATIONS.parent / "stacks.toml").read_text(encoding="utf-8"))
-    return {k: v for k, v in tables[stack].items() if k != "prefill_share"}
+    return {k: v for k, v in _stack(stack).items() if k not in ("prefill_share", "fp4")}
 
 
 def prefill_share(stack: str) -> float:
     """Of the prefill of neighbours, what a serving benchmark of that stack shows in its time per
     token; the rest overlaps or falls into the time to first token."""
-    tables = tomllib.loads((CALIBRATIONS.parent / "stacks.toml").read_text(encoding="utf-8"))
-    return float(tables.get(stack, {}).get("prefill_share", 1.0))
+    return float(_stack(stack).get("prefill_share", 1.0))
+
+
+def fp4_fit(stack: str, fp8: LinearFit, bf16: LinearFit) -> LinearFit | None:
+    """Linear layers in 4-bit floats, which no public table holds: the 8-bit ones with the extra
+    launch and the slowdown that published runs show. `None` where a stack has shown none."""
+    seen = _stack(stack).get("fp4")
+    if not seen:
+        return None
+    return replace(
+        fp8,
+        launch_seconds=bf16.launch_seconds + seen["launch_seconds"],
+        memory_efficiency=fp8.memory_efficiency / seen["slowdown"],
+        compute_efficiency=fp8.compute_efficiency / seen["slowdown"],
+        requantise_efficiency=math.inf,
+    )
+
+
+@cache
+def stack_tables() -> dict[str, Any]:
+    """What kernels leave out, by stack, as `stacks.toml` holds it."""
+    return tomllib.loads((CALIBRATIONS.parent / "stacks.toml").read_text(encoding="utf-8"))
+
+
+def _stack(stack: str) -> dict[str, Any]:
+    return dict(stack_tables().get(stack, {}))
 
 
 def as_toml(data: dict[str, Any]) -> Calibration:

@@ -11,7 +11,11 @@ import numpy as np
 from magicplan import hardware_specs, model_specs
 from magicplan.acceptance_specs.choose import Wanted, choose
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.hardware_specs.calibration_files import (
+    EXPERT_SPREAD,
+    calibration_for,
+    widened,
+)
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
@@ -82,6 +86,8 @@ def resolve(ask: Request) -> Resolved:
     accelerator, alias_note = hardware_specs.resolve(ask.gpu)
     model = model_specs.load(ask.model)
     calibration, basis = calibration_for(accelerator, ask.stack)
+    if model.experts:
+        calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
     machine = Machine(accelerator=accelerator, calibration=calibration)
     batch = counts("--batch", ask.batch, MAX_BATCH)
     ctx = counts("--ctx", ask.ctx, MAX_TOKENS)

@@ -17,7 +17,12 @@ import numpy as np
 from magicplan.errors import MissingExtra, UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import LinearFit
-from magicplan.hardware_specs.calibration_files import as_toml, stack_constants, version_key
+from magicplan.hardware_specs.calibration_files import (
+    as_toml,
+    fp4_fit,
+    stack_constants,
+    version_key,
+)
 from magicplan.validate.fit import Fitted, fit_attention, fit_collective, fit_linear
 from magicplan.validate.kernel_tables import (
     Columns,
@@ -145,11 +150,15 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
     }
     for part, (fitted, _) in parts.items():
         kind, _, dtype = part.partition(".")
-        constants = {k: float(f"{v:.4g}") for k, v in asdict(fitted.form).items()}
         if dtype:
-            data[kind][dtype] = constants
+            data[kind][dtype] = _constants(fitted.form)
         else:
-            data[kind] = constants
+            data[kind] = _constants(fitted.form)
+    if "linear.fp8" in parts and "fp4" in group.accelerator.dense_flops_per_s:
+        fp4 = fp4_fit(group.stack, parts["linear.fp8"][0].form, parts["linear.bf16"][0].form)
+        if fp4:
+            data["linear"]["fp4"] = _constants(fp4)
+            data["origin"] += "; linear.fp4 from published runs of whole engines"
     data |= stack_constants(group.stack)
     data["evidence"] = [
         {"part": part, "from": owner, "rows": f.held_out.rows, "rejected": f.rejected}
@@ -158,6 +167,10 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         for part, (f, owner) in parts.items()
     ]
     return data
+
+
+def _constants(form: Any) -> dict[str, float]:
+    return {k: float(f"{v:.4g}") for k, v in asdict(form).items()}
 
 
 def _origin(group: Group, parts: dict[str, tuple[Fitted[Any], str]], source: str) -> str:

@@ -22,12 +22,14 @@ from magicplan.roofline.acceptance import alpha_from_tokens_per_round
 Row = dict[str, str]
 ENGINES = (("vllm", "vllm"), ("sglang", "sglang"), ("tensorrt-llm", "trtllm"), ("trtllm", "trtllm"))
 OTHER_ENGINE = "vllm"
-"""Engines without a calibration of their own are predicted as this one, and reported apart."""
+"""Engines without a calibration of their own are predicted by its kernels, without its host."""
 WEIGHTS = {
     "bf16": "bf16", "fp16": "bf16", "f16": "bf16", "half": "bf16", "fp8": "fp8", "nvfp4": "fp4",
     "fp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4", "awq": "int4",
     "not": "bf16", "": "bf16", "checkpoint": "bf16",
 }  # fmt: skip
+NODE_GPUS = 8
+"""GPUs of one server of the published runs."""
 STEP_METRICS = ("decode throughput", "per-user throughput", "output throughput")
 TIME_METRICS = ("tpot", "itl")
 
@@ -44,11 +46,18 @@ class Case:
     """Keyword arguments of `predict`."""
     step_seconds: float | None = None
     speedup: float | None = None
+    prompt_tokens: float = 0.0
+    """Length of the prompts that neighbours in the batch prefill meanwhile; 0 where none do."""
     prefill_tokens: float = 0.0
     """Prompt tokens prefilled in the time of one decode step, by neighbours in the batch."""
     sweep: tuple[str, ...] = ()
     """Rows of one sweep differ only in draft length."""
     dense: bool = True
+
+    @property
+    def served(self) -> bool:
+        """Whether the engine schedules requests between steps; gpt-fast and llama.cpp loop."""
+        return self.engine == "MagicDec" or engine_stack(self.engine) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,25 +209,45 @@ def _round(name: str, source: str, row: Row) -> Case:
 
 
 def _serving(name: str, source: str, row: Row) -> Case:
-    batch, out = _whole(row["batch_size"], "batch"), _tokens(row["output_tokens"], default=1)
-    prompt, dp = (
-        _tokens(row["input_tokens"], default=1),
-        _whole(row["attention_dp_size"] or "1", "dp"),
-    )
-    tp, ep = _whole(row["tp_size"], "tp"), _whole(row["moe_ep_size"] or "1", "ep")
+    out = _tokens(row["output_tokens"], default=1)
+    prompt = _tokens(row["input_tokens"], default=1)
+    tp, dp, ep = _serving_layout(row)
+    batch = _whole(row["batch_size"], "batch") * dp
+    pp = _whole(row["pp_size"] or "1", "pp")
     merged = row | {
         "gpu": row["system"], "engine_version": row["backend"], "parallelism": f"TP{tp}",
-        "weight_dtype": row["precision"],
+        "weight_dtype": row["precision"], "kv_dtype": _serving_kv(row),
     }  # fmt: skip
     ask = _ask(merged, row["model_path"], batch, prompt + out / 2) | {
-        "ep": ep, "attention_dp": dp, "pp": _whole(row["pp_size"] or "1", "pp"),
-        "gpus": tp * dp * _whole(row["pp_size"] or "1", "pp"),
+        "ep": ep, "attention_dp": dp, "pp": pp, "gpus": tp * dp * pp,
     }  # fmt: skip
     return Case(
         id=name, source=source, engine=row["backend"], grade="B", ask=ask,
-        step_seconds=_number(row["tpot_ms"], "tpot") / 1e3,
+        step_seconds=_number(row["tpot_ms"], "tpot") / 1e3, prompt_tokens=prompt,
         prefill_tokens=batch * prompt / max(out, 1), dense=_dense(row["model_path"]),
     )  # fmt: skip
+
+
+def _serving_layout(row: Row) -> tuple[int, int, int]:
+    """Degrees of tensor, attention-data and expert parallelism of one replica.
+
+    Where experts are spread over the GPUs of one node, some rows list the product of both degrees
+    as the first: 37 runs stand twice in the collection, as TP4 EP4 and as TP16 EP4 for example.
+    """
+    tp, dp = _whole(row["tp_size"], "tp"), _whole(row["attention_dp_size"] or "1", "dp")
+    ep = _whole(row["moe_ep_size"] or "1", "ep")
+    if ep > 1 and tp * dp > NODE_GPUS:
+        tp, dp = (tp // ep, dp) if tp % ep == 0 else (tp, max(dp // ep, 1))
+    return tp, dp, ep
+
+
+def _serving_kv(row: Row) -> str:
+    """The cache's format, which the rows do not state: TensorRT-LLM takes it from a quantised
+    checkpoint, and the collection's vLLM runs on Blackwell ask for it."""
+    quantised = row["precision"].lower() in ("fp8", "fp4", "nvfp4")
+    blackwell = row["system"].startswith(("b2", "b3", "gb2", "gb3"))
+    follows = row["backend"] == "trtllm" or (row["backend"] == "vllm" and blackwell)
+    return "fp8" if quantised and follows else ""
 
 
 def _ask(row: Row, model: str, batch: int, ctx: float) -> dict[str, Any]:

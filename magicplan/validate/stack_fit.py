@@ -19,7 +19,7 @@ from magicplan.hardware_specs.calibration_files import CALIBRATED
 from magicplan.planning.placement import place, scene_of
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.speculation import rounds
+from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.published import Case, engine_stack
@@ -40,6 +40,8 @@ class StackFit:
     host: HostFit
     prefill_share: float
     """Of the prefill of neighbours, what a serving benchmark's time per token shows."""
+    fp4: dict[str, float]
+    """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
     held_out: Array
     """Measured over predicted of every case, by constants fitted on other sources' folds."""
@@ -51,30 +53,46 @@ class _Parts:
 
     measured: Array
     kernels: Array
+    quantising: Array
     prefill: Array
     elementwise: Array
     batch: Array
-    weight: Array
+    fp4_runs: Array
+    fp4_busy: Array
+
+
+CONSTANTS: dict[str, tuple[float, float, float]] = {
+    "kernel_us": (1.0, 2.0, 6.0),
+    "step_ms": (0.0, 0.3, 10.0),
+    "sequence_us": (0.0, 5.0, 200.0),
+    "prefill_share": (0.0, 0.8, 1.0),
+    "quantise_share": (0.0, 0.3, 1.0),
+    "fp4_launch_us": (0.0, 2.0, 10.0),
+    "fp4_slowdown": (1.0, 1.2, 2.0),
+}
+"""Least, first and largest value of what is fitted."""
+QUANTISE = list(CONSTANTS).index("quantise_share")
 
 
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
     """Constants of one serving stack from steps of dense models. Raises UsageError for too few.
 
-    Sources count equally, however many rows they print; folds hold whole (GPU, model) pairs.
+    (Source, GPU, model, format) sets count equally, however many rows they print; folds hold
+    whole sets.
     """
     usable = [c for c in cases if c.step_seconds and _of(stack, c)]
     if len(usable) < MIN_CASES:
         raise UsageError(f"{stack}: {len(usable)} published steps, the fit needs {MIN_CASES}")
     parts, kept = _taken_apart(usable)
-    groups = np.unique([f"{c.ask['gpu']} {c.ask['model']} {c.source}" for c in kept],
-                       return_inverse=True)[1]  # fmt: skip
+    sets = np.unique([_set_of(c) for c in kept], return_inverse=True)[1]
+    weight = 1 / np.bincount(sets)[sets]
     held_out = np.empty(len(kept))
     for fold in range(FOLDS):
-        test = groups % FOLDS == fold
+        test = sets % FOLDS == fold
         if test.any():
             train = ~test if (~test).any() else test
-            held_out[test] = parts.measured[test] / _predict(_solve(parts, train), parts)[test]
-    kernel, step, sequence, share = _solve(parts, np.ones(len(kept), dtype=np.bool_))
+            held_out[test] = (parts.measured / _predict(_solve(parts, weight * train), parts))[test]
+    found = dict(zip(CONSTANTS, _solve(parts, weight).tolist(), strict=True))
     low, high = np.percentile(held_out, [10, 90])
     basis = (
         f"measured over predicted of {len(kept)} published steps of {stack}, "
@@ -82,16 +100,27 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     )
     return StackFit(
         host=HostFit(
-            kernel_seconds=kernel * 1e-6,
-            step_seconds=step * 1e-3,
-            sequence_seconds=sequence * 1e-6,
+            kernel_seconds=found["kernel_us"] * 1e-6,
+            step_seconds=found["step_ms"] * 1e-3,
+            sequence_seconds=found["sequence_us"] * 1e-6,
+            quantise_share=found["quantise_share"],
         ),
-        prefill_share=float(share),
+        prefill_share=found["prefill_share"],
+        fp4=_fp4(found) if parts.fp4_runs.any() else {},
         residual=Residual(
             low=min(float(low), LEAST_STEP[0]), high=max(float(high), LEAST_STEP[1]), basis=basis
         ),
         held_out=held_out,
     )
+
+
+def _fp4(found: dict[str, float]) -> dict[str, float]:
+    return {"launch_seconds": found["fp4_launch_us"] * 1e-6, "slowdown": found["fp4_slowdown"]}
+
+
+def _set_of(case: Case) -> str:
+    ask = case.ask
+    return f"{ask['gpu']} {ask['model']} {ask['dtype']} {case.source} {case.engine}"
 
 
 def _of(stack: str, case: Case) -> bool:
@@ -108,41 +137,60 @@ def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
             scene = scene_of(ask, place(ask))
         except UsageError:
             continue
-        ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))
-        bare = replace(scene.machine.calibration, host=HostFit())
-        machine = replace(scene.machine, calibration=bare)
-        count = sum(float(np.max(op.count)) for op in ops if op.kind == "elementwise")
-        known, prefill = float(np.max(step_cost(ops, machine).seconds)), prefill_of(case, scene)
-        batch = float(np.max(scene.batch))
-        rows.append((case.step_seconds or 0.0, known, prefill, count, batch))
+        rows.append((case.step_seconds, *_known(case, scene)))
         kept.append(case)
-    table = np.asarray(rows, dtype=np.float64)
-    sources = np.unique([c.source + c.engine + c.ask["model"] for c in kept], return_inverse=True)[
-        1
-    ]
-    weight = 1 / np.bincount(sources)[sources]
-    measured, kernels, prefill, elementwise, batch = table.T
-    parts = _Parts(measured, kernels, prefill, elementwise, batch, weight)
-    return parts, kept
+    return _Parts(*np.asarray(rows, dtype=np.float64).T), kept
 
 
-def _solve(parts: _Parts, rows: Array) -> Array:
-    """[kernel us, step ms, sequence us, prefill share] that bring predictions nearest."""
+def _known(case: Case, scene: Scene) -> tuple[float, ...]:
+    """The fields of `_Parts` after the first, from kernels alone."""
+    kernels = replace(scene.machine.calibration, host=HostFit(quantise_share=0.0))
+    linear = {k: v for k, v in kernels.linear.items() if k != "fp4"}
+    fused = replace(scene.machine, calibration=replace(kernels, linear=linear))
+    apart = replace(fused, calibration=replace(fused.calibration, host=HostFit()))
+    ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))
+    fp4 = [op for op in ops if op.kind == "linear" and op.dtype == "fp4"]
+    runs = sum(float(np.max(op.count)) for op in fp4)
+    known = float(np.max(step_cost(ops, fused).seconds))
+    return (
+        known,
+        float(np.max(step_cost(ops, apart).seconds)) - known,
+        prefill_of(case, replace(scene, machine=fused)),
+        sum(float(np.max(op.count)) for op in ops if op.kind == "elementwise"),
+        float(np.max(scene.batch)),
+        runs,
+        float(np.max(step_cost(fp4, fused).seconds))
+        - runs * fused.calibration.linear_fit("bf16").launch_seconds
+        if fp4
+        else 0.0,
+    )
+
+
+def _solve(parts: _Parts, weight: Array) -> Array:
+    """The `CONSTANTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
-        error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(parts.weight)
-        return np.asarray(error[rows])
+        error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight)
+        # what no row can tell, such as quantisation in runs of 16 bits, is taken to be fused
+        return np.append(error, 1e-3 * x[QUANTISE])
 
-    bounds = ([1.0, 0, 0, 0], [6.0, 10, 200, 1])
-    found = least_squares(residual, [2.0, 0.3, 5.0, 0.5], bounds=bounds, loss="soft_l1",
-                          f_scale=0.1)  # fmt: skip
+    low, first, high = np.asarray(list(CONSTANTS.values())).T
+    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
     return np.asarray(found.x)
 
 
 def _predict(x: Array, parts: _Parts) -> Array:
-    kernel, step, sequence, share = x
-    launches = parts.elementwise * kernel * 1e-6 + step * 1e-3 + parts.batch * sequence * 1e-6
-    return np.asarray(parts.kernels + launches + share * parts.prefill)
+    kernel, step, sequence, prefill, quantise, launch, slowdown = x
+    return np.asarray(
+        parts.kernels
+        + quantise * parts.quantising * (parts.fp4_runs == 0)
+        + parts.fp4_runs * launch * 1e-6
+        + parts.fp4_busy * (slowdown - 1)
+        + parts.elementwise * kernel * 1e-6
+        + step * 1e-3
+        + parts.batch * sequence * 1e-6
+        + prefill * parts.prefill
+    )
 
 
 def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, Residual]:

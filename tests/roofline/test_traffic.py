@@ -86,14 +86,15 @@ def test_kv_heads_are_replicated_past_their_number() -> None:
 
 
 def test_touched_experts_by_hand() -> None:
-    # one token visits 8 of 64; two visit 64 (1 - (7/8)^2) = 15 on average; many visit all
+    # one token visits 8 of 64; a second adds 8/64 visits an expert: 64 (1 - 7/8 (1 + 1/4)^-1/2);
+    # uniform routing would give 64 (1 - (7/8)^2) = 15
     assert touched_experts(MIXTURE, 1.0) == pytest.approx(8)
-    assert touched_experts(MIXTURE, 2.0) == pytest.approx(15)
-    assert touched_experts(MIXTURE, 1e4) == pytest.approx(64)
+    assert touched_experts(MIXTURE, 2.0) == pytest.approx(13.912, abs=1e-3)
+    assert touched_experts(MIXTURE, 1e10) == pytest.approx(64, rel=1e-4)
 
 
 def test_all_experts_read_make_up_all_parameters() -> None:
-    ops = forward(MIXTURE, Deployment(), Pass(batch=1e6, ctx=1.0))
+    ops = forward(MIXTURE, Deployment(), Pass(batch=1e22, ctx=1.0))
     assert total(ops, "weight_bytes") == pytest.approx(2 * MIXTURE.parameters, rel=1e-9)
 
 
