@@ -9,26 +9,34 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.interpolate import RegularGridInterpolator
+from kernel_steps import BUDGET, Bench, predicted_seconds
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import as_toml, ideal
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS, as_toml, ideal
+from magicplan.hardware_specs.calibration_files import read as read_calibration
 from magicplan.report.replay import summaries, worst
-from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
-from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import Group, document, fit_groups
 from magicplan.validate.fit import Errors, attention_seconds_of, linear_seconds_of
 from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
-from magicplan.validate.replay import Outcome, Summary, regrets, replay, sign_accuracy
-from magicplan.validate.stack_fit import fit_host
+from magicplan.validate.published import Case
+from magicplan.validate.replay import Outcome, Summary, regrets, replay, replay_with, sign_accuracy
+from magicplan.validate.stack_fit import (
+    fit_host,
+    fit_magicdec,
+    magicdec_calibration,
+    magicdec_residuals,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 MODELS = ("llama-2-7b", "llama-3.1-8b", "mistral-7b-v0.3", "qwen3-32b", "llama-3.1-70b")
@@ -43,63 +51,38 @@ def cold(rows: Columns, gpu: str) -> Columns:
     return where(rows, (size >= 2 * l2) & (rows["window"] == 0) & (rows["kv_dtype"] == "bf16"))
 
 
-def steps(tables: KernelTables, gpu: str, machine: Machine) -> tuple[Array, Array]:
-    """Predicted and tabled seconds of the linear layers and attention of decode steps, TP1, bf16.
+BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (4096, 8192, 16384, 32768, 65536, 131072)
 
-    Attention is a cold row of the table itself; linear layers are interpolated in the logarithms
-    of n and k at the row's own m, and steps whose sizes or batch lie outside the grid left out.
-    """
-    attention = cold(tables.attention, gpu)
-    linear = where(tables.linear, tables.linear["dtype"] == "bf16")
-    grids = {m: grid for m in np.unique(linear["m"]) if (grid := _grid(linear, m)) is not None}
-    predicted, measured = [], []
-    for name in MODELS:
+
+def passes(bench: Bench, machine: Machine) -> dict[str, Errors]:
+    """Errors of decode steps, of draft over decode, and of a round over decode."""
+    found: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for name, tp, batch, length in itertools.product(MODELS, (1, 8), BATCHES, LENGTHS):
         model = model_specs.load(name)
-        same = (attention["q_heads"] == model.q_heads) & (attention["kv_heads"] == model.kv_heads)
-        same &= (attention["head_dim"] == model.head_dim) & (attention["kv_len"] >= 1024)
-        same &= np.isin(attention["batch"], list(grids)) & (attention["batch"] <= 512)
-        rows = where(attention, same)
-        if not len(rows["seconds"]):
+        if not bench.cold(model, tp, batch, length):
             continue
-        guess = attention_seconds_of(rows, machine, "bf16")
-        for i, batch in enumerate(rows["batch"]):
-            work = Pass(batch=batch, ctx=rows["kv_len"][i] - 1)
-            ops = [o for o in forward(model, Deployment(), work) if o.kind == "linear"]
-            ops = [o for o in ops if o.name != "lm_head"]
-            shapes = [_shape(o.weight_bytes, o.flops, batch, o.activation_bytes) for o in ops]
-            times = [float(grids[batch](np.log(s))[0]) for s in shapes]
-            if not np.isfinite(times).all():
-                continue
-            counts = np.asarray([o.count for o in ops])
-            row = {
-                "m": np.full(len(ops), batch),
-                "n": np.asarray([s[0] for s in shapes]),
-                "k": np.asarray([s[1] for s in shapes]),
-            }
-            linear_guess = linear_seconds_of(row, machine, "bf16")
-            predicted.append(float(counts @ linear_guess) + model.layers * guess[i])
-            measured.append(float(counts @ np.exp(times)) + model.layers * rows["seconds"][i])
-    return np.asarray(predicted), np.asarray(measured)
 
+        def both(kv_len: int, tokens: int = 1, *, at=(model, tp, batch)) -> Array | None:  # type: ignore[no-untyped-def]
+            seen = bench.pass_seconds(*at, kv_len, tokens)
+            guess = predicted_seconds(machine, *at, kv_len, tokens)
+            return None if seen is None else np.asarray([guess, seen])
 
-def _shape(weight: float, flops: float, batch: float, activation: float) -> tuple[float, float]:
-    """(n, k) of a linear op, from n k and n + k."""
-    product, total = weight / 2, activation / 2 / batch
-    root = np.sqrt(max(total**2 - 4 * product, 0.0))
-    return (total + root) / 2, (total - root) / 2
-
-
-def _grid(linear: Columns, m: float) -> RegularGridInterpolator | None:
-    rows = where(linear, linear["m"] == m)
-    n, at_n = np.unique(rows["n"], return_inverse=True)
-    k, at_k = np.unique(rows["k"], return_inverse=True)
-    table = np.full((len(n), len(k)), np.nan)
-    table[at_n, at_k] = np.log(rows["seconds"])
-    if len(n) < 2 or len(k) < 2:
-        return None
-    return RegularGridInterpolator(
-        (np.log(n), np.log(k)), table, bounds_error=False, fill_value=np.nan
-    )
+        decode, draft = both(length), both(BUDGET)
+        if decode is None:
+            continue
+        found[f"step, TP{tp}"].append(tuple(decode))
+        if draft is None:
+            continue
+        found[f"draft / decode, TP{tp}"].append(tuple(draft / decode))
+        for gamma in (1, 3):
+            verify = both(length, gamma + 1)
+            if verify is not None:
+                found[f"round, gamma {gamma}, TP{tp}"].append(
+                    tuple(decode / (gamma * draft + verify))
+                )
+    return {
+        name: Errors.of(*np.asarray(pairs).T) for name, pairs in found.items() if len(pairs) >= 5
+    }
 
 
 def table(header: str, rows: list[str]) -> str:
@@ -120,9 +103,9 @@ def against(tables: KernelTables, gpu: str, calibration: Calibration) -> dict[st
     if len(attention["seconds"]) >= 20:
         guess = attention_seconds_of(attention, machine, "bf16")
         found["attention"] = Errors.of(guess, attention["seconds"])
-        predicted, measured = steps(tables, gpu, machine)
-        if len(measured) >= 5:
-            found["step"] = Errors.of(predicted, measured)
+    if tables.attention and len(tables.attention["seconds"]):
+        bench = Bench(tables=tables, l2_bytes=accelerator_of(gpu).l2_bytes or 0.0)
+        found |= passes(bench, machine)
     return found
 
 
@@ -130,11 +113,26 @@ def _warm(linear: Columns) -> Array:
     return np.asarray(linear.get("l2_risk", np.zeros(len(linear["seconds"]), np.bool_)), np.bool_)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Crossing:
+    """A part of one group's kernels by the calibration of another group."""
+
+    label: str
+    gpu: str
+    part: str
+    ours: Errors
+    naive: Errors
+
+    @property
+    def line(self) -> str:
+        return f"{self.label} | {self.part} | {cells(self.ours)} | {self.naive.mape:.1f}"
+
+
 def crossings(
     tables: KernelTables, groups: list[Group], pairs: Iterator[tuple[Group, Group, str]]
-) -> tuple[list[str], dict[str, list[float]]]:
-    """Rows of a table: `known`'s calibration on `unseen`'s kernels."""
-    lines, pooled = [], {}
+) -> list[Crossing]:
+    """`known`'s calibration on `unseen`'s kernels, for every pair."""
+    found = []
     for known, unseen, label in pairs:
         gpu = GPU_OF[unseen.accelerator.name]
         rows = tables.of(gpu, unseen.stack, unseen.version)
@@ -142,10 +140,11 @@ def crossings(
             continue
         own = as_toml(document(known, groups, "tables"))
         ours, naive = against(rows, gpu, own), against(rows, gpu, ideal())
-        for part, errors in ours.items():
-            pooled.setdefault(part, []).append(errors.mape)
-            lines.append(f"{label} | {part} | {cells(errors)} | {naive[part].mape:.1f}")
-    return lines, pooled
+        found += [
+            Crossing(label=label, gpu=gpu, part=part, ours=errors, naive=naive[part])
+            for part, errors in ours.items()
+        ]
+    return found
 
 
 def versions(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:
@@ -198,31 +197,93 @@ def _bin(value: float, edges: tuple[int, ...]) -> str:
     return f"above {low[-1]}" if low else f"up to {edges[0]}"
 
 
-def goals(outcomes: list[Outcome], steps_mape: list[float], held: dict[str, float]) -> str:
+def goals(
+    outcomes: list[Outcome], older: list[Crossing], held: dict[str, float], magic: list[Outcome]
+) -> str:
     def of(kind: str, good: Callable[[Outcome], bool]) -> Summary:
         return Summary.of([o for o in outcomes if o.kind == kind and good(o)])
 
     dense = of("step", lambda o: o.case.grade == "A" and o.case.dense and not _magicdec(o))
+    served = of("step", lambda o: "serving" in o.case.source and o.case.dense)
+    experts = of("step", lambda o: "serving" in o.case.source and not o.case.dense)
     speed = of("speedup", _magicdec)
-    share, count = sign_accuracy([o for o in outcomes if _magicdec(o)])
+    cross = Summary.of([o for o in magic if o.kind == "speedup"])
+    share, count = sign_accuracy(magic)
     lost = list(regrets(outcomes).values())
     rows = [
-        f"decode step from kernels, TP1, bf16, unseen version (mean of MAPEs) | 4 | "
-        f"{np.mean(steps_mape):.1f} | out of sample",
-        f"published steps, grade A, dense (median) | 10 | {dense.median:.1f} (naive "
-        f"{dense.naive_mape:.0f}) | partly fitted",
+        *_kernel_goals(older),
+        f"published steps, grade A, dense (median) | 10 | {dense.median:.1f} | "
+        f"{dense.naive_mape:.0f} | partly fitted",
         *(
-            f"published steps of {stack}, held-out models and GPUs (median) | 10 | {m:.1f} | "
-            "out of sample"
+            f"published steps of {stack} (median) | 10 | {m:.1f} | | models and GPUs held out"
             for stack, m in held.items()
         ),
-        f"MagicDec speedup | 5 | {speed.mape:.1f} (naive {speed.naive_mape:.0f}) | fitted: five "
+        f"serving, time per token, dense | 10 | {served.mape:.1f} | {served.naive_mape:.0f} | "
+        "partly fitted",
+        f"serving, time per token, experts (MAPE, median) | 20 | {experts.mape:.1f}, "
+        f"{experts.median:.1f} | {experts.naive_mape:.0f} | one constant fitted",
+        f"MagicDec speedup | 5 | {speed.mape:.1f} | {speed.naive_mape:.0f} | fitted: five "
         "constants a GPU",
-        f"MagicDec sign | 95 | {share:.0f} of {count} rows | fitted",
-        f"regret, median and worst of {len(lost)} sweeps | 2, 10 | {np.median(lost):.1f}, "
-        f"{max(lost):.1f} | partly fitted",
+        f"MagicDec speedup, sets of rows held out | 5 | {cross.mape:.1f} | {cross.naive_mape:.0f} "
+        f"| out of sample, {cross.rows} rows of 8xA100",
+        f"MagicDec sign | 95 | {share:.0f} of {count} rows | | the same",
+        f"regret of the draft length, median and worst | 2, 10 | {np.median(lost):.1f}, "
+        f"{max(lost):.1f} | | {len(lost)} sweeps, partly fitted",
     ]
-    return table("what | goal, % | found, % | rests on", rows)
+    return table("what | goal, % | found, % | naive, % | rests on", rows)
+
+
+def _kernel_goals(older: list[Crossing]) -> list[str]:
+    """Means over GPUs and stacks of the MAPE on an unseen version."""
+    nvlink = {"a100_sxm", "h100_sxm", "b200_sxm"}
+    wanted: tuple[tuple[str, float, str, set[str]], ...] = (
+        ("decode step from kernels, TP1, bf16", 4, "step, TP1", nvlink | {"l40s"}),
+        ("the same, TP8 over NVLink", 7, "step, TP8", nvlink),
+        ("bf16 linear layers", 8, "linear", nvlink | {"l40s"}),
+        ("cold bf16 attention", 6, "attention", nvlink | {"l40s"}),
+        ("draft over decode, TP1", 4, "draft / decode, TP1", nvlink),
+        ("speedup of a round of 1, TP1", 2.5, "round, gamma 1, TP1", nvlink),
+        ("speedup of a round of 1, TP8", 2.5, "round, gamma 1, TP8", nvlink),
+        ("speedup of a round of 3, TP8", 2.5, "round, gamma 3, TP8", nvlink),
+    )
+    rows = []
+    for what, goal, part, gpus in wanted:
+        chosen = [c for c in older if c.part == part and c.gpu in gpus]
+        ours, naive = ([getattr(c, k).mape for c in chosen] for k in ("ours", "naive"))
+        rows.append(
+            f"{what} | {goal:g} | {np.mean(ours):.1f} | {np.mean(naive):.0f} | unseen version, "
+            f"mean of {len(chosen)}"
+        )
+    return rows
+
+
+def magicdec_held_out(cases: list[Case]) -> list[Outcome]:
+    """MagicDec rows of 8xA100, each predicted by constants fitted without its (target, context)."""
+    own = [
+        c for c in cases
+        if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == "a100-sxm-80gb"
+    ]  # fmt: skip
+    base = read_calibration(CALIBRATIONS / "a100-sxm-80gb_vllm_0.14.0.toml")
+    sets = [(c.ask["model"], c.ask["draft"], c.ask["ctx"]) for c in own]
+    found: list[Outcome] = []
+    for left_out in sorted(set(sets)):
+        known = [c for c, s in zip(own, sets, strict=True) if s != left_out]
+        calibration = magicdec_calibration(base, fit_magicdec(known, base))
+        residuals = magicdec_residuals(known, calibration)
+        with_spread = replace(
+            calibration, step_residual=residuals[0], speedup_residual=residuals[1]
+        )
+        unseen = [c for c, s in zip(own, sets, strict=True) if s == left_out]
+        found += replay_with(unseen, with_spread)
+    return found
+
+
+def _inside(outcomes: list[Outcome]) -> str:
+    kinds = {kind: [o for o in outcomes if o.kind == kind] for kind in ("step", "speedup")}
+    return ", ".join(
+        f"{Summary.of(rows).coverage:.0f} % of {len(rows)} {kind}s inside the 80 % interval"
+        for kind, rows in kinds.items()
+    )
 
 
 def _magicdec(o: Outcome) -> bool:
@@ -241,8 +302,9 @@ def main() -> None:
         f"{g.name} | {part} | {cells(f.held_out)} | {f.naive.mape:.1f}"
         for g in groups for part, f in g.fits.items()
     ]  # fmt: skip
-    older, pooled = crossings(tables, groups, versions(groups))
-    foreign, _ = crossings(tables, groups, strangers(groups))
+    older = crossings(tables, groups, versions(groups))
+    foreign = crossings(tables, groups, strangers(groups))
+    magic = magicdec_held_out(cases)
     held, spread = {}, []
     for stack in ("vllm", "sglang", "trtllm"):
         try:
@@ -254,22 +316,24 @@ def main() -> None:
         spread.append(f"{stack} | {len(fit.held_out)} | {held[stack]:.1f} | {100 * inside:.0f}")
     header = "| part | n | MAPE | p95 | bias | naive MAPE"
     PAGE.write_text(
-        INTRO + goals(outcomes, pooled.get("step", []), held)
+        INTRO + goals(outcomes, older, held, magic)
         + "\n## Kernels, held-out halves\n\n" + table("calibration " + header, halves)
         + "\n## A version by the calibration of the version before\n\n"
-        + table("GPU, stack, versions " + header, older)
+        + table("GPU, stack, versions " + header, [c.line for c in older])
         + "\n## A GPU by the calibration of another family\n\n"
         "What an accelerator of an unknown family gets. Launch times are kept, rates are the\n"
         "datasheet's. Between parts of one family no public pair was at hand.\n\n"
-        + table("GPU and stack " + header, foreign)
+        + table("GPU and stack " + header, [c.line for c in foreign])
         + "\n## Published steps, constants fitted on other models and GPUs\n\n"
         + table("stack | n | median error | inside the 80 % interval", spread)
+        + f"\nMagicDec, sets held out: {_inside(magic)}\n"
         + "\n## Published results, shipped calibrations\n\n"
         "Constants were fitted on parts of these rows: this shows where the model bends, not how\n"
-        "it predicts. Mixture-of-experts models and fp4 took no part in any fit.\n"
+        "it predicts. Of mixtures of experts only the unevenness of their routing was fitted.\n"
         + published_tables(outcomes),
         encoding="utf-8",
     )  # fmt: skip
+    print(goals(outcomes, older, held, magic))
     print(f"written: {PAGE.name}, {len(outcomes)} published values")
 
 

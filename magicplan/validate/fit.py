@@ -35,6 +35,8 @@ Form = TypeVar("Form")
 Bounds = dict[str, tuple[float, float]]
 """Lowest and highest value of every fitted constant, seconds in microseconds."""
 MIN_ROWS = 40
+ALL_REDUCE_BYTES = 2.0**25
+"""Largest payload fitted: 2,048 tokens of width 8,192. Past it other algorithms take over."""
 L2_COPIES = 6
 """Weight copies in rotation of the public collectors (vllm, sglang)."""
 LINEAR: Bounds = {
@@ -151,8 +153,9 @@ def fit_attention(
 
 
 def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[CollectiveFit]:
-    """All-reduces inside CUDA graphs over 2 and more GPUs."""
+    """All-reduces inside CUDA graphs over 2 and more GPUs, up to the sizes of a decode step."""
     machine = Machine(accelerator=accelerator, calibration=ideal())
+    rows = where(rows, rows["bytes"] <= ALL_REDUCE_BYTES)
     ranks, measured = rows["num_gpus"], rows["seconds"]
     sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
     good = np.ones(len(measured), dtype=np.bool_)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.calibration_files import prefill_share
-from magicplan.planning.predict import predict
+from magicplan.planning.predict import answer, predict
 from magicplan.planning.prediction import Prediction
+from magicplan.planning.request import Request, resolve
 from magicplan.roofline.speculation import Scene
-from magicplan.roofline.timing import step_cost
+from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.published import Case, Skipped
 
@@ -94,6 +96,16 @@ def replay(
             skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
         done()
     return outcomes, skipped
+
+
+def replay_with(cases: Iterable[Case], calibration: Calibration) -> list[Outcome]:
+    """Predict cases by a calibration at hand instead of a shipped one. Raises UsageError."""
+    found: list[Outcome] = []
+    for case in cases:
+        ask = resolve(Request(**case.ask))
+        machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
+        found += _outcomes(case, answer(replace(ask, machine=machine)))
+    return found
 
 
 def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
