@@ -22,15 +22,13 @@ from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read, stack_tables
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
-from magicplan.validate.published import Case
-from magicplan.validate.stack_fit import (
-    constants,
-    fit_host,
+from magicplan.validate.magicdec_fit import (
     fit_magicdec,
-    fit_rounds,
     magicdec_calibration,
     magicdec_residuals,
 )
+from magicplan.validate.published import Case
+from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -101,11 +99,12 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         step, speedup = magicdec_residuals(own, found)
         data = {
             "name": f"{gpu}_magicdec_1.0",
-            "origin": f"five constants fitted on {len(own)} published MagicDec rows "
+            "origin": f"six constants fitted on {len(own)} published MagicDec rows "
             f"(arXiv 2408.11049, Tables 1-7) over the kernels of {kernels}",
             "date": date.today().isoformat(),
             "linear": {d: numbers_of(f) for d, f in found.linear.items()},
             "attention": {d: numbers_of(f) for d, f in found.attention.items()},
+            "draft_attention": {d: numbers_of(f) for d, f in found.draft_attention.items()},
             "collective": numbers_of(found.collective),
             "host": constants(found.host),
             "step_residual": rounded(step),

@@ -108,13 +108,15 @@ class Calibration:
     """By math dtype; a dtype that is not here takes the ideal form."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
+    draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
+    """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
 
     def __post_init__(self) -> None:
         for linear in self.linear.values():
             _check(self.name, linear)
-        for attention in self.attention.values():
+        for attention in (*self.attention.values(), *self.draft_attention.values()):
             _check(self.name, attention)
         _check(self.name, self.collective)
         _check(self.name, self.host)

@@ -220,6 +220,7 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         speedup_residual=_part(where, data, "speedup_residual", Residual),
         linear=_by_dtype(where, data, "linear", LinearFit),
         attention=_by_dtype(where, data, "attention", AttentionFit),
+        draft_attention=_by_dtype(where, data, "draft_attention", AttentionFit),
         collective=_part(where, data, "collective", CollectiveFit),
         host=_part(where, data, "host", HostFit),
     )

@@ -310,7 +310,7 @@ def draft_step(
     work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
     ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
     host = machine.calibration.host.draft_seconds(batch * width)
-    cost = step_cost(ops, machine, host, xp)
+    cost = step_cost(ops, machine.drafting, host, xp)
     if draft.middle is None:
         return cost
     inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)

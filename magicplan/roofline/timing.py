@@ -35,6 +35,14 @@ class Machine:
         """Datasheet memory bandwidth."""
         return self.accelerator.memory_bytes_per_s
 
+    @property
+    def drafting(self) -> Machine:
+        """The same machine as it runs draft steps."""
+        own = self.calibration.draft_attention
+        if not own:
+            return self
+        return replace(self, calibration=replace(self.calibration, attention=own))
+
     def flops_per_s(self, dtype: str) -> float:
         """Datasheet dense peak; a format the part does not multiply runs at its 16-bit rate."""
         peaks = self.accelerator.dense_flops_per_s

@@ -46,6 +46,9 @@ class Case:
     """Keyword arguments of `predict`."""
     step_seconds: float | None = None
     speedup: float | None = None
+    draft_seconds: float | None = None
+    """Of one draft step, where a row states a round's parts."""
+    verify_seconds: float | None = None
     prompt_tokens: float = 0.0
     """Length of the prompts that neighbours in the batch prefill meanwhile; 0 where none do."""
     prefill_tokens: float = 0.0
@@ -201,11 +204,17 @@ def _round(name: str, source: str, row: Row) -> Case:
     }  # fmt: skip
     return Case(
         id=name, source=source, engine="MagicDec", grade="A", ask=ask,
-        step_seconds=float(row["t_target_ms"]) / 1e3 if row["t_target_ms"] else None,
+        step_seconds=_milliseconds(row, "t_target_ms"),
         speedup=float(row["speedup"]) if row["speedup"] else None,
+        draft_seconds=_milliseconds(row, "t_draft_total_ms", gamma),
+        verify_seconds=_milliseconds(row, "t_verify_ms"),
         sweep=tuple(row[k] for k in ("source", "gpu", "n_gpu", "target", "draft", "kv_method",
                                      "kv_budget", "dataset", "batch", "prefix_len")),
     )  # fmt: skip
+
+
+def _milliseconds(row: Row, column: str, steps: int = 1) -> float | None:
+    return _number(row[column], column) / steps / 1e3 if row.get(column) else None
 
 
 def _serving(name: str, source: str, row: Row) -> Case:

@@ -1,8 +1,8 @@
 """What kernels leave out, fitted on published runs of whole engines: few constants a stack.
 
-For a serving stack: the floor of an element-wise kernel, the host's time a step and a sequence.
-For MagicDec, whose rounds are published with their parts, also the draft step, the round and how
-well its attention uses memory: its kernels are not in any table.
+The floor of an element-wise kernel, the host's time a step and a sequence, what of neighbours'
+prefill a benchmark shows, what of quantisation is paid; and of a round of speculation, the draft
+step and the bookkeeping.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration import Calibration, HostFit, Residual
+from magicplan.hardware_specs.calibration import HostFit, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATED
 from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.request import Request, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene, rounds
-from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
@@ -229,71 +229,6 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
         replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
         Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
     )
-
-
-def fit_magicdec(cases: list[Case], kernels: Calibration, prior: Array | None = None) -> Array:
-    """Five numbers of MagicDec on one GPU, from its published steps and speedups: step us,
-    token us, draft step us, round us, attention's share of memory bandwidth.
-
-    Few rows are drawn towards `prior`, another GPU's numbers, on a logarithmic scale.
-    """
-    asks = [resolve(Request(**(case.ask | {"stack": "ideal"}))) for case in cases]
-    first = np.asarray([3000.0, 10.0, 3000.0, 1000.0, 0.7]) if prior is None else prior
-
-    def residual(logs: Array) -> Array:
-        errors = _magicdec_errors(cases, asks, magicdec_calibration(kernels, np.exp(logs)))
-        drawn = 0.05 * (logs - np.log(first)) if prior is not None else 0.0 * logs
-        return np.concatenate([errors, drawn])
-
-    low, high = np.log([1, 1e-3, 1, 1, 0.2]), np.log([3e4, 1e3, 3e4, 1e4, 1.0])
-    start = np.clip(np.log(first), low + 1e-3, high - 1e-3)
-    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(np.exp(found.x))
-
-
-def magicdec_calibration(kernels: Calibration, numbers: Array) -> Calibration:
-    """The kernels of a GPU with MagicDec's constants, see `fit_magicdec`."""
-    step, token, draft, whole, efficiency = (float(n) for n in numbers)
-    attention = {
-        dtype: replace(fit, memory_efficiency=min(efficiency, 1.0))
-        for dtype, fit in kernels.attention.items()
-    }
-    host = HostFit(
-        kernel_seconds=kernels.host.kernel_seconds,
-        step_seconds=step * 1e-6,
-        token_seconds=token * 1e-6,
-        draft_step_seconds=draft * 1e-6,
-        round_seconds=whole * 1e-6,
-    )
-    return replace(kernels, attention=attention, host=host)
-
-
-def magicdec_residuals(cases: list[Case], calibration: Calibration) -> tuple[Residual, Residual]:
-    """Spread of steps and of speedups around fitted MagicDec constants, never below 5 %."""
-    asks = [resolve(Request(**(case.ask | {"stack": "ideal"}))) for case in cases]
-    errors = _magicdec_errors(cases, asks, calibration)
-    steps = errors[: len(cases)]
-    basis = f"measured over fitted, {len(cases)} published MagicDec rows"
-
-    def residual(logs: Array) -> Residual:
-        low, high = np.exp(np.percentile(-logs, [10, 90]))
-        return Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis)
-
-    return residual(steps), residual(errors[len(cases) :] / 2)
-
-
-def _magicdec_errors(cases: list[Case], asks: list[Resolved], calibration: Calibration) -> Array:
-    """Logarithms of predicted over measured: steps, then speedups."""
-    steps, speedups = [], []
-    for case, ask in zip(cases, asks, strict=True):
-        machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
-        asked = replace(ask, machine=machine)
-        table = rounds(scene_of(asked, place(asked)), ask.draft, ask.acceptance, ask.max_gamma)
-        if case.step_seconds:
-            steps.append(np.log(float(table.round_seconds.flat[0]) / case.step_seconds))
-        if case.speedup:
-            speedups.append(np.log(float(table.speedup[0, 0, -1]) / case.speedup))
-    return np.asarray([*steps, *(2 * s for s in speedups)])
 
 
 def constants(host: HostFit) -> dict[str, float]:

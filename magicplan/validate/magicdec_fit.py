@@ -1,0 +1,116 @@
+"""MagicDec's constants on one GPU, from rounds that were published with their parts.
+
+Its kernels are in no table: those of another stack on the same GPU stand in for them, and six
+numbers say how it differs. Its draft reads a pool of its own with a kernel made for prefill, which
+on an A100 reaches a tenth of the bandwidth that its decode attention does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from magicplan.hardware_specs.calibration import AttentionFit, Calibration, HostFit, Residual
+from magicplan.planning.placement import place, scene_of
+from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.speculation import rounds
+from magicplan.roofline.timing import Machine
+from magicplan.validate.published import Case
+from magicplan.validate.stack_fit import LEAST
+
+NUMBERS: dict[str, tuple[float, float, float]] = {
+    "step_us": (1, 3000, 3e4),
+    "token_us": (1e-3, 10, 1e3),
+    "draft_step_us": (1, 2000, 3e4),
+    "round_us": (1, 1000, 1e4),
+    "attention_efficiency": (0.2, 0.8, 1),
+    "draft_attention_efficiency": (0.03, 0.5, 1),
+}
+"""Least, first and largest value of what is fitted."""
+SPEEDUP_WEIGHT = 2.0
+PRIOR_WEIGHT = 0.05
+
+
+def fit_magicdec(cases: list[Case], kernels: Calibration, prior: Array | None = None) -> Array:
+    """The `NUMBERS` that bring target, draft and verification steps and speedups nearest.
+
+    Few rows are drawn towards `prior`, another GPU's numbers, on a logarithmic scale.
+    """
+    asks = _asked(cases)
+    low, first, high = np.log(np.asarray(list(NUMBERS.values())).T)
+    start = first if prior is None else np.clip(np.log(prior), low + 1e-3, high - 1e-3)
+
+    def residual(logs: Array) -> Array:
+        errors = _errors(cases, asks, magicdec_calibration(kernels, np.exp(logs)))
+        drawn = PRIOR_WEIGHT * (logs - start) if prior is not None else np.zeros(0)
+        speedups = SPEEDUP_WEIGHT * errors["speedup"]
+        return np.concatenate([errors["step"], errors["draft"], errors["verify"], speedups, drawn])
+
+    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    return np.asarray(np.exp(found.x))
+
+
+def magicdec_calibration(kernels: Calibration, numbers: Array) -> Calibration:
+    """The kernels of a GPU with MagicDec's numbers."""
+    step, token, draft, whole, efficiency, draft_efficiency = (float(n) for n in numbers)
+    return replace(
+        kernels,
+        attention=_at(kernels.attention, efficiency),
+        draft_attention=_at(kernels.attention, draft_efficiency),
+        host=HostFit(
+            kernel_seconds=kernels.host.kernel_seconds,
+            step_seconds=step * 1e-6,
+            token_seconds=token * 1e-6,
+            draft_step_seconds=draft * 1e-6,
+            round_seconds=whole * 1e-6,
+        ),
+    )
+
+
+def _at(fits: Mapping[str, AttentionFit], efficiency: float) -> dict[str, AttentionFit]:
+    return {k: replace(fit, memory_efficiency=min(efficiency, 1.0)) for k, fit in fits.items()}
+
+
+def magicdec_residuals(cases: list[Case], calibration: Calibration) -> tuple[Residual, Residual]:
+    """Spread of steps and of speedups around fitted numbers, never below 5 %."""
+    errors = _errors(cases, _asked(cases), calibration)
+    basis = f"measured over fitted, {len(cases)} published MagicDec rows"
+
+    def residual(logs: Array) -> Residual:
+        low, high = np.exp(np.percentile(-logs, [10, 90]))
+        return Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis)
+
+    return residual(errors["step"]), residual(errors["speedup"])
+
+
+def _asked(cases: list[Case]) -> list[Resolved]:
+    return [resolve(Request(**case.ask)) for case in cases]
+
+
+def _errors(cases: list[Case], asks: list[Resolved], calibration: Calibration) -> dict[str, Array]:
+    """Logarithms of predicted over measured, where a row states the part."""
+    logs: dict[str, list[float]] = {"step": [], "draft": [], "verify": [], "speedup": []}
+    for case, ask in zip(cases, asks, strict=True):
+        machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
+        asked = replace(ask, machine=machine)
+        table = rounds(scene_of(asked, place(asked)), ask.draft, ask.acceptance, ask.max_gamma)
+        predicted = {
+            "step": table.round_seconds.flat[0],
+            "draft": table.draft_seconds.flat[-1] / max(ask.max_gamma, 1),
+            "verify": table.verify_seconds.flat[-1],
+            "speedup": table.speedup.flat[-1],
+        }
+        measured = {
+            "step": case.step_seconds,
+            "draft": case.draft_seconds,
+            "verify": case.verify_seconds,
+            "speedup": case.speedup,
+        }
+        for part, value in measured.items():
+            if value:
+                logs[part].append(float(np.log(predicted[part] / value)))
+    return {part: np.asarray(values) for part, values in logs.items()}
