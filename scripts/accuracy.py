@@ -29,11 +29,7 @@ from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import Group, document, fit_groups
 from magicplan.validate.fit import Errors, attention_seconds_of, linear_seconds_of
 from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
-from magicplan.validate.magicdec_fit import (
-    fit_magicdec,
-    magicdec_calibration,
-    magicdec_residuals,
-)
+from magicplan.validate.magicdec_fit import held_out
 from magicplan.validate.published import Case
 from magicplan.validate.replay import Outcome, Summary, regrets, replay, replay_with, sign_accuracy
 from magicplan.validate.stack_fit import fit_host
@@ -264,17 +260,17 @@ def magicdec_held_out(cases: list[Case]) -> list[Outcome]:
         if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == "a100-sxm-80gb"
     ]  # fmt: skip
     base = read_calibration(CALIBRATIONS / "a100-sxm-80gb_vllm_0.14.0.toml")
-    sets = [(c.ask["model"], c.ask["draft"], c.ask["ctx"]) for c in own]
+    shipped = read_calibration(CALIBRATIONS / "a100-sxm-80gb_magicdec_1.0.toml")
     found: list[Outcome] = []
-    for left_out in sorted(set(sets)):
-        known = [c for c, s in zip(own, sets, strict=True) if s != left_out]
-        calibration = magicdec_calibration(base, fit_magicdec(known, base))
-        residuals = magicdec_residuals(known, calibration)
-        with_spread = replace(
-            calibration, step_residual=residuals[0], speedup_residual=residuals[1]
+    for unseen, calibration in held_out(own, base):
+        found += replay_with(
+            unseen,
+            replace(
+                calibration,
+                step_residual=shipped.step_residual,
+                speedup_residual=shipped.speedup_residual,
+            ),
         )
-        unseen = [c for c, s in zip(own, sets, strict=True) if s == left_out]
-        found += replay_with(unseen, with_spread)
     return found
 
 

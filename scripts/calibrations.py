@@ -24,6 +24,7 @@ from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
 from magicplan.validate.magicdec_fit import (
     fit_magicdec,
+    held_out,
     magicdec_calibration,
     magicdec_residuals,
 )
@@ -94,9 +95,9 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         ]
         base = read(CALIBRATIONS / f"{kernels}.toml")
         numbers = fit_magicdec(own, base, prior)
+        step, speedup = magicdec_residuals(held_out(own, base, prior))
         prior = numbers if prior is None else prior
         found = magicdec_calibration(base, numbers)
-        step, speedup = magicdec_residuals(own, found)
         data = {
             "name": f"{gpu}_magicdec_1.0",
             "origin": f"six constants fitted on {len(own)} published MagicDec rows "
