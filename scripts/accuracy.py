@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from accuracy_checks import element_wise, query_rows
 from kernel_steps import BUDGET, Bench, predicted_seconds
 
 from magicplan import model_specs
@@ -320,6 +321,15 @@ def main() -> None:
         "What an accelerator of an unknown family gets. Launch times are kept, rates are the\n"
         "datasheet's. Between parts of one family no public pair was at hand.\n\n"
         + table("GPU and stack " + header, [c.line for c in foreign])
+        + "\n## Query rows a KV head\n\n"
+        "Verification packs query tokens with query heads. The tables' nearest proxy: time with\n"
+        "many query heads a KV head over that with four, cold; seen / predicted (rows).\n\n"
+        + table("calibration | 8 | 16 | 32 | 64", query_rows(tables, groups, GPU_OF))
+        + "\n## Element-wise ops of a layer\n\n"
+        "Microseconds by tokens of a pass: Vidur's profiles (microsoft/vidur, MIT, commit\n"
+        "7d47513; an older stack, nothing fused) / ours, which engines fuse.\n\n"
+        + table("GPU and model | 1 | 64 | 256 | 1024",
+                element_wise(Path(sys.argv[1]) / "vidur_layer_ops.parquet"))
         + "\n## Published steps, constants fitted on other models and GPUs\n\n"
         + table("stack | n | median error | inside the 80 % interval", spread)
         + f"\nMagicDec, sets held out: {_inside(magic)}\n"

@@ -29,11 +29,12 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionFit:
-    """t = launch + p-norm(wave (batch kv_heads / SMs), max(bytes / (eb BW), flops / (ef F))).
+    """t = launch + p-norm(wave (batch kv_heads / SMs), q-norm(bytes / (eb BW), flops / (ef F))).
 
     Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
     over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
-    predicts both ends as well.
+    predicts both ends as well. The inner norm is what query rows cost before they compute longer
+    than they read: 64 rows a KV head take 5 (H100) to 14 % (A100) more than four.
     """
 
     launch_seconds: float = 0.0
@@ -41,6 +42,7 @@ class AttentionFit:
     memory_efficiency: float = 1.0
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
+    compute_sharpness: float = math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,8 +155,8 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
             raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
         if entry.name.endswith("share") and not 0 <= value <= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
-        if entry.name == "sharpness" and not value >= 1:
-            raise SpecError(name, f"sharpness is {value}, expected 1 or more")
+        if entry.name.endswith("sharpness") and not value >= 1:
+            raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
         if entry.name.endswith("efficiency") and not 0 < value <= 1:
             free = entry.name == "requantise_efficiency" and value > 0
             if not free:

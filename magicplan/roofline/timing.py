@@ -155,7 +155,8 @@ def attention_time(
     fit: AttentionFit, moving: Num, computing: Num, waves: Num, xp: Namespace = np
 ) -> Num:
     """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
-    busy = xp.maximum(moving / fit.memory_efficiency, computing / fit.compute_efficiency)
+    reading, multiplying = moving / fit.memory_efficiency, computing / fit.compute_efficiency
+    busy = _p_norm(reading, multiplying, fit.compute_sharpness, xp)
     if fit.wave_seconds:
         busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
     return fit.launch_seconds + busy
