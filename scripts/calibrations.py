@@ -29,7 +29,7 @@ from magicplan.validate.magicdec_fit import (
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
-from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
+from magicplan.validate.stack_fit import constants, fit_experts, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -39,6 +39,8 @@ MAGICDEC = {
     "l40": "l40s_sglang_0.5.12",
 }
 """Whose kernels stand in for MagicDec's on each GPU it was published for."""
+UNEXPLAINED = {("trtllm", "1.2.0rc6.post3"), ("trtllm", "1.3.0rc1")}
+"""Runs of experts that no stated input explains (docs/residuals.md, R6)."""
 HEADER = """\
 # What kernels leave out, by serving stack: written by scripts/calibrations.py, never by hand.
 # low and high of a residual are the 10th and 90th percentile of measured over predicted.
@@ -77,6 +79,24 @@ def stacks(cases: list[Case]) -> None:
     for table in tables.values():
         # 4-bit linear layers are the GPU's kernels more than the stack's
         table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]
+    write_stacks(tables)
+
+
+def experts(cases: list[Case]) -> None:
+    """Grouped products, fitted over the other constants; a format without rows is TensorRT-LLM's."""
+    tables = dict(stack_tables())
+    believed = [c for c in cases if (c.engine, c.version) not in UNEXPLAINED]
+    for stack in tables:
+        tables[stack]["experts"] = {
+            k: float(f"{v:.4g}") for k, v in fit_experts(stack, believed).items()
+        }
+        print(f"{stack:8} experts {tables[stack]['experts']}")
+    for table in tables.values():
+        table["experts"] = tables["trtllm"]["experts"] | table["experts"]
+    write_stacks(tables)
+
+
+def write_stacks(tables: dict[str, object]) -> None:
     STACKS.write_text(HEADER + tomli_w.dumps(tables), encoding="utf-8")
     stack_tables.cache_clear()
 
@@ -131,6 +151,8 @@ def main() -> None:
     names = ("plain_decode", "speculation", "serving", "magicdec")
     cases = published.read([results / f"{name}.csv" for name in names]).cases
     stacks(cases)
+    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
+    experts(cases)
     write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
     write(CALIBRATIONS, magicdec(cases))
 

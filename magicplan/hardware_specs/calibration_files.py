@@ -163,26 +163,37 @@ def version_key(version: str) -> list[int]:
 
 def stack_constants(stack: str) -> dict[str, Any]:
     """Host constants and residuals of a serving stack, as a calibration file holds them."""
-    return {k: v for k, v in _stack(stack).items() if k not in ("prefill_share", "fp4")}
+    kept = ("host", "step_residual", "speedup_residual")
+    return {k: v for k, v in _stack(stack).items() if k in kept}
 
 
-def prefill_share(stack: str) -> float:
+def prefill_share(stack: str, *, dense: bool = True) -> float:
     """Of the prefill of neighbours, what a serving benchmark of that stack shows in its time per
     token; the rest overlaps or falls into the time to first token."""
-    return float(_stack(stack).get("prefill_share", 1.0))
+    found = _stack(stack)
+    return float((found if dense else found.get("experts", {})).get("prefill_share", 1.0))
 
 
-def fp4_fit(stack: str, fp8: LinearFit, bf16: LinearFit) -> LinearFit | None:
-    """Linear layers in 4-bit floats, which no public table holds: the 8-bit ones with the extra
-    launch and the slowdown that published runs show. `None` where a stack has shown none."""
-    seen = _stack(stack).get("fp4")
-    if not seen:
-        return None
+def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> dict[str, LinearFit]:
+    """Linear layers that no public table holds, by the slowdown against 8-bit ones that published
+    runs of whole engines show: those in 4 bits, and grouped products of experts."""
+    found, seen = _stack(stack), {}
+    if fp4 and found.get("fp4"):
+        seen["fp4"] = _slower(fp8, bf16, found["fp4"]["launch_seconds"], found["fp4"]["slowdown"])
+    for dtype in ("fp8", "fp4") if fp4 else ("fp8",):
+        slowdown = found.get("experts", {}).get(f"{dtype}_slowdown")
+        if slowdown:
+            seen[f"{dtype}.experts"] = _slower(fp8, bf16, 0.0, slowdown)
+    return seen
+
+
+def _slower(fp8: LinearFit, bf16: LinearFit, launch: float, slowdown: float) -> LinearFit:
+    """Launched as 16-bit layers are: engines fuse quantisation into the kernel before."""
     return replace(
         fp8,
-        launch_seconds=bf16.launch_seconds + seen["launch_seconds"],
-        memory_efficiency=fp8.memory_efficiency / seen["slowdown"],
-        compute_efficiency=fp8.compute_efficiency / seen["slowdown"],
+        launch_seconds=bf16.launch_seconds + launch,
+        memory_efficiency=min(fp8.memory_efficiency / slowdown, 1.0),
+        compute_efficiency=min(fp8.compute_efficiency / slowdown, 1.0),
         requantise_efficiency=math.inf,
     )
 

@@ -108,7 +108,8 @@ def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
 
 def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     calibration = machine.calibration
-    fit, share = calibration.linear_fit(op.dtype), calibration.host.quantise_share
+    fit = calibration.linear_fit(op.dtype, grouped=op.grouped)
+    share = calibration.host.quantise_share
     if share < 1 and fit.requantise_efficiency < math.inf:
         fit = _fused(fit, calibration.linear_fit("bf16"), share)
     requantising = share * op.requantise_bytes / machine.bytes_per_s

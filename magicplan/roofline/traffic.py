@@ -42,6 +42,8 @@ class Op:
     activation_bytes: Num = 0.0
     requantise_bytes: Num = 0.0
     count: Num = 1.0
+    grouped: bool = False
+    """Products of many experts in one kernel, which is another than that of a single product."""
     units: Num = 0.0
     ranks: Num = 1.0
     payload_bytes: Num = 0.0
@@ -350,6 +352,7 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
             activation_bytes=one.activation_bytes,
             requantise_bytes=one.requantise_bytes,
             count=e.layers,
+            grouped=True,
         )
 
 

@@ -19,7 +19,7 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import LinearFit
 from magicplan.hardware_specs.calibration_files import (
     as_toml,
-    fp4_fit,
+    engine_fits,
     stack_constants,
     version_key,
 )
@@ -154,11 +154,12 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
             data[kind][dtype] = _constants(fitted.form)
         else:
             data[kind] = _constants(fitted.form)
-    if "linear.fp8" in parts and "fp4" in group.accelerator.dense_flops_per_s:
-        fp4 = fp4_fit(group.stack, parts["linear.fp8"][0].form, parts["linear.bf16"][0].form)
-        if fp4:
-            data["linear"]["fp4"] = _constants(fp4)
-            data["origin"] += "; linear.fp4 from published runs of whole engines"
+    if "linear.fp8" in parts:
+        fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
+        fp4 = "fp4" in group.accelerator.dense_flops_per_s
+        for name, form in engine_fits(group.stack, fp8, bf16, fp4=fp4).items():
+            data["linear"][name] = _constants(form)
+            data["origin"] += f"; linear.{name} from published runs of whole engines"
     data |= stack_constants(group.stack)
     data["evidence"] = [
         {"part": part, "from": owner, "rows": f.held_out.rows, "rejected": f.rejected}

@@ -56,6 +56,8 @@ class Case:
     sweep: tuple[str, ...] = ()
     """Rows of one sweep differ only in draft length."""
     dense: bool = True
+    version: str = ""
+    """Of the engine, where a row states it apart from the name."""
 
     @property
     def served(self) -> bool:
@@ -234,6 +236,7 @@ def _serving(name: str, source: str, row: Row) -> Case:
         id=name, source=source, engine=row["backend"], grade="B", ask=ask,
         step_seconds=_number(row["tpot_ms"], "tpot") / 1e3, prompt_tokens=prompt,
         prefill_tokens=batch * prompt / max(out, 1), dense=_dense(row["model_path"]),
+        version=row.get("backend_version", ""),
     )  # fmt: skip
 
 

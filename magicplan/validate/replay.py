@@ -112,7 +112,7 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
     found = []
     if case.step_seconds:
         b = p.baseline
-        added = prefill_share(case.ask["stack"]) * prefill_of(case, p.scene)
+        added = prefill_share(case.ask["stack"], dense=case.dense) * prefill_of(case, p.scene)
         if not case.served:
             added -= float(b.host_seconds)
         found.append(
