@@ -22,6 +22,7 @@ from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read, stack_tables
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
+from magicplan.validate.experts_fit import fit_experts
 from magicplan.validate.magicdec_fit import (
     fit_magicdec,
     held_out,
@@ -29,7 +30,7 @@ from magicplan.validate.magicdec_fit import (
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
-from magicplan.validate.stack_fit import constants, fit_experts, fit_host, fit_rounds
+from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -83,7 +84,7 @@ def stacks(cases: list[Case]) -> None:
 
 
 def experts(cases: list[Case]) -> None:
-    """Grouped products, fitted over the other constants; a format without rows is TensorRT-LLM's."""
+    """Grouped products, fitted last; a format without rows is taken from TensorRT-LLM."""
     tables = dict(stack_tables())
     believed = [c for c in cases if (c.engine, c.version) not in UNEXPLAINED]
     for stack in tables:

@@ -7,7 +7,6 @@ step and the bookkeeping.
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -81,11 +80,11 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     (Source, GPU, model, format) sets count equally, however many rows they print; folds hold
     whole sets.
     """
-    usable = [c for c in cases if c.step_seconds and _of(stack, c)]
+    usable = [c for c in cases if c.step_seconds and runs_of(stack, c)]
     if len(usable) < MIN_CASES:
         raise UsageError(f"{stack}: {len(usable)} published steps, the fit needs {MIN_CASES}")
     parts, kept = _taken_apart(usable)
-    sets = np.unique([_set_of(c) for c in kept], return_inverse=True)[1]
+    sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
     weight = 1 / np.bincount(sets)[sets]
     held_out = np.empty(len(kept))
     for fold in range(FOLDS):
@@ -115,81 +114,21 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     )
 
 
-EXPERTS: dict[str, tuple[float, float, float]] = {
-    "prefill_share": (0.0, 0.8, 1.0),
-    "fp8_slowdown": (0.5, 1.0, 3.0),
-    "fp4_slowdown": (0.5, 1.0, 3.0),
-}
-"""Least, first and largest value of what is fitted on mixtures of experts."""
-
-
-def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
-    """How grouped products of experts differ from single ones in 8 bits, and what prefill shows.
-
-    The stack's host constants are those that shipped calibrations hold. A format without rows is
-    left out. Raises UsageError for too few rows.
-    """
-    usable = [c for c in cases if c.step_seconds and _of(stack, replace(c, dense=not c.dense))]
-    if len(usable) < MIN_CASES:
-        raise UsageError(f"{stack}: {len(usable)} published steps of experts, needs {MIN_CASES}")
-    rows, kept = [], []
-    for case in usable:
-        try:
-            ask = resolve(Request(**case.ask))
-            scene = scene_of(ask, place(ask))
-        except UsageError:
-            continue
-        rows.append((case.step_seconds, *_known_experts(case, scene)))
-        kept.append(case)
-    measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
-    fp4 = np.asarray([c.ask["dtype"] == "fp4" for c in kept])
-    sets = np.unique([_set_of(c) for c in kept], return_inverse=True)[1]
-    root = np.bincount(sets)[sets] ** -0.5
-
-    def residual(x: Array) -> Array:
-        slowdown = np.where(fp4, x[2], x[1])
-        return np.asarray(
-            np.log((others + launch + busy * slowdown + x[0] * prefill) / measured) * root
-        )
-
-    low, first, high = np.asarray(list(EXPERTS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
-    pairs = zip(EXPERTS, found.x.tolist(), strict=True)
-    return {name: value for name, value in pairs if seen[name]}
-
-
-def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float]:
-    """Seconds of all but the experts, of their launches, of their work in 8 bits, of prefill."""
-    calibration = scene.machine.calibration
-    linear = {k: v for k, v in calibration.linear.items() if not k.endswith(".experts")}
-    fp8 = replace(calibration.linear_fit("fp8"), requantise_efficiency=math.inf)
-    plain = replace(fp8, launch_seconds=calibration.linear_fit("bf16").launch_seconds)
-    grouped = {f"{dtype}.experts": plain for dtype in ("fp8", "fp4")}
-    machine = replace(scene.machine, calibration=replace(calibration, linear={**linear, **grouped}))
-    work = Pass(batch=scene.batch, ctx=scene.ctx)
-    ops = forward(scene.target, scene.layout, work)
-    experts = [op for op in ops if op.grouped]
-    host = calibration.host.pass_seconds(scene.batch, scene.batch)
-    launch = sum(float(np.max(op.count)) for op in experts) * plain.launch_seconds
-    apart = float(np.max(step_cost(experts, machine).seconds))
-    whole = float(np.max(step_cost(ops, machine, host).seconds))
-    return whole - apart, launch, apart - launch, prefill_of(case, scene)
-
-
 def _fp4(found: dict[str, float]) -> dict[str, float]:
     return {"launch_seconds": found["fp4_launch_us"] * 1e-6, "slowdown": found["fp4_slowdown"]}
 
 
-def _set_of(case: Case) -> str:
+def set_of(case: Case) -> str:
+    """Rows of one set differ in batch, context and parallelism only."""
     ask = case.ask
     return f"{ask['gpu']} {ask['model']} {ask['dtype']} {case.source} {case.engine}"
 
 
-def _of(stack: str, case: Case) -> bool:
-    """Runs of that engine itself, of dense models on a calibrated architecture family."""
+def runs_of(stack: str, case: Case, *, dense: bool = True) -> bool:
+    """Runs of that engine itself, of dense models or of mixtures of experts, on a calibrated
+    architecture family."""
     family = hardware_specs.load(case.ask["gpu"]).architecture.split()[0]
-    return engine_stack(case.engine) == stack and case.dense and family in CALIBRATED
+    return engine_stack(case.engine) == stack and case.dense == dense and family in CALIBRATED
 
 
 def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
@@ -261,7 +200,7 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
 
     Raises UsageError for too few. The residual is that of the fitted rows themselves.
     """
-    usable = [c for c in cases if c.speedup and _of(stack, c)]
+    usable = [c for c in cases if c.speedup and runs_of(stack, c)]
     rows = []
     for case in usable:
         try:

@@ -1,0 +1,85 @@
+"""How an engine's grouped products of experts differ from single ones, from published runs.
+
+No public table of kernels here holds them. Beside them, mixtures of experts show their own share
+of neighbours' prefill: the collection's dense runs send requests in waves, those of experts do not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from magicplan.errors import UsageError
+from magicplan.planning.placement import place, scene_of
+from magicplan.planning.request import Request, resolve
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.speculation import Scene
+from magicplan.roofline.timing import step_cost
+from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.published import Case
+from magicplan.validate.replay import prefill_of
+from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
+
+EXPERTS: dict[str, tuple[float, float, float]] = {
+    "prefill_share": (0.0, 0.8, 1.0),
+    "fp8_slowdown": (0.5, 1.0, 3.0),
+    "fp4_slowdown": (0.5, 1.0, 3.0),
+}
+"""Least, first and largest value of what is fitted on mixtures of experts."""
+
+
+def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
+    """How grouped products of experts differ from single ones in 8 bits, and what prefill shows.
+
+    The stack's host constants are those that shipped calibrations hold. A format without rows is
+    left out. Raises UsageError for too few rows.
+    """
+    usable = [c for c in cases if c.step_seconds and runs_of(stack, c, dense=False)]
+    if len(usable) < MIN_CASES:
+        raise UsageError(f"{stack}: {len(usable)} published steps of experts, needs {MIN_CASES}")
+    rows, kept = [], []
+    for case in usable:
+        try:
+            ask = resolve(Request(**case.ask))
+            scene = scene_of(ask, place(ask))
+        except UsageError:
+            continue
+        rows.append((case.step_seconds, *_known_experts(case, scene)))
+        kept.append(case)
+    measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
+    fp4 = np.asarray([c.ask["dtype"] == "fp4" for c in kept])
+    sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
+    root = np.bincount(sets)[sets] ** -0.5
+
+    def residual(x: Array) -> Array:
+        slowdown = np.where(fp4, x[2], x[1])
+        return np.asarray(
+            np.log((others + launch + busy * slowdown + x[0] * prefill) / measured) * root
+        )
+
+    low, first, high = np.asarray(list(EXPERTS.values())).T
+    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
+    pairs = zip(EXPERTS, found.x.tolist(), strict=True)
+    return {name: value for name, value in pairs if seen[name]}
+
+
+def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float]:
+    """Seconds of all but the experts, of their launches, of their work in 8 bits, of prefill."""
+    calibration = scene.machine.calibration
+    linear = {k: v for k, v in calibration.linear.items() if not k.endswith(".experts")}
+    fp8 = replace(calibration.linear_fit("fp8"), requantise_efficiency=math.inf)
+    plain = replace(fp8, launch_seconds=calibration.linear_fit("bf16").launch_seconds)
+    grouped = {f"{dtype}.experts": plain for dtype in ("fp8", "fp4")}
+    machine = replace(scene.machine, calibration=replace(calibration, linear={**linear, **grouped}))
+    work = Pass(batch=scene.batch, ctx=scene.ctx)
+    ops = forward(scene.target, scene.layout, work)
+    experts = [op for op in ops if op.grouped]
+    host = calibration.host.pass_seconds(scene.batch, scene.batch)
+    launch = sum(float(np.max(op.count)) for op in experts) * plain.launch_seconds
+    apart = float(np.max(step_cost(experts, machine).seconds))
+    whole = float(np.max(step_cost(ops, machine, host).seconds))
+    return whole - apart, launch, apart - launch, prefill_of(case, scene)
