@@ -8,8 +8,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from magicplan.acceptance_specs.text import parse
 from magicplan.errors import SpecError, UsageError
-from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ranked, parse
+from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ranked
 
 SCHEMA = "magicplan.acceptance/1"
 VLLM = re.compile(

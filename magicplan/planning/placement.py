@@ -88,6 +88,8 @@ def scene_of(ask: Resolved, placement: Placement) -> Scene:
         sequences=ask.batch,
         ctx=ask.ctx,
         kv_passes=ask.request.verify_kv_passes,
+        output_tokens=float(ask.request.output),
+        static=ask.request.batching == "static",
     )
 
 

@@ -71,7 +71,7 @@ def test_a_task_decides_prompt_lookup() -> None:
 
 def test_a_method_without_data_asks_for_a_number() -> None:
     with pytest.raises(UsageError, match="give --acceptance"):
-        choose(Wanted(method="quant-kv", target="x", family="y"))
+        choose(Wanted(method="layer-skip", target="x", family="y"))
 
 
 def write(folder: Path, text: str) -> Path:

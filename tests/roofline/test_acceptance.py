@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magicplan.acceptance_specs.text import parse
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import (
     Z80,
@@ -21,7 +22,6 @@ from magicplan.roofline.acceptance import (
     accept_length_variance,
     alpha_from_tokens_per_round,
     geometric_sum,
-    parse,
     tokens_per_round,
 )
 
