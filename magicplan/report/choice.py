@@ -11,7 +11,7 @@ from rich.console import Console
 
 from magicplan.planning.choice import Cell, Choice
 from magicplan.report.figures import contexts_and_batches, pyplot, save, speedup_map
-from magicplan.report.terminal import notes, table
+from magicplan.report.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 
@@ -20,11 +20,16 @@ def render(found: Choice, console: Console) -> None:
     contexts = sorted({cell.ctx_tokens for cell in found.cells})
     ask = found.resolved
     title = f"{ask.model.name} on {ask.machine.accelerator.name}: the best draft"
-    grid = table("batch", *(human_tokens(ctx) for ctx in contexts), title=title)
-    for batch in dict.fromkeys(cell.batch for cell in found.cells):
-        row = {cell.ctx_tokens: cell for cell in found.cells if cell.batch == batch}
-        grid.add_row(str(batch), *(_text(row[ctx], interval=True) for ctx in contexts))
-    console.print(grid)
+    columns = [human_tokens(ctx) for ctx in contexts]
+    rows = {
+        batch: {cell.ctx_tokens: cell for cell in found.cells if cell.batch == batch}
+        for batch in dict.fromkeys(cell.batch for cell in found.cells)
+    }
+    texts = [
+        (str(batch), [_text(row[ctx], interval=True) for ctx in contexts])
+        for batch, row in rows.items()
+    ]
+    cell_tables(console, title, columns, texts)
     console.print("Cell: draft, gamma or tree (nodes/levels), speedup, 80 %; '-': fits nowhere.")
     if found.left_out:
         notes(console, "Left out", (f"{e.method}: {e.reason}" for e in found.left_out))

@@ -16,7 +16,7 @@ from rich.console import Console
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.regime_map import RegimeMap
 from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import notes, table
+from magicplan.report.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLOURS = {
@@ -41,10 +41,12 @@ def render(maps: Sequence[RegimeMap], console: Console) -> None:
     """A table a drafter: what binds a plain step, the best draft length, its speedup."""
     for p in (found.cells for found in maps):
         contexts = [human_tokens(int(ctx)) for ctx in p.workload.ctx_tokens[0]]
-        grid = table("batch", *contexts, title=name_of(p))
-        for row, batch in enumerate(p.workload.batch[:, 0]):
-            grid.add_row(str(batch), *(_cell(p, row, col) for col in range(len(contexts))))
-        console.print(grid)
+        batches = p.workload.batch[:, 0]
+        rows = [
+            (str(batch), [_cell(p, row, col) for col in range(len(contexts))])
+            for row, batch in enumerate(batches)
+        ]
+        cell_tables(console, name_of(p), contexts, rows)
     console.print("Cell: what binds a plain step, then gamma and speedup; '-': fits nowhere.")
     notes(
         console,

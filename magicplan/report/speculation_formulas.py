@@ -97,7 +97,7 @@ def _regimes(p: Prediction) -> Formula:
         name="Which drafters gain from context",
         formula=sp.Gt(sp.Derivative(a(b, c) / s(b, c), c), 0),
         derivation="A round lasts a + s gamma. Context adds KV time to a; to s only where the "
-        "draft reads the context too. The best draft length rises with a / s and with nothing else.",
+        "draft reads the context too. The best draft length rises with a / s.",
         inputs=inputs,
         value=None,
         unit="",

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from magicplan.planning.prediction import Prediction
 from magicplan.report.figures import contexts_and_batches, pyplot, save, speedup_map
-from magicplan.report.terminal import notes, table
+from magicplan.report.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLUMNS = (
@@ -26,26 +25,23 @@ COLUMNS = (
 
 def render(results: Sequence[Prediction], console: Console) -> None:
     """One table a GPU: best speedup, its draft length, and what binds the plain step."""
-    for result in results:
-        console.print(_table(result))
+    for p in results:
+        title = f"{p.model.name} on {p.accelerator.name}"
+        contexts = [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]]
+        rows = [
+            (str(batch), [_cell(p, row, col) for col in range(len(contexts))])
+            for row, batch in enumerate(p.workload.batch[:, 0])
+        ]
+        cell_tables(console, title, contexts, rows)
     console.print("Cell: speedup, gamma, what binds a plain step. '-': fits nowhere.")
     notes(console, "Rests on", dict.fromkeys(n for r in results for n in r.assumptions))
-
-
-def _table(p: Prediction) -> Table:
-    title = f"{p.model.name} on {p.accelerator.name}"
-    contexts = [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]]
-    grid = table("batch", *contexts, title=title)
-    for row, batch in enumerate(p.workload.batch[:, 0]):
-        grid.add_row(str(batch), *(_cell(p, row, col) for col in range(len(contexts))))
-    return grid
 
 
 def _cell(p: Prediction, row: int, col: int) -> str:
     if not p.memory.fits[row, col]:
         return "-"
     gamma = p.best.gamma[row, col]
-    return f"{p.best.speedup[row, col]:.2f}x g{gamma} {p.baseline.bound[row, col]}"
+    return f"{p.best.speedup[row, col]:.2f}x g{gamma}\n{p.baseline.bound[row, col]}"
 
 
 def cells(p: Prediction) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,7 @@ from rich.console import Console
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import TreePlan, TreePoint
 from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import notes, table
+from magicplan.report.terminal import cell_tables, notes
 from magicplan.tree_files import SCHEMA
 from magicplan.units import human_tokens
 
@@ -23,10 +23,8 @@ def render(plan: TreePlan, console: Console) -> None:
     at = {(point.batch, point.ctx_tokens): point for point in plan.points}
     draft = plan.resolved.draft.name if plan.resolved.draft else "none"
     title = f"{plan.resolved.model.name} on {plan.resolved.machine.accelerator.name}, {draft}"
-    grid = table("batch", *(human_tokens(ctx) for ctx in contexts), title=title)
-    for batch in batches:
-        grid.add_row(str(batch), *(_cell(at[(batch, ctx)]) for ctx in contexts))
-    console.print(grid)
+    rows = [(str(batch), [_cell(at[(batch, ctx)]) for ctx in contexts]) for batch in batches]
+    cell_tables(console, title, [human_tokens(ctx) for ctx in contexts], rows)
     console.print(
         "Cell: nodes/levels, speedup, its 80 % interval, the best chain's speedup; off does not "
         "speculate; '-' fits nowhere."

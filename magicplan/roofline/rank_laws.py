@@ -8,17 +8,17 @@ from magicplan.roofline.deployment import Array
 
 
 def fitted_power_law(ranks: Array) -> Array:
-    """The power law through a measured vector: its first rank, and the decay of the reject-all
-    probability that fits the others best in least squares of logarithms."""
+    """The power law through a measured vector: its first rank, which is the best known, and the
+    decay of r_k = r_1 k^-b that fits the others in least squares of logarithms."""
     ranks = np.asarray(ranks, dtype=np.float64)
     reject = 1 - np.cumsum(ranks)
     k = np.log(np.arange(1.0, ranks.size + 1))
-    usable = (reject > 0) & (k > 0)
+    usable = (reject > 1e-12) & (k > 0)
     if reject[0] <= 0 or not usable.any():
-        return ranks
+        return non_increasing(ranks)
     fall = np.log(reject[usable] / reject[0])
     decay = max(0.0, -float(k[usable] @ fall / (k[usable] @ k[usable])))
-    # a law as steep as this keeps its second rank below the first
+    # where little is accepted the second rank would exceed the first
     return np.asarray(np.minimum(power_law(float(ranks[0]), decay, ranks.size), ranks[0]))
 
 
