@@ -213,6 +213,19 @@ def test_static_batching_from_the_command_line() -> None:
     assert other["speedup"] < point["speedup"]
 
 
+def test_a_tree_file_is_valued_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trees.json"
+    one = ("tree", "--gpu", "h100", "--batch", "8", "--ctx", "32k", "--draft", "eagle3")
+    answered(*one, "--out", str(file))
+    document = json.loads(answered(*one, "--from", str(file), "--json"))
+    assert document["trees"][0]["loss"] == pytest.approx(0, abs=1e-9)
+    for parents, wrong in (("-1, 2, 1", "expected an earlier node"), ("-1, -1", "second root")):
+        file.write_text(f'{{"schema": "magicplan.tree/1", "points": [{{"parents": [{parents}]}}]}}')
+        done = run(*one, "--from", str(file))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert wrong in done.stderr
+
+
 def test_explain_covers_speculation() -> None:
     workload = ("explain", "--gpu", "h100", "--batch", "32", "--ctx", "32k", "--output", "1k")
     names = {f["name"] for f in json.loads(answered(*workload, "--json"))["formulas"]}

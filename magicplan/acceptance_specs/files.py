@@ -34,7 +34,8 @@ def parse_acceptance(text: str) -> Acceptance:
 
 
 def load_ranks(path: Path) -> Ranked:
-    """Acceptance by child rank: a JSON list, `{"ranks": [...], "samples": n}`, or a number a line.
+    """Acceptance by child rank: a JSON list, `{"ranks": [...], "samples": n}`, or a number a line;
+    a list of lists gives the ranks of every level of a tree.
 
     Raises SpecError naming the file and the line.
     """
@@ -44,17 +45,26 @@ def load_ranks(path: Path) -> Ranked:
         document = _json(path, text)
         if isinstance(document, dict):
             samples, document = document.get("samples", 0), document.get("ranks")
-        values = _number_list(path, "ranks", document)
-    else:
-        values = [
-            _line_number(path, i, line) for i, line in enumerate(text.splitlines(), 1) if line
+        by_level = isinstance(document, list) and any(isinstance(row, list) for row in document)
+        rows = [
+            _number_list(path, f"ranks of level {i}" if by_level else "ranks", row)
+            for i, row in enumerate(document if by_level else [document], 1)
         ]
+    else:
+        lines = enumerate(text.splitlines(), 1)
+        rows = [[_line_number(path, i, line) for i, line in lines if line]]
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
         raise SpecError(path, f"samples is {samples!r}, expected a whole number")
     try:
-        spread = Z80 * math.sqrt(values[0] * (1 - values[0]) / samples) if samples else 0.0
+        first = rows[0][0]
+        spread = Z80 * math.sqrt(first * (1 - first) / samples) if samples else 0.0
         origin = f"ranks of {path}" + (f", {samples} samples" if samples else "")
-        return Ranked(probabilities=tuple(values), origin=origin, uncertainty=spread)
+        return Ranked(
+            probabilities=tuple(rows[0]),
+            deeper=tuple(tuple(row) for row in rows[1:]),
+            origin=origin,
+            uncertainty=spread,
+        )
     except (UsageError, ValueError, IndexError) as problem:
         raise SpecError(path, str(problem)) from None
 

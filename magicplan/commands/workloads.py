@@ -181,6 +181,9 @@ def tree(
     settings: Annotated[
         str | None, typer.Option("--settings", help="Print the tree as settings of an engine.")
     ] = None,
+    given: Annotated[
+        Path | None, typer.Option("--from", help="Value the trees of this file instead.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """The best Sequoia tree of a workload, or of every cell of a grid.
@@ -195,6 +198,9 @@ def tree(
 
     size = parse_count(max_size, option="--max-size")
     depth = parse_count(max_depth, option="--max-depth")
+    if given:
+        _value_trees(options, given, depth, json)
+        return
     plan = adaptive_trees(request_of(options, grid=adaptive), max_size=size, max_depth=depth)
     if figure:
         report.draw(plan, figure)
@@ -215,3 +221,16 @@ def tree(
         print_json(report.as_dict(plan))
     else:
         report.render(plan, stdout())
+
+
+def _value_trees(options: Options, path: Path, depth: int, json: bool) -> None:
+    from magicplan.planning.given_trees import value_trees
+    from magicplan.report import trees as report
+    from magicplan.report.terminal import print_json, stdout
+    from magicplan.tree_files import read_trees
+
+    found = value_trees(request_of(options, grid=False), read_trees(path), max_depth=depth)
+    if json:
+        print_json(report.worths_as_dict(found))
+    else:
+        report.render_worths(found, stdout())

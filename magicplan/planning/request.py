@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,14 @@ class Request:
     """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
     tree_ranks: str = "pooled"
     """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
+
+
+def request(gpu: str, options: dict[str, Any]) -> Request:
+    """A question from Python's keyword arguments. Raises UsageError for a name that is no field."""
+    known = {entry.name for entry in fields(Request)}
+    if unknown := set(options) - known:
+        raise UsageError(f"predict takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
+    return Request(gpu=gpu, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import TreePlan, TreePoint
+from magicplan.planning.given_trees import Valued
 from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import cell_tables, notes
+from magicplan.report.terminal import cell_tables, notes, table
 from magicplan.tree_files import SCHEMA
-from magicplan.units import human_tokens
+from magicplan.units import human_seconds, human_tokens
 
 
 def render(plan: TreePlan, console: Console) -> None:
@@ -63,6 +64,33 @@ def as_dict(plan: TreePlan) -> dict[str, Any]:
                 "parents": list(point.tree.parents),
             }
             for point in plan.points
+        ],
+    }
+
+
+def render_worths(found: Valued, console: Console) -> None:
+    """A row a given tree, in the order of its file."""
+    grid = table("tree", "nodes", "levels", "tokens", "round", "speedup", "loss")
+    for number, worth in enumerate(found.worths, 1):
+        grid.add_row(
+            str(number), str(worth.tree.size), str(worth.tree.depth),
+            f"{worth.tokens_per_round:.2f}", human_seconds(worth.round_seconds),
+            f"{worth.speedup:.2f}x", f"{worth.loss:.1%}",
+        )  # fmt: skip
+    console.print(grid)
+    console.print(f"The best tree has {found.best_size} nodes and gives {found.best_speedup:.2f}x.")
+
+
+def worths_as_dict(found: Valued) -> dict[str, Any]:
+    """The same as JSON."""
+    names = ("tokens_per_round", "round_seconds", "speedup", "loss")
+    return {
+        "schema": "magicplan.tree_worth/1",
+        "best": {"size": found.best_size, "speedup": found.best_speedup},
+        "trees": [
+            {"size": worth.tree.size, "depth": worth.tree.depth}
+            | {name: getattr(worth, name) for name in names}
+            for worth in found.worths
         ],
     }
 

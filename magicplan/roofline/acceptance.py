@@ -235,37 +235,53 @@ class Mixture(Acceptance):
 class Ranked(Acceptance):
     """Measured ranks for trees; a chain takes the first child every time.
 
-    The interval moves the first rank and scales the others with what it leaves.
+    `deeper` holds the ranks of the levels below the root's children where they were measured; the
+    last level given goes on. The interval moves the first rank of every level and scales the
+    others with what it leaves.
     """
 
     probabilities: tuple[float, ...]
+    deeper: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        for value in self.probabilities:
-            _probability("acceptance by rank", value)
-        if not self.probabilities or sum(self.probabilities) > 1 + 1e-9:
-            raise UsageError("acceptance by rank must be given, and sum to at most 1")
+        for row in self._rows:
+            for value in row:
+                _probability("acceptance by rank", value)
+            if not row or sum(row) > 1 + 1e-9:
+                raise UsageError("acceptance by rank must be given, and sum to at most 1")
+
+    @property
+    def _rows(self) -> tuple[tuple[float, ...], ...]:
+        return (self.probabilities, *self.deeper)
 
     def _shifted(self, by: float) -> Acceptance:
-        first, *rest = self.probabilities
-        moved = min(max(first + by, 0.0), 1.0)
-        left = (1 - moved) / (1 - first) if first < 1 else 0.0
-        scaled = (moved, *(min(p * left, moved) for p in rest))
-        return replace(self, probabilities=scaled, uncertainty=0.0)
+        first, *deeper = (_moved(row, by) for row in self._rows)
+        return replace(self, probabilities=first, deeper=tuple(deeper), uncertainty=0.0)
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
-        """p_1^k."""
-        return _columns(ctx, depth) * self.probabilities[0] ** np.arange(1.0, depth + 1)
+        """The product of the first ranks."""
+        rows = [self._rows[min(level, len(self.deeper))] for level in range(depth)]
+        return _columns(ctx, depth) * np.cumprod([row[0] for row in rows])
 
     def level_ranks(self, levels: int, width: int, ctx: Num, budget: float | None = None) -> Array:
-        """The measured ranks at every level, none past the last."""
-        known = np.array(self.probabilities[:width])
-        padded = np.concatenate([known, np.zeros(max(0, width - known.size))])
-        found = np.ones((*np.shape(ctx), levels, width)) * padded
+        """The measured ranks, none past the last of a level."""
+        known = np.zeros((levels, width))
+        for level, row in enumerate(known):
+            given = self._rows[min(level, len(self.deeper))][:width]
+            row[: len(given)] = given
+        found = np.broadcast_to(known, (*np.shape(ctx), levels, width))
         if not self.same_model:
             return np.asarray(found, dtype=np.float64)
         whole = np.asarray(ctx, dtype=np.float64) <= (math.inf if budget is None else budget)
         return np.asarray(np.where(whole[..., None, None], np.eye(1, width)[0], found))
+
+
+def _moved(row: tuple[float, ...], by: float) -> tuple[float, ...]:
+    """A level's ranks with the first moved, and the others scaled by what it leaves."""
+    first, *rest = row
+    moved = min(max(first + by, 0.0), 1.0)
+    left = (1 - moved) / (1 - first) if first < 1 else 0.0
+    return (moved, *(min(p * left, moved) for p in rest))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

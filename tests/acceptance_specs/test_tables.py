@@ -87,6 +87,16 @@ def test_ranks_from_files(tmp_path: Path) -> None:
     assert model.uncertainty == pytest.approx(1.2816 * (0.24 / 100) ** 0.5, rel=1e-3)
 
 
+def test_ranks_by_level_from_a_file(tmp_path: Path) -> None:
+    model = parse_acceptance(f"rank:{write(tmp_path, '[[0.6, 0.2], [0.5]]')}")
+    expected = [[0.6, 0.2, 0.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.0]]
+    assert model.level_ranks(3, 3, 1.0).tolist() == pytest.approx(np.array(expected))
+    assert model.survival(3, 1.0).tolist() == pytest.approx([0.6, 0.3, 0.15])
+    bad = write(tmp_path, "[[0.6, 0.2], [0.9, 0.9]]")
+    with pytest.raises(SpecError, match="at most 1"):
+        parse_acceptance(f"rank:{bad}")
+
+
 def test_survival_counts(tmp_path: Path) -> None:
     document = {
         "schema": "magicplan.acceptance/1", "drafted": [100, 100], "accepted": [80, 60],
@@ -147,7 +157,20 @@ def test_bad_measured_files(tmp_path: Path, text: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[0.9, 0.9]", "[2]", "0.5\nx\n", '{"ranks": 3}', '["a"]', "[null]"]
+    "text",
+    [
+        "",
+        "[]",
+        "[0.9, 0.9]",
+        "[2]",
+        "0.5\nx\n",
+        '{"ranks": 3}',
+        '["a"]',
+        "[null]",
+        "[[]]",
+        "[[0.5], 0.2]",
+        "{}",
+    ],
 )
 def test_bad_rank_files(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError):
