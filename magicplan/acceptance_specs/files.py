@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
 from magicplan.acceptance_specs.text import parse
@@ -14,7 +16,9 @@ from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ran
 
 SCHEMA = "magicplan.acceptance/1"
 VLLM = re.compile(
-    r"SpecDecoding metrics:.*?Per-position acceptance rate: (?P<rates>[\d., ]+)", re.IGNORECASE
+    r"SpecDecoding metrics:(?:.*?Drafted: (?P<drafted>\d+) tokens)?"
+    r".*?Per-position acceptance rate: (?P<rates>[\d., ]+)",
+    re.IGNORECASE,
 )
 VLLM_COUNTS = re.compile(
     r"vllm:spec_decode_num_(?P<what>drafts|accepted_tokens_per_pos)(_total)?"
@@ -122,17 +126,35 @@ def _marginal(path: Path, rates: list[float], origin: str, rounds: float = 0.0) 
 
 
 def _from_vllm_log(path: Path, text: str) -> PerPosition | None:
-    """vLLM's periodic log line; the mean over all lines, as many windows of equal length."""
-    rows = [
-        [float(part) for part in match["rates"].replace(" ", "").strip(",.").split(",")]
-        for match in VLLM.finditer(text)
-    ]
-    if not rows:
+    """vLLM's periodic log line: the mean over all lines, weighted by the rounds they drafted where
+    they say so; rounds then give the interval, else the spread between lines does."""
+    found = list(VLLM.finditer(text))
+    if not found:
         return None
+    rows = [_rates(match["rates"]) for match in found]
     if len({len(row) for row in rows}) > 1:
         raise SpecError(path, "SpecDecoding lines disagree on the number of positions")
-    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return _marginal(path, means, f"vLLM's per-position marginals in {path}, {len(rows)} lines")
+    rounds = [float(match["drafted"] or 0) / len(rows[0]) for match in found]
+    weights = rounds if all(rounds) else [1.0] * len(rows)
+    means = [
+        sum(w * value for w, value in zip(weights, column, strict=True)) / sum(weights)
+        for column in zip(*rows, strict=True)
+    ]
+    origin = f"vLLM's per-position marginals in {path}, {len(rows)} lines"
+    if all(rounds):
+        return _marginal(path, means, f"{origin}, {sum(rounds):.0f} rounds", sum(rounds))
+    return replace(
+        _marginal(path, means, origin), uncertainty=_between_lines([row[0] for row in rows])
+    )
+
+
+def _rates(text: str) -> list[float]:
+    return [float(part) for part in text.replace(" ", "").strip(",.").split(",")]
+
+
+def _between_lines(values: list[float]) -> float:
+    """Half-width of an 80 % interval on the mean of several lines; 0, unknown, for one."""
+    return Z80 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _from_vllm_metrics(path: Path, text: str) -> PerPosition | None:
@@ -159,12 +181,16 @@ def _from_sglang(path: Path, text: str) -> Iid | None:
     found = [(float(m["length"]), m["rate"]) for m in SGLANG.finditer(text)]
     if not found:
         return None
-    length = sum(value for value, _ in found) / len(found)
     rates = [float(rate) for _, rate in found if rate is not None]
     if not rates:
         raise SpecError(path, "SGLang lines carry no accept rate, so the draft length is unknown")
-    alpha = _alpha(path, length, sum(rates) / len(rates))
-    return Iid(alpha=alpha, origin=f"SGLang's accept length in {path}, {len(found)} lines")
+    length = sum(value for value, _ in found) / len(found)
+    each = [_alpha(path, value, float(rate)) for value, rate in found if rate is not None]
+    return Iid(
+        alpha=_alpha(path, length, sum(rates) / len(rates)),
+        origin=f"SGLang's accept length in {path}, {len(found)} lines",
+        uncertainty=_between_lines(each),
+    )
 
 
 def _alpha(path: Path, length: float, rate: float) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import (
     Acceptance,
@@ -14,15 +16,27 @@ from magicplan.roofline.acceptance import (
 )
 
 FORMS = (
-    "a number from 0 to 1, cond:0.8,0.7, marg:0.8,0.6, beta:4,1, mix:0.5*0.9+0.5*0.6, "
+    "a number from 0 to 1, 0.8+-0.02 with its 80 % interval, cond:0.8,0.7, marg:0.8,0.6, "
+    "beta:4,1, mix:0.5*0.9+0.5*0.6, "
     "law:NEAR,FAR,TOKENS[,BUDGET,EXPONENT], rank:FILE, file:FILE or auto"
 )
 
 
 def parse(text: str) -> Acceptance:
     """`0.8`, `cond:0.8,0.7`, `marg:0.8,0.6`, `beta:4,1`, `mix:0.5*0.9+0.5*cond:0.6,0.5` or
-    `law:0.86,0.79,9315,512,0.085`. Raises UsageError."""
-    return _parse(text, text)
+    `law:0.86,0.79,9315,512,0.085`; `+-0.02` after any of them is the half-width of an 80 % interval
+    on the acceptance of one position. Raises UsageError."""
+    form, stated, width = text.rpartition("+-")
+    if not stated:
+        return _parse(text, text)
+    (spread,) = _numbers(width, text) if "," not in width else (-1.0,)
+    if not 0 <= spread <= 1:
+        raise _unreadable(text)
+    model = _parse(form, text)
+    if isinstance(model, Mixture):
+        parts = tuple(replace(part, uncertainty=spread) for part in model.parts)
+        return replace(model, parts=parts)
+    return replace(model, uncertainty=spread)
 
 
 def _parse(text: str, whole: str) -> Acceptance:

@@ -169,7 +169,7 @@ def _over_output(
         survival = acceptance.survival(depth, scene.ctx, draft.budget_tokens)
         return tokens_per_round(survival), accept_length_variance(survival)
     places = (np.arange(OUTPUT_POINTS) + 0.5) / OUTPUT_POINTS - 0.5
-    contexts = scene.ctx[..., None] + places * scene.output_tokens
+    contexts = np.maximum(scene.ctx[..., None] + places * scene.output_tokens, 1.0)
     survival = acceptance.survival(depth, contexts, draft.budget_tokens)
     tokens, variance = tokens_per_round(survival), accept_length_variance(survival)
     rounds_in = 1 / tokens / (1 / tokens).sum(axis=-2, keepdims=True)

@@ -116,6 +116,14 @@ def test_vllm_log_lines(tmp_path: Path) -> None:
     text = line.format("0.800, 0.600") + line.format("0.700, 0.500")
     model = import_measured(write(tmp_path, text))
     assert model.survival(2, 1.0).tolist() == pytest.approx([0.75, 0.55])
+    # 200 tokens at two positions are 100 rounds a line
+    assert model.uncertainty == pytest.approx(1.2816 * (0.75 * 0.25 / 200) ** 0.5, rel=1e-3)
+    bare = import_measured(write(tmp_path, text.replace("Drafted: 200 tokens, ", "")))
+    assert bare.survival(2, 1.0).tolist() == pytest.approx([0.75, 0.55])
+    assert bare.uncertainty == pytest.approx(1.2816 * 0.05, rel=1e-3)
+    more = text.replace("Drafted: 200", "Drafted: 600", 1)
+    weighted = import_measured(write(tmp_path, more))
+    assert weighted.survival(2, 1.0).tolist() == pytest.approx([0.775, 0.575])
 
 
 def test_vllm_counters(tmp_path: Path) -> None:
@@ -134,6 +142,9 @@ def test_sglang_lines_of_both_kinds(tmp_path: Path, rate: float) -> None:
     model = import_measured(write(tmp_path, text))
     emitted = 1 + model.survival(3, 1.0).sum()
     assert emitted == pytest.approx(2.5, abs=1e-3)
+    assert model.uncertainty == 0  # one line says nothing of its own spread
+    other = text.replace("2.50", "2.20").replace(f"{rate:.4f}", f"{rate * 0.8:.4f}")
+    assert import_measured(write(tmp_path, text + other)).uncertainty > 0
 
 
 @pytest.mark.parametrize(

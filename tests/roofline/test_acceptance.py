@@ -198,7 +198,8 @@ def test_the_interval_of_counts_covers_four_times_in_five() -> None:
      "mix:", "mix:0.5*0.9", "mix:0.5*0.9+0.6*0.8", "mix:nan*0.9+0.5*0.8", "mix:0.5*0.9+0.5*1.2",
      "mix:1.5*0.9+-0.5*0.8", "mix:0.5*0.9,0.5*0.8", "mix:1*mix:1*0.5", "law:0.9,0.8,0",
      "law:0.9,0.8,nan", "law:1.9,0.8,10", "law:0.9,0.8,10,512", "law:0.9,0.8,10,0,0.1",
-     "law:0.9,0.8,10,512,-1", "law:0.9,0.8,10,512,nan"],
+     "law:0.9,0.8,10,512,-1", "0.8+-2", "0.8+-", "0.8+-0.1,0.2",
+     "+-0.1", "0.8+-nan", "law:0.9,0.8,10,512,nan"],
 )  # fmt: skip
 def test_what_is_no_acceptance_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as problem:
@@ -214,6 +215,9 @@ def test_what_is_one_is_read() -> None:
     mixed = parse("mix:0.75*0.8+0.25*cond:0.4,0")
     assert mixed.survival(2, 1.0).tolist() == pytest.approx([0.7, 0.75 * 0.64])
     assert [share for share, _ in mixed.classes] == [0.75, 0.25]
+    for text in ("0.8+-0.05", "mix:0.5*0.9+0.5*0.7+-0.05", "cond:0.8,0.8+-0.05"):
+        low, high = (end.survival(1, 1.0)[0] for end in parse(text).interval())
+        assert [low, high] == pytest.approx([0.75, 0.85])
     law = parse("law:0.9,0.7,1000")
     assert law.survival(1, np.array([1000.0, 1e9])).ravel().tolist() == pytest.approx([0.8, 0.7])
     held = parse("law:0.8,0.8,1,512,0.5")
