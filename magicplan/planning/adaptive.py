@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.placement import place, scene_of
+from magicplan.planning.placement import most_nodes, place, scene_of
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.deployment import Array
@@ -54,7 +54,8 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     placement = place(ask)
     scene = scene_of(ask, placement)
     limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
-    cells = tree_cells(scene, draft, ask.acceptance, limits)
+    room = most_nodes(ask, placement, draft.residents)
+    cells = tree_cells(scene, draft, ask.acceptance, limits, room)
     longest = max(1, min(ask.max_gamma, max_depth - 1))
     table = rounds(scene, draft, ask.acceptance, longest)
     shape = cells.best.size.shape

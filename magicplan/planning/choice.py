@@ -10,9 +10,9 @@ import numpy as np
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import tree_basis
 from magicplan.planning.candidates import LeftOut, candidate_drafts
-from magicplan.planning.compare import COMPARED_ON, held_by, notes_of, resolve_for_all
+from magicplan.planning.compare import COMPARED_ON, notes_of, resolve_for_all
 from magicplan.planning.draft_request import acceptance_for
-from magicplan.planning.placement import Placement, place, scene_of
+from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
 from magicplan.planning.request import Request, Resolved
 from magicplan.planning.tree_cells import Limits, TreeCells, tree_cells
 from magicplan.roofline.deployment import Array, Indices
@@ -120,13 +120,14 @@ def _contender(
     """A draft's chains and trees. Raises UsageError without acceptance data, or where no cell
     holds it."""
     acceptance = acceptance_for(request.acceptance, ask.model, draft, ask.ctx, request.task)
-    fits = np.asarray(held_by(ask, placement, draft).fits)
+    fits = np.asarray(held_by(ask, placement, draft.residents, request.max_gamma + 1.0).fits)
     if not fits.any():
         raise UsageError("does not fit beside the target in any cell")
+    room = most_nodes(ask, placement, draft.residents)
     return Contender(
         draft=draft,
         table=rounds(scene, draft, acceptance, max(request.max_gamma, 1)),
-        trees=tree_cells(scene, draft, acceptance, limits) if draft.grows_trees else None,
+        trees=tree_cells(scene, draft, acceptance, limits, room) if draft.grows_trees else None,
         fits=fits,
     )
 

@@ -10,13 +10,12 @@ from magicplan.errors import UsageError
 from magicplan.planning.adaptive import tree_basis
 from magicplan.planning.candidates import LeftOut, candidate_drafts
 from magicplan.planning.draft_request import acceptance_for
-from magicplan.planning.placement import Placement, place, scene_of
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
+from magicplan.planning.request import MAX_GAMMA, Request, Resolved, resolve
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.memory import Footprint, footprint
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.trees import Tree
 
@@ -96,22 +95,9 @@ def notes_of(drafts: list[Draft]) -> tuple[str, ...]:
 
 def resolve_for_all(request: Request, max_size: int) -> Resolved:
     """The question of the target drafting for itself over its own cache, whose GPUs all share;
-    room is made for the largest tree."""
-    longest = max(request.max_gamma, max_size - 1)
+    where their number is open, room is left for trees and for other drafts."""
+    longest = max(request.max_gamma, min(max_size - 1, MAX_GAMMA))
     return resolve(replace(request, draft="self", draft_kv=None, acceptance="0", max_gamma=longest))
-
-
-def held_by(ask: Resolved, placement: Placement, draft: Draft) -> Footprint:
-    """Memory of the chosen deployment with a draft beside the target."""
-    return footprint(
-        ask.model,
-        placement.layout,
-        placement.batch_per_replica,
-        ask.final_ctx,
-        placement.memory.available_bytes_per_gpu,
-        draft.residents,
-        query_tokens=ask.max_gamma + 1.0,
-    )
 
 
 def _plans(
@@ -124,7 +110,7 @@ def _plans(
 ) -> list[Plan]:
     """The best chain of a draft and, where it has one that beats it, the best tree."""
     acceptance = acceptance_for(request.acceptance, ask.model, draft, ask.ctx, request.task)
-    held = held_by(ask, placement, draft)
+    held = held_by(ask, placement, draft.residents, request.max_gamma + 1.0)
     most = held.max_batch_per_replica * placement.layout.replicas
     if not bool(np.all(held.fits)):
         raise UsageError(
@@ -140,7 +126,8 @@ def _plans(
     chain = _chain(max(request.max_gamma, 1), scene, draft, acceptance, shared)
     if not draft.grows_trees:
         return [chain]
-    tree = _tree(scene, draft, acceptance, shared, limits)
+    room = most_nodes(ask, placement, draft.residents)
+    tree = _tree(scene, draft, acceptance, shared, limits, room)
     return [chain, tree] if tree and tree.speedup > chain.speedup * 1.001 else [chain]
 
 
@@ -173,9 +160,10 @@ def _tree(
     acceptance: Acceptance,
     shared: dict[str, object],
     limits: Limits,
+    room: Array,
 ) -> Plan | None:
     """The best tree; none where not speculating is better than any."""
-    cells = tree_cells(scene, draft, acceptance, limits)
+    cells = tree_cells(scene, draft, acceptance, limits, room)
     best, tree = cells.best, cells.tree(0, 0)
     if tree.size == 1:
         return None

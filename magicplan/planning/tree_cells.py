@@ -94,8 +94,17 @@ class TreeCells:
         return mean * float(share[0, 0])
 
 
-def tree_cells(scene: Scene, draft: Draft, acceptance: Acceptance, limits: Limits) -> TreeCells:
-    """The best tree by time in every cell; all batches of a context share a table of trees."""
+def tree_cells(
+    scene: Scene,
+    draft: Draft,
+    acceptance: Acceptance,
+    limits: Limits,
+    most_nodes: Array | None = None,
+) -> TreeCells:
+    """The best tree by time in every cell; all batches of a context share a table of trees.
+
+    `most_nodes` [batch, ctx] is what memory allows, where that is known.
+    """
     times = tree_times(scene, draft, limits.size)
     contexts = np.broadcast_to(scene.ctx, (1, times.verify_seconds.shape[1]))[0]
     ends = acceptance.interval()
@@ -105,7 +114,7 @@ def tree_cells(scene: Scene, draft: Draft, acceptance: Acceptance, limits: Limit
         low, high = (ranks_of(end, draft, float(ctx), limits) for end in ends)
         table = best_trees(ranks.table, limits.size, limits.depth, ranks.shares)
         columns.append(Column(table=table, ranks=ranks, ends=(low, high)))
-        found.append(best_tree(times, table, scene, slice(index, index + 1)))
+        found.append(best_tree(times, table, scene, slice(index, index + 1), most_nodes))
     return TreeCells(scene=scene, best=_side_by_side(found), columns=tuple(columns))
 
 

@@ -36,7 +36,8 @@ def cell_tables(
     console.print(Text(title, style="bold"))
     texts = [*columns, *(cell for _, cells in rows for cell in cells)]
     wide = max(len(line) for text in texts for line in text.split("\n")) + 3
-    block = max(1, (console.width - 10) // wide)
+    first = max(5, *(len(name) for name, _ in rows)) + 2
+    block = max(1, (console.width - first) // wide)
     for start in range(0, len(columns), block):
         grid = table("batch", *columns[start : start + block])
         for name, cells in rows:

@@ -89,9 +89,14 @@ class BestTree:
 
 
 def best_tree(
-    times: TreeTimes, table: TreeTable, scene: Scene, column: slice | None = None
+    times: TreeTimes,
+    table: TreeTable,
+    scene: Scene,
+    column: slice | None = None,
+    most_nodes: Array | None = None,
 ) -> BestTree:
-    """Scan every (size, depth) of a table. `column` picks the contexts the table is for."""
+    """Scan every (size, depth) of a table. `column` picks the contexts the table is for; no tree
+    has more than `most_nodes` [batch, ctx]."""
     at = column or slice(None)
     sizes = times.sizes.astype(int)
     verify = times.verify_seconds[:, at]
@@ -108,6 +113,8 @@ def best_tree(
             replace(scene, batch=batch), mean[None, None], table.variance[:, sizes - 1]
         )
     rate = np.where(np.isfinite(emitted), emitted * share, 0.0) / total
+    if most_nodes is not None:
+        rate = np.where(sizes <= most_nodes[:, at, None, None], rate, 0.0)
     flat = rate.reshape(*rate.shape[:2], -1)
     chosen = flat.argmax(axis=-1)
 

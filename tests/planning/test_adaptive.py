@@ -13,8 +13,9 @@ import pytest
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.calibration_files import ideal
 from magicplan.planning.adaptive import TreePlan, adaptive_trees
+from magicplan.planning.placement import held_by, most_nodes, place, scene_of
 from magicplan.planning.predict import predict
-from magicplan.planning.request import Request
+from magicplan.planning.request import Request, resolve
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import Ranked
 from magicplan.roofline.deployment import Deployment
@@ -178,3 +179,22 @@ def test_static_batches_make_trees_smaller_or_equal() -> None:
     refilled = plan(**options).points[0]
     static = plan(**options, batching="static").points[0]
     assert static.speedup < refilled.speedup
+
+
+def test_a_tree_has_no_more_nodes_than_memory_holds() -> None:
+    ask = resolve(Request(gpu="h100", gpus=1, batch=[1, 50, 53, 54], ctx=[8192], draft="eagle3"))
+    placement = place(ask)
+    draft = ask.draft
+    assert draft is not None
+    room = most_nodes(ask, placement, draft.residents)
+    for nodes, fits in ((room, True), (room + 1, False)):
+        for row, count in enumerate(nodes[:, 0]):
+            held = held_by(ask, placement, draft.residents, float(count)).fits
+            assert bool(np.asarray(held)[row, 0]) is fits or room[row, 0] == 1
+    assert (np.diff(room[:, 0]) <= 0).all()
+    scene = scene_of(ask, placement)
+    free = tree_cells(scene, draft, ask.acceptance, LIMITS)
+    held_down = tree_cells(scene, draft, ask.acceptance, LIMITS, np.full(room.shape, 4.0))
+    assert (free.best.size > 4).all()
+    assert (held_down.best.size <= 4).all()
+    assert (held_down.best.speedup < free.best.speedup).all()
