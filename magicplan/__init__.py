@@ -4,6 +4,10 @@ import magicplan as mp
 p = mp.predict(gpu="h100", model="llama-3.1-8b", batch=[1, 8, 64], ctx=[4096, 65536])
 p.best.speedup          # [batch, ctx]
 p.to_dict()             # the JSON of `magicplan predict --json`
+
+mp.drafts(gpu="h100", batch=32, ctx=32768).plans                # every draft, best first
+mp.trees(gpu="h100", batch=[1, 8], ctx=[4096, 65536]).points    # the best tree of every cell
+mp.choose(gpu="h100", batch=[1, 8], ctx=[4096, 65536]).cells    # the best of all of them
 """
 
 from __future__ import annotations
@@ -14,8 +18,14 @@ from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageErro
 
 if TYPE_CHECKING:
     from magicplan.planning.predict import predict as predict
+    from magicplan.planning.speculate import choose as choose
+    from magicplan.planning.speculate import drafts as drafts
+    from magicplan.planning.speculate import trees as trees
 
-__all__ = ["DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "predict"]
+__all__ = [
+    "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
+    "predict", "trees",
+]  # fmt: skip
 __version__ = "0.1.0"
 
 
@@ -25,4 +35,8 @@ def __getattr__(name: str) -> Any:
         from magicplan.planning.predict import predict
 
         return predict
+    if name in ("choose", "drafts", "trees"):
+        from magicplan.planning import speculate
+
+        return getattr(speculate, name)
     raise AttributeError(f"module 'magicplan' has no attribute {name!r}")

@@ -139,6 +139,106 @@ def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
     assert image.read_bytes().startswith(b"\x89PNG")
 
 
+def test_the_best_choice_of_every_cell(tmp_path: Path) -> None:
+    cells = ("sweep", "--choice", "--gpu", "h100", "--batch", "1,64", "--ctx", "4k,64k")
+    figure = tmp_path / "choice.svg"
+    text = answered(*cells, "--figure", str(figure), columns=120)
+    assert "the best draft" in text
+    assert "<svg" in figure.read_text()
+    document = json.loads(answered(*cells, "--json"))
+    assert document["schema"] == "magicplan.choice/1"
+    assert [(c["batch"], c["ctx_tokens"]) for c in document["cells"]] == [
+        (1, 4096), (1, 65536), (64, 4096), (64, 65536),
+    ]  # fmt: skip
+    for cell in document["cells"]:
+        assert cell["speedup_low"] <= cell["speedup"] <= cell["speedup_high"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tree", "--adaptive", "--gpu", "h200", "--ctx", "1k..128k*2", "--batch", "1,8,64,256"),
+        ("sweep", "--gpu", "h200", "--gpus", "8", "--batch", "1,1024", "--ctx", "1k..128k*2"),
+        (
+            "sweep",
+            "--choice",
+            "--gpu",
+            "h200",
+            "--gpus",
+            "8",
+            "--batch",
+            "64",
+            "--ctx",
+            "1k..128k*2",
+        ),
+        ("regimes", "--gpu", "h200", "--gpus", "8", "--batch", "64", "--ctx", "1k..128k*2"),
+    ],
+    ids=lambda words: " ".join(words[:2]),
+)
+def test_wide_grids_fit_a_narrow_terminal(words: tuple[str, ...]) -> None:
+    text = answered(*words)
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "\u2026" not in text
+    for ctx in ("1k", "2k", "4k", "8k", "16k", "32k", "64k", "128k"):
+        assert ctx in text.split()
+
+
+def test_settings_as_text_and_json() -> None:
+    grid = ("sweep", "--gpu", "h100", "--batch", "1,64", "--ctx", "4k,64k", "--draft", "eagle3")
+    assert "--speculative-config" in answered(*grid, "--settings", "vllm")
+    document = json.loads(answered(*grid, "--settings", "sglang", "--json"))
+    assert document["schema"] == "magicplan.settings/1"
+    assert all(len(entry) == 5 for entry in document["schedule"])
+    one = ("tree", "--gpu", "h100", "--batch", "1", "--ctx", "4k", "--draft", "eagle3")
+    assert "speculative_token_tree" in answered(*one, "--settings", "vllm@0.12.0")
+    assert "which costs" in " ".join(answered(*one, "--settings", "vllm").split())
+
+
+def test_static_batching_from_the_command_line() -> None:
+    workload = ("--gpu", "h100", "--batch", "64", "--ctx", "16k", "--output", "64")
+    refilled, static = (
+        json.loads(answered("predict", *workload, "--batching", kind, "--json"))
+        for kind in ("continuous", "static")
+    )
+    assert static["baseline"] == refilled["baseline"]
+    assert static["best"]["speedup"] < refilled["best"]["speedup"]
+    assert any("static batching" in line for line in static["assumptions"])
+    ranked = answered("drafts", *workload, "--batching", "static")
+    assert "static batching" in " ".join(ranked.split())
+    tree = ("tree", *workload, "--acceptance", "0.8", "--batching")
+    point, other = (
+        json.loads(answered(*tree, kind, "--json"))["points"][0]
+        for kind in ("continuous", "static")
+    )
+    assert other["speedup"] < point["speedup"]
+
+
+def test_a_tree_file_is_valued_or_refused(tmp_path: Path) -> None:
+    file = tmp_path / "trees.json"
+    one = ("tree", "--gpu", "h100", "--batch", "8", "--ctx", "32k", "--draft", "eagle3")
+    answered(*one, "--out", str(file))
+    document = json.loads(answered(*one, "--from", str(file), "--json"))
+    assert document["trees"][0]["loss"] == pytest.approx(0, abs=1e-9)
+    for parents, wrong in (("-1, 2, 1", "expected an earlier node"), ("-1, -1", "second root")):
+        file.write_text(f'{{"schema": "magicplan.tree/1", "points": [{{"parents": [{parents}]}}]}}')
+        done = run(*one, "--from", str(file))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert wrong in done.stderr
+
+
+def test_explain_covers_speculation() -> None:
+    workload = ("explain", "--gpu", "h100", "--batch", "32", "--ctx", "32k", "--output", "1k")
+    names = {f["name"] for f in json.loads(answered(*workload, "--json"))["formulas"]}
+    assert names >= {
+        "Survival of drafted tokens", "Tokens a round while the context grows",
+        "Which drafters gain from context", "Worth of a tree", "Time of a tree's round",
+        "Rounds until the last sequence of a static batch is done", "Interval of a speedup",
+    }  # fmt: skip
+    triforce = (*workload[:7], "--draft", "triforce", "--model", "llama-2-7b-32k", "--json")
+    names = {f["name"] for f in json.loads(answered(*triforce))["formulas"]}
+    assert "A draft that is drafted for" in names
+
+
 @pytest.mark.parametrize("model", ["mixtral-8x7b", "deepseek-v3", "gpt-oss-120b", "gemma-3-27b"])
 def test_explain_answers_for_experts_windows_and_latent_attention(model: str) -> None:
     workload = ("explain", "--gpu", "b200", "--model", model, "--batch", "64", "--ctx", "32k")
@@ -183,6 +283,23 @@ def test_help_shows_an_example_of_every_command() -> None:
         (("predict", "--gpu", "a100", "--memory-fraction", "x"), "--memory-fraction"),
         (("predict", *WORKLOAD, "--gpus", "1"), "largest batch that fits"),
         (("predict", "--gpu", "a100", "--acceptance", "2"), "from 0 to 1"),
+        (("predict", "--gpu", "a100", "--acceptance", "mix:0.5*0.9+0.4*0.8"), "do not sum to 1"),
+        (("predict", "--gpu", "a100", "--acceptance", "marg:0.6,0.7"), "increases"),
+        (("predict", "--gpu", "a100", "--acceptance", "rank:none.json"), "cannot be read"),
+        (("predict", "--gpu", "a100", "--draft-kv", "streaming:4"), "4 sinks"),
+        (("predict", "--gpu", "a100", "--draft-kv", "topk:0"), "--draft-kv"),
+        (("predict", "--gpu", "a100", "--draft-kv", "quant:3"), "quant:4 or quant:8"),
+        (("predict", "--gpu", "a100", "--draft", "mtp"), "no multi-token-prediction layer"),
+        (("predict", "--gpu", "a100", "--draft", "self:llama-68m"), "takes no smaller model"),
+        (("predict", "--gpu", "a100", "--draft", "triforce:llama-68m:0"), "inner tokens"),
+        (("predict", "--gpu", "a100", "--draft", "ngram", "--draft-kv", "snapkv:512"), "no KV"),
+        (("predict", "--gpu", "a100", "--batching", "static"), "needs --output"),
+        (("predict", "--gpu", "a100", "--batching", "ragged"), "continuous or static"),
+        (("tree", "--gpu", "a100", "--tree-ranks", "noisy"), "pooled or raw"),
+        (("tree", "--gpu", "a100", "--max-size", "9999"), "expected 1 to 4096"),
+        (("tree", "--gpu", "a100", "--batch", "1,8"), "--batch"),
+        (("sweep", "--gpu", "a100", "--settings", "tgi"), "expected one of"),
+        (("sweep", "--gpu", "a100,h100", "--choice"), "one --gpu"),
         (("predict", "--gpu", "a100", "--model", "/nonexistent/config.json"), "does not exist"),
         (("predict", "--gpu", "none.toml"), "cannot be read"),
         (("sweep", "--gpu", "a100", "--batch", "8..1*2"), "--batch"),

@@ -110,7 +110,8 @@ def test_the_command_line_starts_without_numpy() -> None:
 def test_the_public_face() -> None:
     assert sorted(magicplan.__all__) == magicplan.__all__
     assert magicplan.__all__ == [
-        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "predict",
+        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose",
+        "drafts", "predict", "trees",
     ]  # fmt: skip
     for name in magicplan.__all__:
         assert getattr(magicplan, name) is not None

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from statistics import stdev
 from typing import Any
 
+from magicplan.acceptance_specs.text import parse
 from magicplan.errors import SpecError, UsageError
-from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ranked, parse
+from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ranked
 
 SCHEMA = "magicplan.acceptance/1"
 VLLM = re.compile(
-    r"SpecDecoding metrics:.*?Per-position acceptance rate: (?P<rates>[\d., ]+)", re.IGNORECASE
+    r"SpecDecoding metrics:(?:.*?Drafted: (?P<drafted>\d+) tokens)?"
+    r".*?Per-position acceptance rate: (?P<rates>[\d., ]+)",
+    re.IGNORECASE,
 )
 VLLM_COUNTS = re.compile(
     r"vllm:spec_decode_num_(?P<what>drafts|accepted_tokens_per_pos)(_total)?"
@@ -33,7 +38,8 @@ def parse_acceptance(text: str) -> Acceptance:
 
 
 def load_ranks(path: Path) -> Ranked:
-    """Acceptance by child rank: a JSON list, `{"ranks": [...], "samples": n}`, or a number a line.
+    """Acceptance by child rank: a JSON list, `{"ranks": [...], "samples": n}`, or a number a line;
+    a list of lists gives the ranks of every level of a tree.
 
     Raises SpecError naming the file and the line.
     """
@@ -43,17 +49,26 @@ def load_ranks(path: Path) -> Ranked:
         document = _json(path, text)
         if isinstance(document, dict):
             samples, document = document.get("samples", 0), document.get("ranks")
-        values = _number_list(path, "ranks", document)
-    else:
-        values = [
-            _line_number(path, i, line) for i, line in enumerate(text.splitlines(), 1) if line
+        by_level = isinstance(document, list) and any(isinstance(row, list) for row in document)
+        rows = [
+            _number_list(path, f"ranks of level {i}" if by_level else "ranks", row)
+            for i, row in enumerate(document if by_level else [document], 1)
         ]
+    else:
+        lines = enumerate(text.splitlines(), 1)
+        rows = [[_line_number(path, i, line) for i, line in lines if line]]
     if not isinstance(samples, int) or isinstance(samples, bool) or samples < 0:
         raise SpecError(path, f"samples is {samples!r}, expected a whole number")
     try:
-        spread = Z80 * math.sqrt(values[0] * (1 - values[0]) / samples) if samples else 0.0
+        first = rows[0][0]
+        spread = Z80 * math.sqrt(first * (1 - first) / samples) if samples else 0.0
         origin = f"ranks of {path}" + (f", {samples} samples" if samples else "")
-        return Ranked(probabilities=tuple(values), origin=origin, uncertainty=spread)
+        return Ranked(
+            probabilities=tuple(rows[0]),
+            deeper=tuple(tuple(row) for row in rows[1:]),
+            origin=origin,
+            uncertainty=spread,
+        )
     except (UsageError, ValueError, IndexError) as problem:
         raise SpecError(path, str(problem)) from None
 
@@ -111,17 +126,35 @@ def _marginal(path: Path, rates: list[float], origin: str, rounds: float = 0.0) 
 
 
 def _from_vllm_log(path: Path, text: str) -> PerPosition | None:
-    """vLLM's periodic log line; the mean over all lines, as many windows of equal length."""
-    rows = [
-        [float(part) for part in match["rates"].replace(" ", "").strip(",.").split(",")]
-        for match in VLLM.finditer(text)
-    ]
-    if not rows:
+    """vLLM's periodic log line: the mean over all lines, weighted by the rounds they drafted where
+    they say so; rounds then give the interval, else the spread between lines does."""
+    found = list(VLLM.finditer(text))
+    if not found:
         return None
+    rows = [_rates(match["rates"]) for match in found]
     if len({len(row) for row in rows}) > 1:
         raise SpecError(path, "SpecDecoding lines disagree on the number of positions")
-    means = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return _marginal(path, means, f"vLLM's per-position marginals in {path}, {len(rows)} lines")
+    rounds = [float(match["drafted"] or 0) / len(rows[0]) for match in found]
+    weights = rounds if all(rounds) else [1.0] * len(rows)
+    means = [
+        sum(w * value for w, value in zip(weights, column, strict=True)) / sum(weights)
+        for column in zip(*rows, strict=True)
+    ]
+    origin = f"vLLM's per-position marginals in {path}, {len(rows)} lines"
+    if all(rounds):
+        return _marginal(path, means, f"{origin}, {sum(rounds):.0f} rounds", sum(rounds))
+    return replace(
+        _marginal(path, means, origin), uncertainty=_between_lines([row[0] for row in rows])
+    )
+
+
+def _rates(text: str) -> list[float]:
+    return [float(part) for part in text.replace(" ", "").strip(",.").split(",")]
+
+
+def _between_lines(values: list[float]) -> float:
+    """Half-width of an 80 % interval on the mean of several lines; 0, unknown, for one."""
+    return Z80 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
 
 
 def _from_vllm_metrics(path: Path, text: str) -> PerPosition | None:
@@ -148,12 +181,16 @@ def _from_sglang(path: Path, text: str) -> Iid | None:
     found = [(float(m["length"]), m["rate"]) for m in SGLANG.finditer(text)]
     if not found:
         return None
-    length = sum(value for value, _ in found) / len(found)
     rates = [float(rate) for _, rate in found if rate is not None]
     if not rates:
         raise SpecError(path, "SGLang lines carry no accept rate, so the draft length is unknown")
-    alpha = _alpha(path, length, sum(rates) / len(rates))
-    return Iid(alpha=alpha, origin=f"SGLang's accept length in {path}, {len(found)} lines")
+    length = sum(value for value, _ in found) / len(found)
+    each = [_alpha(path, value, float(rate)) for value, rate in found if rate is not None]
+    return Iid(
+        alpha=_alpha(path, length, sum(rates) / len(rates)),
+        origin=f"SGLang's accept length in {path}, {len(found)} lines",
+        uncertainty=_between_lines(each),
+    )
 
 
 def _alpha(path: Path, length: float, rate: float) -> float:

@@ -41,7 +41,11 @@ DraftDtype = Annotated[
     str | None, typer.Option("--draft-dtype", help="The draft's own weight format, such as int4.")
 ]
 AcceptanceText = Annotated[
-    str, typer.Option("--acceptance", help="0.8, cond:0.8,0.7, marg:0.8,0.6, rank:FILE or auto.")
+    str,
+    typer.Option(
+        "--acceptance",
+        help="0.8, cond:.., marg:.., beta:a,b, mix:.., law:.., rank:FILE, file:FILE, auto.",
+    ),
 ]
 Task = Annotated[
     str | None, typer.Option("--task", help="Task that --acceptance auto should match.")
@@ -54,6 +58,12 @@ KvPasses = Annotated[
 ]
 WantSpeedup = Annotated[
     str | None, typer.Option("--want-speedup", help="Show the acceptance this speedup needs.")
+]
+Batching = Annotated[
+    str, typer.Option("--batching", help="continuous, or static: wait for the slowest sequence.")
+]
+TreeRanks = Annotated[
+    str, typer.Option("--tree-ranks", help="Ranks of trees: pooled, raw or power-law.")
 ]
 Options = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -83,6 +93,8 @@ def _shared(
     max_gamma: MaxGamma = "16",
     verify_kv_passes: KvPasses = "1",
     want_speedup: WantSpeedup = None,
+    batching: Batching = "continuous",
+    tree_ranks: TreeRanks = "pooled",
 ) -> None:
     """The options that every command about a workload takes."""
 
@@ -130,7 +142,8 @@ def request_of(options: dict[str, Any], *, grid: bool) -> Any:
     def count_or_auto(name: str, low: int = 1) -> int | str:
         return "auto" if options[name] == "auto" else count(name, low)
 
-    names = "gpu model dtype kv_dtype stack draft draft_kv draft_dtype acceptance task"
+    names = "gpu model dtype kv_dtype stack draft draft_kv draft_dtype acceptance task batching"
+    names += " tree_ranks"
     read: dict[str, Any] = {name: options[name] for name in names.split()}
     if grid:
         read["batch"] = parse_grid(options["batch"], option="--batch")

@@ -36,13 +36,17 @@ def sweep(
     json: Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="Print CSV, a row a cell and GPU.")] = False,
     settings: Annotated[
-        str | None, typer.Option("--settings", help="Print the schedule for vllm or sglang.")
+        str | None,
+        typer.Option("--settings", help="Print settings of vllm, vllm@0.19.0, sglang, ...."),
     ] = None,
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw heat maps into this PNG or SVG.")
     ] = None,
+    choice: Annotated[
+        bool, typer.Option("--choice", help="Choose among all drafts, chains and trees.")
+    ] = False,
 ) -> None:
-    """The same over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat map.
+    """The same over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat maps.
 
     Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
     """
@@ -56,13 +60,23 @@ def sweep(
         raise UsageError("--gpu is empty: expected accelerator names")
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
+    if choice:
+        if csv or settings or len(names) > 1:
+            raise UsageError("--choice is for one --gpu, without --csv and --settings")
+        _choice(options, json, figure)
+        return
     results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
     if settings:
         if len(results) > 1:
             raise UsageError("--settings is for one accelerator: give one --gpu")
         from magicplan.planning.settings import settings as settings_of
+        from magicplan.report import settings as settings_report
 
-        report.render_settings(settings_of(results[0], settings), stdout())
+        found = settings_of(results[0], settings)
+        if json:
+            print_json(settings_report.as_dict(found))
+        else:
+            settings_report.render(found, stdout())
         return
     if figure:
         report.draw(results, figure)
@@ -73,6 +87,21 @@ def sweep(
         sys.stdout.write(report.as_csv(results))
     else:
         report.render(results, stdout())
+
+
+def _choice(options: Options, json: bool, figure: Path | None) -> None:
+    from magicplan.planning.choice import choose_everywhere
+    from magicplan.report import choice as report
+    from magicplan.report.terminal import print_json, stdout
+
+    found = choose_everywhere(request_of(options, grid=True))
+    if figure:
+        report.draw(found, figure)
+        say(f"heat maps written to {figure}")
+    if json:
+        print_json(report.as_dict(found))
+    else:
+        report.render(found, stdout())
 
 
 @workload(batch="1..256*4", ctx="1k..64k*4")
@@ -87,22 +116,17 @@ def regimes(
 
     Example: magicplan regimes --gpu h100 --gpus 8 --ctx 1k..64k*4
     """
-    from magicplan.planning.candidates import family_drafts
-    from magicplan.planning.predict import answer
-    from magicplan.planning.request import resolve
+    from magicplan.planning.regime_map import regime_maps
     from magicplan.report import regimes as report
     from magicplan.report.sweep import as_dict
     from magicplan.report.terminal import print_json, stdout
 
-    model = request_of(options, grid=True).model
-    maps = [
-        answer(resolve(request_of(options | choice, grid=True))) for choice in family_drafts(model)
-    ]
+    maps = regime_maps(request_of(options, grid=True))
     if figure:
         report.draw(maps, figure)
         say(f"map drawn into {figure}")
     if json:
-        print_json(as_dict(maps))
+        print_json(as_dict([found.cells for found in maps]))
     else:
         report.render(maps, stdout())
 
@@ -154,13 +178,19 @@ def tree(
     figure: Annotated[
         Path | None, typer.Option("--figure", help="Draw the trees into this PNG or SVG.")
     ] = None,
+    settings: Annotated[
+        str | None, typer.Option("--settings", help="Print the tree as settings of an engine.")
+    ] = None,
+    given: Annotated[
+        Path | None, typer.Option("--from", help="Value the trees of this file instead.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """The best Sequoia tree of a workload, or of every cell of a grid.
 
     Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
     """
-    from magicplan.planning.compare import adaptive_trees
+    from magicplan.planning.adaptive import adaptive_trees
     from magicplan.report import trees as report
     from magicplan.report.terminal import print_json, stdout
     from magicplan.tree_files import write_trees
@@ -168,6 +198,9 @@ def tree(
 
     size = parse_count(max_size, option="--max-size")
     depth = parse_count(max_depth, option="--max-depth")
+    if given:
+        _value_trees(options, given, depth, json)
+        return
     plan = adaptive_trees(request_of(options, grid=adaptive), max_size=size, max_depth=depth)
     if figure:
         report.draw(plan, figure)
@@ -175,7 +208,29 @@ def tree(
     if out:
         write_trees(out, report.as_dict(plan))
         say(f"trees written to {out}")
-    if json:
+    if settings:
+        from magicplan.planning.tree_settings import tree_settings
+        from magicplan.report import settings as settings_report
+
+        found = tree_settings(plan, settings)
+        if json:
+            print_json(settings_report.as_dict(found))
+        else:
+            settings_report.render(found, stdout())
+    elif json:
         print_json(report.as_dict(plan))
     else:
         report.render(plan, stdout())
+
+
+def _value_trees(options: Options, path: Path, depth: int, json: bool) -> None:
+    from magicplan.planning.given_trees import value_trees
+    from magicplan.report import trees as report
+    from magicplan.report.terminal import print_json, stdout
+    from magicplan.tree_files import read_trees
+
+    found = value_trees(request_of(options, grid=False), read_trees(path), max_depth=depth)
+    if json:
+        print_json(report.worths_as_dict(found))
+    else:
+        report.render_worths(found, stdout())

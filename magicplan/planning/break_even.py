@@ -79,6 +79,8 @@ def _along_ctx(ask: Resolved, placement: Placement) -> tuple[Array, Array, Array
         sequences=ask.batch,
         ctx=CONTEXTS[None, :],
         kv_passes=ask.request.verify_kv_passes,
+        output_tokens=float(ask.request.output),
+        static=ask.request.batching == "static",
     )
     ops = forward(ask.model, fixed, Pass(batch=scene.batch, ctx=scene.ctx))
     kv = _total(op.kv_bytes * op.count for op in ops)

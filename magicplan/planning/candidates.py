@@ -8,19 +8,16 @@ from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import (
+    BUDGETS,
     DRAFTS,
     Draft,
     DraftRequest,
     model_draft,
-    quantised,
-    quest,
-    self_draft,
-    snapkv,
     streaming,
 )
 from magicplan.roofline.traffic import FULL
 
-BUDGETS = (256, 512, 1024, 2048, 4096)
+__all__ = ["BUDGETS", "LeftOut", "candidate_drafts", "family_drafts", "small_models"]
 SMALL_MODELS = {
     # a draft must share its target's vocabulary; by vocabulary size of the family
     128256: ("llama-3.2-1b", "llama-3.2-3b"),
@@ -40,41 +37,34 @@ class LeftOut:
 
 
 def candidate_drafts(
-    target: ModelShape, *, own_pool: bool = False, budgets: tuple[int, ...] = BUDGETS
+    target: ModelShape, *, own_pool: bool = False
 ) -> tuple[list[Draft], list[LeftOut]]:
-    """All drafts of the catalogue on this target."""
-    ask = DraftRequest(target=target, own_pool=own_pool)
-    views = [kind(float(b)) for kind in (streaming, snapkv, quest) for b in budgets]
+    """All drafts of the catalogue on this target, in all variants."""
+    small, left_out = small_models(target)
+    ask = DraftRequest(target=target, own_pool=own_pool, small=small[0] if small else None)
     drafts = [
-        self_draft(DraftRequest(target=target, view=view, own_pool=own_pool))
-        for view in (*views, quantised(4))
+        model_draft(DraftRequest(target=target, small=shape, view=view))
+        for shape in small
+        for view in (FULL, streaming(512))
     ]
-    drafts.append(self_draft(DraftRequest(target=target, view=FULL, weight_dtype="int4")))
-    small, left_out = _small_models(target)
-    for shape in small:
-        for view in (FULL, streaming(512)):
-            drafts.append(model_draft(DraftRequest(target=target, small=shape, view=view)))
-    for name in ("eagle3", "mtp", "medusa", "ngram"):
+    for name, way in DRAFTS.items():
         try:
-            drafts.append(DRAFTS[name](ask))
+            drafts += [way.make(variant) for variant in way.variants(ask)]
         except UsageError as problem:
             left_out.append(LeftOut(method=name, reason=str(problem)))
-    if small:
-        request = DraftRequest(target=target, small=small[0])
-        drafts.append(DRAFTS["triforce"](request))
     return drafts, left_out
 
 
 def family_drafts(model: str) -> list[dict[str, str | None]]:
     """One drafter for each way a draft's KV cache grows: constant, with the context, not at all."""
     found: list[dict[str, str | None]] = [{"draft": "self", "draft_kv": "streaming:512"}]
-    small, _ = _small_models(model_specs.load(model))
+    small, _ = small_models(model_specs.load(model))
     if small:
         found.append({"draft": small[0].name, "draft_kv": "full"})
     return [*found, {"draft": "ngram", "draft_kv": None}]
 
 
-def _small_models(target: ModelShape) -> tuple[list[ModelShape], list[LeftOut]]:
+def small_models(target: ModelShape) -> tuple[list[ModelShape], list[LeftOut]]:
     """Presets of the same vocabulary that are at most a third of the target."""
     shapes = [model_specs.load(name) for name in SMALL_MODELS.get(target.vocab, ())]
     small = [shape for shape in shapes if 3 * shape.parameters <= target.parameters]

@@ -1,4 +1,4 @@
-"""Every draft on one workload, chains and trees, best first; and the best tree over a grid."""
+"""Every draft on one workload, chains and trees, best first."""
 
 from __future__ import annotations
 
@@ -7,19 +7,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.errors import UsageError
+from magicplan.planning.adaptive import tree_basis
 from magicplan.planning.candidates import LeftOut, candidate_drafts
-from magicplan.planning.placement import Placement, place, scene_of
-from magicplan.planning.request import Request, Resolved, acceptance_for, resolve
+from magicplan.planning.draft_request import acceptance_for
+from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
+from magicplan.planning.request import MAX_GAMMA, Request, Resolved, resolve
+from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.memory import footprint
 from magicplan.roofline.speculation import Scene, rounds
-from magicplan.roofline.tree_speculation import TreeTimes, best_tree, tree_times
-from magicplan.roofline.trees import Tree, best_trees, non_increasing
-
-RANKS = 32
-"""Children of a node that a tree may have."""
+from magicplan.roofline.trees import Tree
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,17 +60,17 @@ def compare(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Com
     A draft that the same GPUs do not hold as well is left out, and so is one without acceptance
     data. Raises UsageError for a grid, or where the workload does not fit.
     """
-    longest = max(request.max_gamma, max_size - 1)
-    ask = resolve(replace(request, draft="self", acceptance="0", max_gamma=longest))
+    ask = resolve_for_all(request, max_size)
     if not ask.scalar:
         raise UsageError("drafts compares on one workload; use sweep or tree for a grid")
     placement = place(ask)
     scene = scene_of(ask, placement)
+    limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
     drafts, left_out = candidate_drafts(ask.model, own_pool=request.stack.startswith("magicdec"))
     plans: list[Plan] = []
     for draft in drafts:
         try:
-            plans += _plans(request, ask, placement, scene, draft, max_size, max_depth)
+            plans += _plans(request, ask, placement, scene, draft, limits)
         except UsageError as problem:
             left_out.append(LeftOut(method=draft.name, reason=str(problem)))
     step = float(rounds(scene, None, ask.acceptance, 0).round_seconds[0, 0, 0])
@@ -83,17 +81,23 @@ def compare(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Com
         tokens_per_s=float(ask.batch[0, 0]) / step,
         plans=tuple(sorted(plans, key=lambda plan: -plan.speedup)),
         left_out=tuple(left_out),
-        assumptions=(*ask.notes, *_basis(ask)),
+        assumptions=(*ask.notes, *tree_basis(ask), COMPARED_ON, *notes_of(drafts)),
     )
 
 
-def _basis(ask: Resolved) -> tuple[str, ...]:
-    timing = ask.machine.calibration.speedup_residual.basis
-    return (
-        f"speedup interval (80 %): acceptance, and {timing}",
-        "trees assume that ranks fall as in Sequoia's shipped vector where none were measured",
-        "drafts are compared on the GPUs that hold the target drafting for itself",
-    )
+COMPARED_ON = "drafts are compared on the GPUs that hold the target drafting for itself"
+
+
+def notes_of(drafts: list[Draft]) -> tuple[str, ...]:
+    """What the costs of these drafts leave out, each once."""
+    return tuple(dict.fromkeys(draft.note for draft in drafts if draft.note))
+
+
+def resolve_for_all(request: Request, max_size: int) -> Resolved:
+    """The question of the target drafting for itself over its own cache, whose GPUs all share;
+    where their number is open, room is left for trees and for other drafts."""
+    longest = max(request.max_gamma, min(max_size - 1, MAX_GAMMA))
+    return resolve(replace(request, draft="self", draft_kv=None, acceptance="0", max_gamma=longest))
 
 
 def _plans(
@@ -102,20 +106,11 @@ def _plans(
     placement: Placement,
     scene: Scene,
     draft: Draft,
-    max_size: int,
-    max_depth: int,
+    limits: Limits,
 ) -> list[Plan]:
     """The best chain of a draft and, where it has one that beats it, the best tree."""
     acceptance = acceptance_for(request.acceptance, ask.model, draft, ask.ctx, request.task)
-    held = footprint(
-        ask.model,
-        placement.layout,
-        placement.batch_per_replica,
-        ask.final_ctx,
-        placement.memory.available_bytes_per_gpu,
-        draft.residents,
-        query_tokens=ask.max_gamma + 1.0,
-    )
+    held = held_by(ask, placement, draft.residents, request.max_gamma + 1.0)
     most = held.max_batch_per_replica * placement.layout.replicas
     if not bool(np.all(held.fits)):
         raise UsageError(
@@ -129,9 +124,10 @@ def _plans(
         "acceptance": acceptance.origin,
     }
     chain = _chain(max(request.max_gamma, 1), scene, draft, acceptance, shared)
-    if draft.shape is None or draft.middle is not None:
+    if not draft.grows_trees:
         return [chain]
-    tree = _tree(scene, draft, acceptance, shared, max_size, max_depth)
+    room = most_nodes(ask, placement, draft.residents)
+    tree = _tree(scene, draft, acceptance, shared, limits, room)
     return [chain, tree] if tree and tree.speedup > chain.speedup * 1.001 else [chain]
 
 
@@ -163,121 +159,24 @@ def _tree(
     draft: Draft,
     acceptance: Acceptance,
     shared: dict[str, object],
-    max_size: int,
-    max_depth: int,
+    limits: Limits,
+    room: Array,
 ) -> Plan | None:
     """The best tree; none where not speculating is better than any."""
-    ctx = scene.ctx[0, 0]
-    times = tree_times(scene, draft, max_size)
-    ranks = _ranks(acceptance, draft, ctx)
-    table = best_trees(ranks, max_size, max_depth)
-    best = best_tree(times, table)
-    if best.size[0, 0] == 1:
+    cells = tree_cells(scene, draft, acceptance, limits, room)
+    best, tree = cells.best, cells.tree(0, 0)
+    if tree.size == 1:
         return None
-    tree = table.tree(int(best.size[0, 0]), int(best.depth[0, 0]))
-    low, high = (_ranks(end, draft, ctx) for end in acceptance.interval())
-    tokens = tree.expected_tokens(ranks)
-    speedup = float(best.speedup[0, 0])
-    ends = [np.log(tree.expected_tokens(end) / tokens) for end in (low, high)]
-    timing = scene.machine.calibration.speedup_residual
+    low, high = cells.interval(0, 0)
     return Plan(
         kind="tree",
         tree=tree,
-        tokens_per_round=tokens,
+        tokens_per_round=float(best.tokens_per_round[0, 0]),
         draft_seconds=float(best.draft_seconds[0, 0]),
         verify_seconds=float(best.verify_seconds[0, 0]),
         round_seconds=float(best.round_seconds[0, 0]),
-        speedup=speedup,
-        speedup_low=speedup * float(np.exp(-np.hypot(ends[0], np.log(timing.low)))),
-        speedup_high=speedup * float(np.exp(np.hypot(ends[1], np.log(timing.high)))),
+        speedup=float(best.speedup[0, 0]),
+        speedup_low=low,
+        speedup_high=high,
         **shared,  # type: ignore[arg-type]
     )
-
-
-def _ranks(acceptance: Acceptance, draft: Draft, ctx: float) -> Array:
-    """Acceptance by rank, smoothed so that greedy trees are exact."""
-    return non_increasing(acceptance.ranks(RANKS, ctx, draft.budget_tokens))
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TreePoint:
-    """The best tree of one cell; size 1 does not speculate."""
-
-    batch: int
-    ctx_tokens: int
-    size: int
-    depth: int
-    tokens_per_round: float
-    speedup: float
-    chain_speedup: float
-    """Of the best chain of the same draft."""
-    tree: Tree
-    weights: Array
-    """Survival probability of every node."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class TreePlan:
-    """Best trees over a grid of batches and contexts."""
-
-    resolved: Resolved
-    points: tuple[TreePoint, ...]
-    assumptions: tuple[str, ...]
-
-
-def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12) -> TreePlan:
-    """The best tree in every cell (Adaptive Sequoia Trees): topology by batch and context."""
-    ask = resolve(request)
-    if ask.draft is None or ask.draft.shape is None or ask.draft.middle is not None:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
-    placement = place(ask)
-    scene = scene_of(ask, placement)
-    times = tree_times(scene, ask.draft, max_size)
-    chains = rounds(scene, ask.draft, ask.acceptance, max(1, min(ask.max_gamma, max_depth - 1)))
-    points = []
-    for column, ctx in enumerate(ask.ctx[0]):
-        points += _column(ask, times, chains.speedup, column, ctx, max_size, max_depth)
-    order = sorted(points, key=lambda point: (point.batch, point.ctx_tokens))
-    return TreePlan(
-        resolved=ask,
-        points=tuple(order),
-        assumptions=(*ask.notes, f"acceptance: {ask.acceptance.origin}", *_basis(ask)[1:2]),
-    )
-
-
-def _column(
-    ask: Resolved,
-    times: TreeTimes,
-    chain_speedup: Array,
-    column: int,
-    ctx: float,
-    max_size: int,
-    max_depth: int,
-) -> list[TreePoint]:
-    """All batches at one context, which share a table of trees."""
-    if ask.draft is None:
-        return []
-    ranks = _ranks(ask.acceptance, ask.draft, ctx)
-    table = best_trees(ranks, max_size, max_depth)
-    best = best_tree(times, table, slice(column, column + 1))
-    chains = np.broadcast_to(
-        chain_speedup, (*times.verify_seconds.shape[:2], chain_speedup.shape[-1])
-    )
-    points = []
-    for row, batch in enumerate(ask.batch[:, 0]):
-        size, depth = int(best.size[row, 0]), int(best.depth[row, 0])
-        tree = table.tree(size, depth)
-        points.append(
-            TreePoint(
-                batch=int(batch),
-                ctx_tokens=int(ask.final_ctx[0, column] - ask.request.output),
-                size=size,
-                depth=tree.depth,
-                tokens_per_round=float(best.tokens_per_round[row, 0]),
-                speedup=float(best.speedup[row, 0]),
-                chain_speedup=float(chains[row, column].max()),
-                tree=tree,
-                weights=tree.weights(ranks),
-            )
-        )
-    return points

@@ -11,6 +11,7 @@ from magicplan.planning.request import Resolved
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.memory import (
     Footprint,
+    Resident,
     candidate_layouts,
     footprint,
     replicas_needed,
@@ -88,7 +89,33 @@ def scene_of(ask: Resolved, placement: Placement) -> Scene:
         sequences=ask.batch,
         ctx=ask.ctx,
         kv_passes=ask.request.verify_kv_passes,
+        output_tokens=float(ask.request.output),
+        static=ask.request.batching == "static",
     )
+
+
+def held_by(
+    ask: Resolved, placement: Placement, residents: tuple[Resident, ...], query_tokens: float
+) -> Footprint:
+    """Memory of the chosen deployment with a draft beside the target, for passes that wide."""
+    return footprint(
+        ask.model,
+        placement.layout,
+        placement.batch_per_replica,
+        ask.final_ctx,
+        placement.memory.available_bytes_per_gpu,
+        residents,
+        query_tokens=query_tokens,
+    )
+
+
+def most_nodes(ask: Resolved, placement: Placement, residents: tuple[Resident, ...]) -> Array:
+    """Largest tree, the root counted, whose cache slots, logits and activations still fit beside
+    everything else, [batch, ctx]; 1 where nothing does."""
+    one, two = (held_by(ask, placement, residents, tokens) for tokens in (1.0, 2.0))
+    node = two.needed_bytes_per_gpu - one.needed_bytes_per_gpu
+    room = np.maximum(one.available_bytes_per_gpu - one.needed_bytes_per_gpu, 0.0)
+    return np.broadcast_to(1 + np.floor(room / node), placement.fits.shape)
 
 
 def _shrink(values: Array) -> Array:

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration_files import ideal
 from magicplan.planning.placement import Placement, place, scene_of
 from magicplan.planning.prediction import (
@@ -21,7 +20,7 @@ from magicplan.planning.prediction import (
     Step,
     WorkloadUsed,
 )
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.request import Resolved, request, resolve
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.speculation import Rounds, Scene, rounds
 from magicplan.roofline.timing import BOUNDS, Machine, StepCost, bound_shares, step_cost
@@ -36,10 +35,7 @@ def predict(gpu: str, **options: Any) -> Prediction:
     bytes. Raises UsageError for names and numbers that make no sense, DoesNotFit for a single
     workload that the GPUs asked for do not hold.
     """
-    known = {entry.name for entry in fields(Request)}
-    if unknown := set(options) - known:
-        raise UsageError(f"predict takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
-    return answer(resolve(Request(gpu=gpu, **options)))
+    return answer(resolve(request(gpu, options)))
 
 
 def answer(ask: Resolved) -> Prediction:

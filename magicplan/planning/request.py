@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
 from magicplan import hardware_specs, model_specs
-from magicplan.acceptance_specs.choose import Wanted, choose
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration_files import (
     EXPERT_SPREAD,
@@ -17,17 +16,19 @@ from magicplan.hardware_specs.calibration_files import (
     widened,
 )
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.acceptance import Acceptance, Iid
+from magicplan.planning.draft_request import acceptance_of, draft_notes, draft_of
+from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
-from magicplan.roofline.drafts import DRAFTS, VIEWS, Draft, DraftRequest, model_draft
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine
-from magicplan.roofline.traffic import FULL, KvView
 
 Counts = Any
 """One positive number, or a sequence of them."""
 MAX_BATCH = 2.0**20
 MAX_TOKENS = 2.0**30
 MAX_GAMMA = 64
+BATCHINGS = ("continuous", "static")
+TREE_RANKS = ("pooled", "raw", "power-law")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -57,6 +58,18 @@ class Request:
     max_gamma: int = 16
     verify_kv_passes: float = 1.0
     want_speedup: float | None = None
+    batching: str = "continuous"
+    """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
+    tree_ranks: str = "pooled"
+    """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
+
+
+def request(gpu: str, options: dict[str, Any]) -> Request:
+    """A question from Python's keyword arguments. Raises UsageError for a name that is no field."""
+    known = {entry.name for entry in fields(Request)}
+    if unknown := set(options) - known:
+        raise UsageError(f"predict takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
+    return Request(gpu=gpu, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -94,10 +107,15 @@ def resolve(ask: Request) -> Resolved:
     output = _number("--output", ask.output, low=0, high=MAX_TOKENS)
     _number("--memory-fraction", ask.memory_fraction, low=0.01, high=1)
     _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
+    _choice("--batching", ask.batching, BATCHINGS)
+    _choice("--tree-ranks", ask.tree_ranks, TREE_RANKS)
+    if ask.batching == "static" and not output:
+        raise UsageError("--batching static needs --output: a batch lasts as long as its outputs")
     layout, dtype_note = _formats(ask, machine, model)
-    draft = _draft(ask, model)
+    draft = draft_of(ask, model)
     max_gamma = _max_gamma(ask)
     notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes += draft_notes(ask, model, draft, ctx, output)
     notes += _provisional(machine)
     return Resolved(
         request=ask,
@@ -108,7 +126,7 @@ def resolve(ask: Request) -> Resolved:
         final_ctx=ctx[None, :] + output,
         layout=layout,
         draft=draft,
-        acceptance=_acceptance(ask, model, draft, ctx),
+        acceptance=acceptance_of(ask, model, draft, ctx),
         max_gamma=max_gamma,
         scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
         notes=tuple(note for note in notes if note),
@@ -138,6 +156,11 @@ def _number(option: str, value: Any, *, low: float, high: float) -> float:
     if not low <= number <= high:
         raise UsageError(f"{option} {value}: expected a number from {low:g} to {high:g}")
     return number
+
+
+def _choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value}: expected {' or '.join(known)}")
 
 
 def _whole(option: str, value: Any, *, low: int, high: int) -> int:
@@ -209,7 +232,8 @@ def _model_notes(model: ModelShape, ctx: Array, output: float) -> list[str]:
         )
     if output:
         notes.append(
-            f"times are those at the middle of {output:.0f} output tokens; memory holds the end"
+            f"times are those at the middle of {output:.0f} output tokens, within 1 % of their "
+            "mean; memory holds the end"
         )
     return notes
 
@@ -219,79 +243,3 @@ def _provisional(machine: Machine) -> list[str]:
     if not fields:
         return []
     return [f"provisional datasheet figures of {machine.accelerator.name}: {', '.join(fields)}"]
-
-
-def parse_view(text: str) -> KvView:
-    """`full`, or a kind and its number as in `streaming:512`. Raises UsageError."""
-    kind, _, number = text.partition(":")
-    if text == "full":
-        return FULL
-    if kind not in VIEWS or not number.isdigit() or not 1 <= int(number) <= MAX_TOKENS:
-        shapes = ", ".join(f"{name}:N" for name in VIEWS)
-        raise UsageError(f"--draft-kv {text!r}: expected full or one of {shapes}")
-    return VIEWS[kind](float(number))
-
-
-def _draft(ask: Request, model: ModelShape) -> Draft | None:
-    if ask.draft == "none":
-        return None
-    name, _, small = ask.draft.partition(":")
-    sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
-    view = parse_view(ask.draft_kv) if ask.draft_kv else None
-    if view and view.name.startswith("streaming") and (view.budget_tokens or 0) <= sinks:
-        raise UsageError(
-            f"--draft-kv {ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
-        )
-    if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
-        raise UsageError(
-            f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
-        )
-    question = DraftRequest(
-        target=model,
-        view=view,
-        weight_dtype=ask.draft_dtype,
-        small=_small(ask, name, small),
-        own_pool=ask.stack.split("@")[0] == "magicdec",
-    )
-    return DRAFTS[name](question) if name in DRAFTS else model_draft(question)
-
-
-def _small(ask: Request, name: str, small: str) -> ModelShape | None:
-    if name == "triforce":
-        return model_specs.load(small or "llama-68m")
-    return None if name in DRAFTS else model_specs.load(ask.draft)
-
-
-def acceptance_for(
-    text: str, model: ModelShape, draft: Draft, ctx: Array, task: str | None = None
-) -> Acceptance:
-    """The acceptance model of a draft: as stated, or the nearest published one for `auto`.
-
-    A self-draft that keeps the whole cache accepts everything. Raises UsageError.
-    """
-    if text != "auto":
-        from magicplan.acceptance_specs.files import parse_acceptance
-
-        found = parse_acceptance(text)
-    else:
-        found = choose(
-            Wanted(
-                method=draft.method,
-                target=model.name,
-                family=model.family,
-                draft=draft.shape.name if draft.shape else "",
-                task=task,
-                ctx=(float(ctx.min()), float(ctx.max())),
-                budget=draft.budget_tokens,
-            )
-        )
-    return found.of_self_draft() if draft.same_model else found
-
-
-NOTHING = Iid(alpha=0.0, origin="no draft")
-
-
-def _acceptance(ask: Request, model: ModelShape, draft: Draft | None, ctx: Array) -> Acceptance:
-    if draft is None:
-        return NOTHING
-    return acceptance_for(ask.acceptance, model, draft, ctx, ask.task)

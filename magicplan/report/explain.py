@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,24 +13,12 @@ from rich.padding import Padding
 from rich.text import Text
 
 from magicplan.planning.prediction import Prediction, plain
+from magicplan.report.formula import Formula, number
+from magicplan.report.speculation_formulas import speculation_formulas
 from magicplan.roofline import symbolic
 from magicplan.roofline.optimal_gamma import optimal_gamma
-from magicplan.roofline.speculation import rounds, static_batch_efficiency
+from magicplan.roofline.speculation import rounds
 from magicplan.roofline.symbolic import View
-from magicplan.units import human_count
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Formula:
-    """A closed form, why it holds, this workload's value, and what that says."""
-
-    name: str
-    formula: Any
-    derivation: str
-    inputs: dict[str, float]
-    value: float | None
-    unit: str
-    says: str
 
 
 def render(prediction: Prediction, console: Console) -> None:
@@ -40,8 +28,8 @@ def render(prediction: Prediction, console: Console) -> None:
         drawing = sp.pretty(entry.formula, use_unicode=True, num_columns=console.width - 6)
         console.print(Padding(Text(drawing, no_wrap=True), (0, 0, 0, 4)))
         console.print(Padding(Text(entry.derivation, style="dim"), (0, 0, 0, 2)))
-        numbers = ", ".join(f"{k} = {_number(v)}" for k, v in entry.inputs.items())
-        value = "" if entry.value is None else f" -> {_number(entry.value)} {entry.unit}".rstrip()
+        numbers = ", ".join(f"{k} = {number(v)}" for k, v in entry.inputs.items())
+        value = "" if entry.value is None else f" -> {number(entry.value)} {entry.unit}".rstrip()
         console.print(Padding(Text(numbers + value), (0, 0, 0, 2)))
         console.print(Padding(Text(entry.says), (0, 0, 1, 2)))
 
@@ -66,13 +54,6 @@ def as_dict(prediction: Prediction) -> dict[str, Any]:
     }
 
 
-def _number(value: float) -> str:
-    """A readable number: scientific only where it must be."""
-    if value and not 1e-3 <= abs(value) < 1e3:
-        return f"{value:.3e}" if abs(value) < 1 else human_count(value)
-    return f"{value:.3g}"
-
-
 def formulas(p: Prediction) -> Iterator[Formula]:
     """All of them, in the order in which they decide."""
     view = View(model=p.scene.target, layout=_scalar_layout(p), machine=p.scene.machine)
@@ -84,8 +65,7 @@ def formulas(p: Prediction) -> Iterator[Formula]:
         yield _best_gamma(p)
         yield _growth(p)
         yield _break_even(p)
-        yield _tree_rule(p, view)
-        yield _ragged(p)
+        yield from speculation_formulas(p, view)
 
 
 def _scalar_layout(p: Prediction) -> Any:
@@ -229,43 +209,4 @@ def _break_even(p: Prediction) -> Formula:
         value=plain(p.break_even.speedup_one_acceptance),
         unit="",
         says="A draft that is accepted less often than this slows decoding down.",
-    )
-
-
-def _tree_rule(p: Prediction, view: View) -> Formula:
-    n, w, g, t, c, d = sp.symbols("n w_n G t(n) c d")
-    walls = {"attention wall": view.attention_ridge() / float(view.attention_intensity())}
-    linear = view.linear_wall()
-    if linear is not None:
-        walls["linear wall"] = float(linear) / _batch(p)
-    return Formula(
-        name="When a tree is large enough",
-        formula=sp.Lt(w, g * sp.Derivative(t, n) / (t + d * c)),
-        derivation="G is concave in n (the sum of the n heaviest nodes), so adding nodes stops "
-        "where the next weight w_n no longer pays for its time (Sequoia, arXiv 2402.12374).",
-        inputs=walls,
-        value=min(walls.values()),
-        unit="nodes until verification is no longer free",
-        says="Longer context pushes the best tree up to the attention wall and not beyond; a "
-        "larger batch pulls it down to the linear wall.",
-    )
-
-
-def _ragged(p: Prediction) -> Formula:
-    r, g, v, b = sp.symbols("R G Var B", positive=True)
-    best = p.gammas[int(p.best.gamma) or 1]
-    survival = p.resolved.acceptance.survival(
-        int(best.gamma), p.scene.ctx, p.resolved.draft.budget_tokens if p.resolved.draft else None
-    )
-    output = float(p.workload.output_tokens) or 256.0
-    share = static_batch_efficiency(survival, output, np.asarray(p.scene.sequences))
-    return Formula(
-        name="Rounds until the last sequence of a static batch is done",
-        formula=r / g + sp.sqrt(r * v / g**3) * sp.sqrt(2 * sp.log(b)),
-        derivation="Sequences advance by random steps of mean G; the slowest of B lags by the "
-        "expected maximum of B normals. Continuous batching refills slots and loses nothing.",
-        inputs={"R": output, "B": float(p.workload.batch), "G": float(best.tokens_per_round)},
-        value=float(np.max(share)),
-        unit="of continuous batching's throughput",
-        says="Short outputs in a large static batch lose much of what speculation gains.",
     )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from magicplan.errors import MissingExtra, UsageError
+from magicplan.roofline.deployment import Array
+from magicplan.units import human_tokens
 
 
 def pyplot(path: Path) -> Any:
@@ -33,3 +36,27 @@ def save(plt: Any, figure: Any, path: Path) -> None:
         raise UsageError(f"--figure {path}: cannot be written ({problem.strerror})") from None
     finally:
         plt.close(figure)
+
+
+def contexts_and_batches(axis: Any, contexts: Sequence[int], batches: Sequence[int]) -> None:
+    """Name the cells of a heat map."""
+    axis.set_xticks(range(len(contexts)), [human_tokens(int(ctx)) for ctx in contexts])
+    axis.set_yticks(range(len(batches)), [str(batch) for batch in batches])
+    axis.set_xlabel("context [tokens]")
+    axis.set_ylabel("batch [sequences]")
+
+
+def speedup_map(axis: Any, speedup: Array, top: float, labels: list[list[str]]) -> Any:
+    """A heat map from 1 to `top`; cells that fit nowhere (NaN) stay white and say so."""
+    top = max(top, 1.01)
+    image = axis.imshow(speedup, origin="lower", aspect="auto", vmin=1, vmax=top, cmap="viridis")
+    for row, texts in enumerate(labels):
+        for column, text in enumerate(texts):
+            value = float(speedup[row, column])
+            absent = value != value
+            colour = "0.4" if absent else "black" if value > 1 + (top - 1) * 0.55 else "white"
+            axis.text(
+                column, row, "no fit" if absent else text,
+                ha="center", va="center", color=colour, fontsize=8,
+            )  # fmt: skip
+    return image

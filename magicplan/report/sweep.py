@@ -10,12 +10,10 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import Settings
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import notes, table
+from magicplan.report.figures import contexts_and_batches, pyplot, save, speedup_map
+from magicplan.report.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLUMNS = (
@@ -27,26 +25,23 @@ COLUMNS = (
 
 def render(results: Sequence[Prediction], console: Console) -> None:
     """One table a GPU: best speedup, its draft length, and what binds the plain step."""
-    for result in results:
-        console.print(_table(result))
+    for p in results:
+        title = f"{p.model.name} on {p.accelerator.name}"
+        contexts = [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]]
+        rows = [
+            (str(batch), [_cell(p, row, col) for col in range(len(contexts))])
+            for row, batch in enumerate(p.workload.batch[:, 0])
+        ]
+        cell_tables(console, title, contexts, rows)
     console.print("Cell: speedup, gamma, what binds a plain step. '-': fits nowhere.")
     notes(console, "Rests on", dict.fromkeys(n for r in results for n in r.assumptions))
-
-
-def _table(p: Prediction) -> Table:
-    title = f"{p.model.name} on {p.accelerator.name}"
-    contexts = [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]]
-    grid = table("batch", *contexts, title=title)
-    for row, batch in enumerate(p.workload.batch[:, 0]):
-        grid.add_row(str(batch), *(_cell(p, row, col) for col in range(len(contexts))))
-    return grid
 
 
 def _cell(p: Prediction, row: int, col: int) -> str:
     if not p.memory.fits[row, col]:
         return "-"
     gamma = p.best.gamma[row, col]
-    return f"{p.best.speedup[row, col]:.2f}x g{gamma} {p.baseline.bound[row, col]}"
+    return f"{p.best.speedup[row, col]:.2f}x g{gamma}\n{p.baseline.bound[row, col]}"
 
 
 def cells(p: Prediction) -> Iterator[dict[str, Any]]:
@@ -76,19 +71,6 @@ def cells(p: Prediction) -> Iterator[dict[str, Any]]:
         }
 
 
-def render_settings(found: Settings, console: Console) -> None:
-    """What to paste, the schedule over batch and context, and what was lost."""
-    if found.text:
-        console.print(found.text, soft_wrap=True)
-    grid = table("batch", "context", "gamma", "loss")
-    for row in found.schedule:
-        contexts = f"{human_tokens(row.ctx_lo)} - {human_tokens(row.ctx_hi)}"
-        batches = f"{row.batch_lo} - {row.batch_hi}"
-        grid.add_row(batches, contexts, str(row.gamma) if row.gamma else "off", f"{row.loss:.1%}")
-    console.print(grid)
-    notes(console, "Mind", found.notes)
-
-
 def as_csv(results: Sequence[Prediction]) -> str:
     """A header and a row a cell; empty where a cell fits nowhere."""
     out = io.StringIO()
@@ -106,36 +88,44 @@ def as_dict(results: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def draw(results: Sequence[Prediction], path: Path) -> None:
-    """Heat maps of speedup with the best draft length written in, a panel a GPU."""
+    """Heat maps, a column a GPU: speedup above, the best draft length below."""
     plt = pyplot(path)
 
-    width = max(5.0, 1.1 * results[0].workload.ctx_tokens.shape[1] + 2)
-    height = max(3.0, 0.6 * results[0].workload.batch.shape[0] + 1.5)
+    rows, columns = results[0].workload.batch.shape
+    width, height = max(4.5, 0.85 * columns + 1.6), max(2.4, 0.5 * rows + 1.1)
     figure, axes = plt.subplots(
-        1, len(results), figsize=(width * len(results), height), squeeze=False, layout="constrained"
+        2,
+        len(results),
+        figsize=(width * len(results) + 0.8, 2 * height),
+        squeeze=False,
+        layout="constrained",
     )
     top = max(float(np.nanmax(r.best.speedup, initial=1.0)) for r in results)
-    for axis, result in zip(axes[0], results, strict=True):
-        image = _panel(axis, result, top)
-    figure.colorbar(image, ax=axes, label="speedup of the best draft length")
+    longest = max(int(r.best.gamma.max()) for r in results)
+    for column, p in enumerate(results):
+        gains = [
+            [f"{v:.2f}x" if g else "off" for v, g in zip(*row, strict=True)]
+            for row in zip(p.best.speedup, p.best.gamma, strict=True)
+        ]
+        image = speedup_map(axes[0][column], p.best.speedup, top, gains)
+        lengths = _lengths(axes[1][column], p, longest)
+        name = p.resolved.draft.name if p.resolved.draft else "no draft"
+        title = f"{p.model.name} on {p.accelerator.name}, {name}"
+        axes[0][column].set_title(title, fontsize=9)
+        for axis in (axes[0][column], axes[1][column]):
+            contexts_and_batches(axis, list(p.workload.ctx_tokens[0]), list(p.workload.batch[:, 0]))
+    figure.colorbar(image, ax=list(axes[0]), label="speedup")
+    figure.colorbar(lengths, ax=list(axes[1]), label="best draft length")
     save(plt, figure, path)
 
 
-def _panel(axis: Any, p: Prediction, top: float) -> Any:
-    image = axis.imshow(p.best.speedup, origin="lower", aspect="auto", vmin=1, vmax=max(top, 1.01))
-    axis.set_xticks(
-        range(p.workload.ctx_tokens.shape[1]),
-        [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]],
+def _lengths(axis: Any, p: Prediction, longest: int) -> Any:
+    """The best draft length of every cell, `off` where none pays."""
+    gamma = np.where(p.memory.fits, p.best.gamma, np.nan)
+    image = axis.imshow(
+        gamma, origin="lower", aspect="auto", vmin=0, vmax=max(longest, 1) * 1.3, cmap="Blues"
     )
-    axis.set_yticks(range(p.workload.batch.shape[0]), [str(b) for b in p.workload.batch[:, 0]])
-    axis.set_xlabel("context [tokens]")
-    axis.set_ylabel("batch [sequences]")
-    axis.set_title(f"{p.model.name} on {p.accelerator.name}")
-    middle = 1 + (top - 1) / 2
-    for (row, col), gamma in np.ndenumerate(p.best.gamma):
-        if p.memory.fits[row, col]:
-            value = p.best.speedup[row, col]
-            colour = "black" if value > middle else "white"
-            text = f"{value:.2f}x\nγ {gamma}" if gamma else "off"
-            axis.text(col, row, text, ha="center", va="center", color=colour, fontsize=8)
+    for (row, column), value in np.ndenumerate(gamma):
+        text = "no fit" if value != value else f"{value:.0f}" if value else "off"
+        axis.text(column, row, text, ha="center", va="center", fontsize=8)
     return image

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,6 +26,23 @@ def table(*columns: str, title: str = "", numeric: bool = True) -> Table:
         right = numeric and index > 0
         grid.add_column(name, justify="right" if right else "left", no_wrap=right, min_width=4)
     return grid
+
+
+def cell_tables(
+    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
+) -> None:
+    """Cells by batch and context under a title, as many contexts side by side as the console is
+    wide; a cell may have several lines."""
+    console.print(Text(title, style="bold"))
+    texts = [*columns, *(cell for _, cells in rows for cell in cells)]
+    wide = max(len(line) for text in texts for line in text.split("\n")) + 3
+    first = max(5, *(len(name) for name, _ in rows)) + 2
+    block = max(1, (console.width - first) // wide)
+    for start in range(0, len(columns), block):
+        grid = table("batch", *columns[start : start + block])
+        for name, cells in rows:
+            grid.add_row(name, *cells[start : start + block])
+        console.print(grid)
 
 
 def notes(console: Console, title: str, lines: Iterable[str]) -> None:

@@ -51,16 +51,27 @@ class Acceptance(ABC):
         return np.asarray(np.where(whole[..., None], 1.0, found), dtype=np.float64)
 
     def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
-        """p_1 to p_width: the k-th drawn child is the accepted one (Sequoia, arXiv 2402.12374).
+        """p_1 to p_width: the k-th drawn child is the accepted one (Sequoia, arXiv 2402.12374),
+        for children of the root."""
+        return np.asarray(self.level_ranks(1, width, ctx, budget)[..., 0, :])
 
-        Without measured ranks the first position's acceptance is p_1 and the probability that k
-        children are all rejected falls as k^-b, the shape of Sequoia's shipped vector.
+    def level_ranks(self, levels: int, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """Ranks of the children of a node of every level, [..., level, rank].
+
+        Without measured ranks a level's first rank is the chain's conditional acceptance there,
+        and the probability that k children are all rejected falls as k^-b, the shape of Sequoia's
+        shipped vector.
         """
-        first = self.survival(1, ctx, budget)
+        first = conditional_from_marginal(self.survival(levels, ctx, budget))[..., None]
         reject = (1 - first) * np.arange(1.0, width + 1) ** -RANK_DECAY
         # where little is accepted the power law's second rank would exceed the first
         later = np.minimum(-np.diff(reject, axis=-1), first)
         return np.concatenate([first, later], axis=-1)
+
+    @property
+    def classes(self) -> tuple[tuple[float, Acceptance], ...]:
+        """The kinds of rounds this stands for and their shares: one kind, but for a mixture."""
+        return ((1.0, self),)
 
     def interval(self) -> tuple[Acceptance, Acceptance]:
         """The models at the ends of the 80 % interval; twice itself where none is known."""
@@ -182,7 +193,7 @@ class Mixture(Acceptance):
     def __post_init__(self) -> None:
         if len(self.weights) != len(self.parts) or not self.parts:
             raise UsageError("a mixture needs as many weights as parts")
-        if abs(sum(self.weights) - 1) > 1e-9 or min(self.weights) < 0:
+        if not (abs(sum(self.weights) - 1) <= 1e-9 and min(self.weights) >= 0):
             raise UsageError(f"mixture weights {list(self.weights)} do not sum to 1")
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
@@ -190,10 +201,28 @@ class Mixture(Acceptance):
         pairs = zip(self.weights, self.parts, strict=True)
         return np.asarray(sum(w * part.chain(depth, ctx, budget) for w, part in pairs))
 
-    def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
-        """The weighted mean of the parts' ranks."""
+    def level_ranks(self, levels: int, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """The mean of the parts' ranks, weighted by how many of each part reach a level."""
+        start = np.ones((*np.shape(ctx), 1))
+        reached = np.stack(
+            [
+                share
+                * np.concatenate([start, part.survival(levels, ctx, budget)[..., :-1]], axis=-1)
+                for share, part in self.classes
+            ]
+        )
+        ranks = np.stack([part.level_ranks(levels, width, ctx, budget) for _, part in self.classes])
+        total = np.maximum(reached.sum(axis=0), np.finfo(np.float64).tiny)
+        return np.asarray(((reached / total)[..., None] * ranks).sum(axis=0))
+
+    @property
+    def classes(self) -> tuple[tuple[float, Acceptance], ...]:
+        """The parts, each knowing whether it is of a self-draft."""
         pairs = zip(self.weights, self.parts, strict=True)
-        return np.asarray(sum(w * part.ranks(width, ctx, budget) for w, part in pairs))
+        return tuple(
+            (weight, replace(part, same_model=self.same_model or part.same_model))
+            for weight, part in pairs
+        )
 
     def interval(self) -> tuple[Acceptance, Acceptance]:
         """Mixtures of the parts' ends: their errors are taken to agree."""
@@ -206,33 +235,53 @@ class Mixture(Acceptance):
 class Ranked(Acceptance):
     """Measured ranks for trees; a chain takes the first child every time.
 
-    The interval moves the first rank and scales the others with what it leaves.
+    `deeper` holds the ranks of the levels below the root's children where they were measured; the
+    last level given goes on. The interval moves the first rank of every level and scales the
+    others with what it leaves.
     """
 
     probabilities: tuple[float, ...]
+    deeper: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        for value in self.probabilities:
-            _probability("acceptance by rank", value)
-        if not self.probabilities or sum(self.probabilities) > 1 + 1e-9:
-            raise UsageError("acceptance by rank must be given, and sum to at most 1")
+        for row in self._rows:
+            for value in row:
+                _probability("acceptance by rank", value)
+            if not row or sum(row) > 1 + 1e-9:
+                raise UsageError("acceptance by rank must be given, and sum to at most 1")
+
+    @property
+    def _rows(self) -> tuple[tuple[float, ...], ...]:
+        return (self.probabilities, *self.deeper)
 
     def _shifted(self, by: float) -> Acceptance:
-        first, *rest = self.probabilities
-        moved = min(max(first + by, 0.0), 1.0)
-        left = (1 - moved) / (1 - first) if first < 1 else 0.0
-        scaled = (moved, *(min(p * left, moved) for p in rest))
-        return replace(self, probabilities=scaled, uncertainty=0.0)
+        first, *deeper = (_moved(row, by) for row in self._rows)
+        return replace(self, probabilities=first, deeper=tuple(deeper), uncertainty=0.0)
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
-        """p_1^k."""
-        return _columns(ctx, depth) * self.probabilities[0] ** np.arange(1.0, depth + 1)
+        """The product of the first ranks."""
+        rows = [self._rows[min(level, len(self.deeper))] for level in range(depth)]
+        return _columns(ctx, depth) * np.cumprod([row[0] for row in rows])
 
-    def ranks(self, width: int, ctx: Num, budget: float | None = None) -> Array:
-        """The measured ranks, none past the last."""
-        known = np.array(self.probabilities[:width])
-        padded = np.concatenate([known, np.zeros(max(0, width - known.size))])
-        return np.asarray(_columns(ctx, width) * padded)
+    def level_ranks(self, levels: int, width: int, ctx: Num, budget: float | None = None) -> Array:
+        """The measured ranks, none past the last of a level."""
+        known = np.zeros((levels, width))
+        for level, row in enumerate(known):
+            given = self._rows[min(level, len(self.deeper))][:width]
+            row[: len(given)] = given
+        found = np.broadcast_to(known, (*np.shape(ctx), levels, width))
+        if not self.same_model:
+            return np.asarray(found, dtype=np.float64)
+        whole = np.asarray(ctx, dtype=np.float64) <= (math.inf if budget is None else budget)
+        return np.asarray(np.where(whole[..., None, None], np.eye(1, width)[0], found))
+
+
+def _moved(row: tuple[float, ...], by: float) -> tuple[float, ...]:
+    """A level's ranks with the first moved, and the others scaled by what it leaves."""
+    first, *rest = row
+    moved = min(max(first + by, 0.0), 1.0)
+    left = (1 - moved) / (1 - first) if first < 1 else 0.0
+    return (moved, *(min(p * left, moved) for p in rest))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -246,6 +295,8 @@ class ContextLaw(Acceptance):
     def __post_init__(self) -> None:
         _probability("near acceptance", self.near)
         _probability("far acceptance", self.far)
+        if not 0 < self.scale_tokens < math.inf:
+            raise UsageError(f"scale of {self.scale_tokens} tokens: expected a positive number")
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
         """alpha(S)^k."""
@@ -266,6 +317,12 @@ class AtBudget(Acceptance):
     measured_budget: float
     rise: float
     fall: float
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.measured_budget < math.inf:
+            raise UsageError(f"a budget of {self.measured_budget} tokens: expected 1 or more")
+        if not (0 <= self.rise < math.inf and 0 <= self.fall < math.inf):
+            raise UsageError(f"exponents {self.rise}, {self.fall}: expected 0 or more")
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
         """Survival with every position's rejection scaled."""
@@ -327,36 +384,3 @@ def geometric_sum(alpha: Array, gamma: Array) -> Array:
         closed = np.expm1((gamma + 1) * np.log(alpha)) / (alpha - 1)
     near = np.asarray(gamma + 1 - (gamma * (gamma + 1) / 2) * (1 - alpha))
     return np.where(alpha == 0, 1.0, np.where(1 - alpha < 1e-12, near, closed))
-
-
-def parse(text: str) -> Acceptance:
-    """`0.8`, `cond:0.8,0.7`, `marg:0.8,0.6` or `beta:4,1`. Raises UsageError."""
-    kind, separator, rest = text.partition(":")
-    stated = f"--acceptance {text}, as stated"
-    if not separator:
-        alone = _numbers(text, text)
-        if len(alone) > 1:
-            raise _unreadable(text)
-        return Iid(alpha=alone[0], origin=stated)
-    values = _numbers(rest, text)
-    if kind == "cond":
-        return PerPosition(conditional=values, origin=stated)
-    if kind == "marg":
-        return PerPosition.from_marginal(values, origin=stated)
-    if kind == "beta" and len(values) == 2:
-        return Beta(a=values[0], b=values[1], origin=stated)
-    raise _unreadable(text)
-
-
-def _numbers(text: str, whole: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise _unreadable(whole) from None
-
-
-def _unreadable(text: str) -> UsageError:
-    return UsageError(
-        f"--acceptance {text!r}: expected a number from 0 to 1, cond:0.8,0.7, marg:0.8,0.6, "
-        "beta:4,1, rank:FILE, file:FILE or auto"
-    )

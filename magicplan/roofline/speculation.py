@@ -31,7 +31,9 @@ class Scene:
 
     `batch` [sequences a replica], `sequences` [of the whole deployment] and `ctx` [tokens in the
     cache] are [batch, ctx] arrays or broadcast to them; `kv_passes` is how often verification
-    reads the KV cache, capped at gamma + 1.
+    reads the KV cache, capped at gamma + 1. `ctx` lies in the middle of `output_tokens`, over
+    which acceptance is averaged; times are nearly straight in context, so the middle is their
+    mean. A `static` batch is not refilled: it lasts until its slowest sequence is done.
     """
 
     target: ModelShape
@@ -41,6 +43,8 @@ class Scene:
     sequences: Array
     ctx: Array
     kv_passes: float = 1.0
+    output_tokens: float = 0.0
+    static: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +53,8 @@ class Rounds:
 
     gammas: Array
     tokens_per_round: Array
+    batch_efficiency: Array
+    """Throughput over that of a batch that is refilled: 1 unless batching is static."""
     draft_seconds: Array
     verify_seconds: Array
     overhead_seconds: Array
@@ -114,59 +120,88 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     drafting = gammas * one_draft[..., None]
     overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
     total = drafting + verify + overhead
-    emitted, low, high = _emitted(acceptance, draft, scene.ctx, len(gammas) - 1)
+    tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
     gain = baseline / total
-    speedup = emitted * gain
+    middle, low, high = (rate * gain for rate in rates)
     timing = scene.machine.calibration.speedup_residual
     return Rounds(
         gammas=gammas,
-        tokens_per_round=emitted,
+        tokens_per_round=tokens,
+        batch_efficiency=rates[0] / tokens,
         draft_seconds=drafting,
         verify_seconds=verify,
         overhead_seconds=overhead,
         round_seconds=total,
-        tokens_per_s=_axis(scene.sequences) * emitted / total,
-        speedup=speedup,
-        speedup_low=speedup / _spread(speedup / (low * gain), 1 / timing.low, gammas),
-        speedup_high=speedup * _spread(high * gain / speedup, timing.high, gammas),
+        tokens_per_s=_axis(scene.sequences) * rates[0] / total,
+        speedup=middle,
+        speedup_low=np.where(gammas == 0, 1.0, middle / spread(middle / low, 1 / timing.low)),
+        speedup_high=np.where(gammas == 0, 1.0, middle * spread(high / middle, timing.high)),
     )
 
 
 def _emitted(
-    acceptance: Acceptance, draft: Draft | None, ctx: Array, depth: int
-) -> tuple[Array, Array, Array]:
-    """Tokens a round emits, [..., gamma]: expected, and at the ends of the acceptance interval."""
+    scene: Scene, draft: Draft | None, acceptance: Acceptance, depth: int
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    """Tokens a round emits, [..., gamma], and the rates at which a batch is worked off: expected,
+    and at the ends of the acceptance interval."""
     if draft is None:
-        one = np.ones((*np.shape(ctx), 1))
-        return one, one, one
-    low, high = acceptance.interval()
-    budget = draft.budget_tokens
-
-    def emitted(model: Acceptance) -> Array:
-        return tokens_per_round(model.survival(depth, ctx, budget))
-
-    return emitted(acceptance), emitted(low), emitted(high)
+        one = np.ones((*np.shape(scene.ctx), 1))
+        return one, (one, one, one)
+    first, *ends = (
+        _over_output(scene, draft, model, depth) for model in (acceptance, *acceptance.interval())
+    )
+    rates = [mean * batch_efficiency(scene, mean, variance) for mean, variance in (first, *ends)]
+    return first[0], (rates[0], rates[1], rates[2])
 
 
-def _spread(acceptance: Array, timing: float, gammas: Array) -> Array:
-    """Factor to one end of the interval, from the factors of its two independent causes.
+OUTPUT_POINTS = 32
+"""Contexts at which acceptance is sampled over an output."""
 
-    Their logarithms add in quadrature; gamma 0 is the baseline itself and has none.
+
+def _over_output(
+    scene: Scene, draft: Draft, acceptance: Acceptance, depth: int
+) -> tuple[Array, Array]:
+    """Mean and variance of the tokens a round emits, [..., gamma], over the output.
+
+    Every context is passed at Omega tokens a round, so it holds a share 1 / Omega of the rounds.
     """
-    distance = np.hypot(np.log(acceptance), max(np.log(timing), 0.0))
-    return np.where(gammas == 0, 1.0, np.exp(distance))
+    if not scene.output_tokens:
+        survival = acceptance.survival(depth, scene.ctx, draft.budget_tokens)
+        return tokens_per_round(survival), accept_length_variance(survival)
+    places = (np.arange(OUTPUT_POINTS) + 0.5) / OUTPUT_POINTS - 0.5
+    contexts = np.maximum(scene.ctx[..., None] + places * scene.output_tokens, 1.0)
+    survival = acceptance.survival(depth, contexts, draft.budget_tokens)
+    tokens, variance = tokens_per_round(survival), accept_length_variance(survival)
+    rounds_in = 1 / tokens / (1 / tokens).sum(axis=-2, keepdims=True)
+    mean = np.minimum((rounds_in * tokens).sum(axis=-2), np.arange(1.0, depth + 2))
+    second = (rounds_in * (variance + tokens**2)).sum(axis=-2)
+    return mean, np.maximum(second - mean**2, 0.0)
 
 
-def static_batch_efficiency(survival: Array, output_tokens: float, batch: Num) -> Array:
-    """Throughput of a static batch over that of continuous batching, for chains of the depth of
-    `survival` [..., depth].
+def spread(acceptance: Num, timing: float) -> Array:
+    """Factor to one end of a speedup's interval, from the factors of its two independent causes:
+    their logarithms add in quadrature."""
+    return np.asarray(np.exp(np.hypot(np.log(acceptance), max(np.log(timing), 0.0))))
+
+
+def batch_efficiency(scene: Scene, mean: Num, variance: Num) -> Array:
+    """`static_efficiency` of a scene's batch for rounds of such mean and variance [batch, ctx, ..];
+    1 where finished sequences are replaced."""
+    if not scene.static:
+        return np.ones(np.shape(mean))
+    axes = (1,) * (np.ndim(mean) - np.ndim(scene.batch))
+    batch = np.reshape(scene.batch, (*np.shape(scene.batch), *axes))
+    return static_efficiency(mean, variance, scene.output_tokens, batch)
+
+
+def static_efficiency(mean: Num, variance: Num, output_tokens: float, batch: Num) -> Array:
+    """Throughput of a static batch over that of continuous batching, for rounds that emit a random
+    number of tokens of this mean and variance.
 
     A static batch ends with its slowest sequence: after R / G + sqrt(R Var / G^3) sqrt(2 ln B)
-    rounds for R output tokens each, where a refilled one spends R / G. Within 1 % of simulation
+    rounds for R output tokens each, where a refilled one spends R / G. Within 2 % of simulation
     for outputs of 128 tokens and more.
     """
-    mean = tokens_per_round(survival)[..., -1]
-    variance = accept_length_variance(survival)[..., -1]
     steps = output_tokens / mean
     lag = np.sqrt(output_tokens * variance / mean**3) * np.sqrt(2 * np.log(batch))
     return np.asarray(steps / (steps + lag), dtype=np.float64)

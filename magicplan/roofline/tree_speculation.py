@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.roofline.deployment import Array
+from magicplan.roofline.deployment import Array, Indices, Num
 from magicplan.roofline.drafts import Draft, draft_step
-from magicplan.roofline.speculation import Scene, verify_seconds
+from magicplan.roofline.speculation import Scene, batch_efficiency, verify_seconds
 from magicplan.roofline.trees import TreeTable
 
 
@@ -36,7 +36,8 @@ class TreeTimes:
     """[batch, ctx, size]"""
     pass_seconds: Array
     """[batch, ctx, width + 1]: a draft pass over `width` nodes a sequence; 0 for width 0."""
-    round_seconds: float
+    round_seconds: Num
+    """Overhead of a round, [batch, ctx] or the same everywhere."""
 
 
 def tree_times(scene: Scene, draft: Draft, largest: int) -> TreeTimes:
@@ -79,27 +80,41 @@ class BestTree:
     size: Array
     depth: Array
     tokens_per_round: Array
+    batch_efficiency: Array
+    """As in `Rounds`."""
     draft_seconds: Array
     verify_seconds: Array
     round_seconds: Array
     speedup: Array
 
 
-def best_tree(times: TreeTimes, table: TreeTable, column: slice | None = None) -> BestTree:
-    """Scan every (size, depth) of a table. `column` picks the contexts the table is for."""
+def best_tree(
+    times: TreeTimes,
+    table: TreeTable,
+    scene: Scene,
+    column: slice | None = None,
+    most_nodes: Array | None = None,
+) -> BestTree:
+    """Scan every (size, depth) of a table. `column` picks the contexts the table is for; no tree
+    has more than `most_nodes` [batch, ctx]."""
     at = column or slice(None)
     sizes = times.sizes.astype(int)
     verify = times.verify_seconds[:, at]
-    passes = times.pass_seconds[:, at]
-    emitted = table.expected_tokens[:, sizes - 1]
-    widths = table.widths[:, sizes - 1]
-    drafting = np.zeros((*verify.shape[:2], *emitted.shape))
-    for level in range(widths.shape[-1] - 1):
-        expanded = np.where(widths[..., level + 1] > 0, widths[..., level], 0)
-        drafting += passes[..., expanded]
-    overhead = np.where(sizes > 1, times.round_seconds, 0.0)
+    emitted, widths = table.expected_tokens[:, sizes - 1], table.widths[:, sizes - 1]
+    drafting = _drafting(times.pass_seconds[:, at], widths)
+    fixed = np.broadcast_to(times.round_seconds, times.verify_seconds.shape[:2])[:, at]
+    overhead = np.where(sizes > 1, fixed[..., None, None], 0.0)
     total = drafting + verify[..., None, :] + overhead
-    rate = np.where(np.isfinite(emitted), emitted, 0.0) / total
+    mean = np.where(np.isfinite(emitted), emitted, 1.0)
+    share = np.ones((1, 1, 1, 1))
+    if scene.static:
+        batch = scene.batch[:, at] if scene.batch.shape[1] > 1 else scene.batch
+        share = batch_efficiency(
+            replace(scene, batch=batch), mean[None, None], table.variance[:, sizes - 1]
+        )
+    rate = np.where(np.isfinite(emitted), emitted * share, 0.0) / total
+    if most_nodes is not None:
+        rate = np.where(sizes <= most_nodes[:, at, None, None], rate, 0.0)
     flat = rate.reshape(*rate.shape[:2], -1)
     chosen = flat.argmax(axis=-1)
 
@@ -111,8 +126,17 @@ def best_tree(times: TreeTimes, table: TreeTable, column: slice | None = None) -
         size=take(sizes),
         depth=take((widths > 0).sum(axis=-1)),
         tokens_per_round=take(emitted),
+        batch_efficiency=take(share),
         draft_seconds=take(drafting),
         verify_seconds=take(verify[..., None, :]),
         round_seconds=take(total),
         speedup=take(rate) * verify[..., 0],
     )
+
+
+def _drafting(passes: Array, widths: Indices) -> Array:
+    """Seconds of all draft passes, [batch, ctx, depth, size]: one over every level but the last."""
+    total = np.zeros((*passes.shape[:2], *widths.shape[:2]))
+    for level in range(widths.shape[-1] - 1):
+        total += passes[..., np.where(widths[..., level + 1] > 0, widths[..., level], 0)]
+    return total

@@ -14,92 +14,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magicplan.errors import UsageError
 from magicplan.roofline.deployment import Array, Indices
+from magicplan.roofline.rank_laws import fitted_power_law, non_increasing, power_law
+from magicplan.roofline.tree import Tree
 
+__all__ = [
+    "Tree", "TreeTable", "best_trees", "fitted_power_law", "non_increasing", "power_law",
+]  # fmt: skip
 LARGEST, DEEPEST = 4096, 64
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tree:
-    """A draft tree by its parents: breadth first, the root -1. Raises UsageError if it is none."""
-
-    parents: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        if not self.parents or self.parents[0] != -1:
-            raise UsageError("a tree starts with its root, whose parent is -1")
-        for node, parent in enumerate(self.parents[1:], 1):
-            if parent == -1:
-                raise UsageError(f"node {node} is a second root; a tree has one")
-            if not 0 <= parent < node:
-                raise UsageError(f"node {node} has parent {parent}, expected an earlier node")
-        levels = self.levels
-        if any(levels[i] > levels[i + 1] for i in range(len(levels) - 1)):
-            raise UsageError("nodes are not in breadth-first order")
-
-    @classmethod
-    def chain(cls, gamma: int) -> Tree:
-        """The chain of `gamma` drafted tokens."""
-        return cls(parents=tuple(range(-1, gamma)))
-
-    @property
-    def size(self) -> int:
-        """Nodes, the root included."""
-        return len(self.parents)
-
-    @property
-    def levels(self) -> tuple[int, ...]:
-        """Level of every node, the root's 0."""
-        found: list[int] = []
-        for parent in self.parents:
-            found.append(found[parent] + 1 if parent >= 0 else 0)
-        return tuple(found)
-
-    @property
-    def depth(self) -> int:
-        """Levels, the root's included."""
-        return max(self.levels) + 1
-
-    @property
-    def level_widths(self) -> tuple[int, ...]:
-        """Nodes in every level."""
-        return tuple(np.bincount(self.levels).tolist())
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """Which child of its parent every node is, from 0; 0 for the root."""
-        seen: dict[int, int] = {}
-        found = []
-        for parent in self.parents:
-            found.append(seen.get(parent, 0))
-            seen[parent] = found[-1] + 1
-        return tuple(found)
-
-    def mask(self) -> np.ndarray[tuple[int, int], np.dtype[np.bool_]]:
-        """[node, node]: whether the column is the row's node or one of its ancestors."""
-        mask = np.eye(self.size, dtype=np.bool_)
-        for node, parent in enumerate(self.parents[1:], 1):
-            mask[node] |= mask[parent]
-        return mask
-
-    def weights(self, ranks: Array) -> Array:
-        """Survival probability of every node under `ranks` [rank] or [level, rank]."""
-        by_level = np.atleast_2d(ranks)
-        worth = np.ones(self.size)
-        for node in range(1, self.size):
-            parent = self.parents[node]
-            at = by_level[min(self.levels[parent], len(by_level) - 1)]
-            rank = self.ranks[node]
-            worth[node] = worth[parent] * (at[rank] if rank < at.size else 0.0)
-        return worth
-
-    def expected_tokens(self, ranks: Array) -> float:
-        """G of this tree."""
-        return float(self.weights(ranks).sum())
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,6 +41,19 @@ class TreeTable:
     expected_tokens: Array
     widths: Indices
     _build: _Merged | _Programme
+
+    @cached_property
+    def survival(self) -> Array:
+        """Worth by level, [depth - 1, size - 1, level]: the chance that a round gets that far."""
+        return np.where(np.isfinite(self.expected_tokens)[..., None], self._build.survival(), 0.0)
+
+    @cached_property
+    def variance(self) -> Array:
+        """Variance of the tokens a round emits, [depth - 1, size - 1]: sum (2 l + 1) S_l - G^2."""
+        levels = np.arange(self.survival.shape[-1])
+        mean = self.survival.sum(axis=-1)
+        second = ((2 * levels + 1) * self.survival).sum(axis=-1)
+        return np.asarray(np.maximum(second - mean**2, 0.0))
 
     def tree(self, size: int, depth: int) -> Tree:
         """The best tree of exactly `size` nodes and at most `depth` levels."""
@@ -179,6 +120,15 @@ class _Merged:
 
     levels: list[_Level]
     order: list[Indices]
+    max_size: int
+
+    def survival(self) -> Array:
+        """[depth - 1, size - 1, level], whether feasible or not."""
+        worth = np.concatenate([level.worth for level in self.levels])
+        found = np.zeros((len(self.order), self.max_size, len(self.levels)))
+        for depth, order in enumerate(self.order):
+            found[depth, np.arange(order.size), self.labels[order]] = worth[order]
+        return np.cumsum(found, axis=1)
 
     @cached_property
     def labels(self) -> Indices:
@@ -230,9 +180,8 @@ def _merge(ranks: Array, shares: Array, max_size: int, max_depth: int) -> TreeTa
         widths[depth - 1, np.arange(order.size), labels[order]] = 1
     np.cumsum(widths, axis=1, out=widths)
     widths[~np.isfinite(tokens)] = 0
-    return TreeTable(
-        expected_tokens=tokens, widths=widths, _build=_Merged(levels=levels, order=orders)
-    )
+    build = _Merged(levels=levels, order=orders, max_size=max_size)
+    return TreeTable(expected_tokens=tokens, widths=widths, _build=build)
 
 
 def _heaviest_levels(ranks: Array, shares: Array, max_size: int, max_depth: int) -> list[_Level]:
@@ -268,12 +217,13 @@ def _contenders(parents: int, width: int, max_size: int, classes: int) -> tuple[
 class _Stage:
     """Best subtrees below a node of one level with so many levels left.
 
-    `tokens` [size], nodes by level of the best [size, level], its branches [size], and how many
-    nodes the last branch of a node with b branches takes, [branch, size].
+    `tokens` [size], nodes and worth by level of the best [size, level], its branches [size], and
+    how many nodes the last branch of a node with b branches takes, [branch, size].
     """
 
     tokens: Array
     widths: Indices
+    survival: Array
     branches: Indices
     taken: Indices
 
@@ -284,6 +234,11 @@ class _Programme:
 
     stages: dict[tuple[int, int], _Stage]
     same_levels: bool
+    max_depth: int
+
+    def survival(self) -> Array:
+        """[depth - 1, size - 1, level], whether feasible or not."""
+        return np.stack([self.stage(0, d).survival for d in range(1, self.max_depth + 1)])
 
     def stage(self, level: int, left: int) -> _Stage:
         """Levels with the same ranks share their stages."""
@@ -313,7 +268,7 @@ def _programme(ranks: Array, max_size: int, max_depth: int) -> TreeTable:
     T[n, d, b] = max over m of T[n - m, d, b - 1] + p_b max_j T[m, d - 1, j].
     """
     same = bool((ranks == ranks[0]).all())
-    plan = _Programme(stages={}, same_levels=same)
+    plan = _Programme(stages={}, same_levels=same, max_depth=max_depth)
     for left in range(1, max_depth + 1):
         for level in range(1 if same else max_depth - left + 1):
             below = plan.stages.get((0 if same else level + 1, left - 1))
@@ -322,11 +277,8 @@ def _programme(ranks: Array, max_size: int, max_depth: int) -> TreeTable:
     stages = [plan.stage(0, depth) for depth in range(1, max_depth + 1)]
     tokens = np.stack([stage.tokens for stage in stages])
     widths = np.stack([stage.widths for stage in stages])
-    return TreeTable(
-        expected_tokens=tokens,
-        widths=np.where(np.isfinite(tokens)[..., None], widths, 0),
-        _build=plan,
-    )
+    feasible = np.isfinite(tokens)[..., None]
+    return TreeTable(expected_tokens=tokens, widths=np.where(feasible, widths, 0), _build=plan)
 
 
 def _stage(ranks: Array, below: _Stage | None, max_size: int, max_depth: int) -> _Stage:
@@ -337,25 +289,34 @@ def _stage(ranks: Array, below: _Stage | None, max_size: int, max_depth: int) ->
     taken = np.zeros((ranks.size, max_size), dtype=np.int64)
     widths = np.zeros((max_size, max_depth), dtype=np.int64)
     widths[:, 0] = 1
+    survival = widths.astype(np.float64)
     if below is None:
-        return _Stage(tokens=best, widths=widths, branches=branches, taken=taken)
-    current, wide, place = best.copy(), widths, np.arange(max_size)
+        return _Stage(tokens=best, widths=widths, survival=survival, branches=branches, taken=taken)
+    current, wide, alive, place = best.copy(), widths, survival, np.arange(max_size)
     feasible = np.isfinite(below.tokens)
-    lower = np.roll(below.widths, 1, axis=1)
-    lower[:, 0] = 0
+    lower, lower_alive = _a_level_down(below.widths), _a_level_down(below.survival)
     for branch, p in enumerate(ranks):
         # a branch of rank 0 is worth nothing, but may hold nodes: mask, never multiply by -inf
         gain = np.full(max_size, -np.inf)
         gain[feasible] = p * below.tokens[feasible]
         current, taken[branch] = _max_plus(current, gain)
-        wide = wide[place - taken[branch]] + lower[taken[branch] - 1]
+        rest, into = place - taken[branch], taken[branch] - 1
+        wide, alive = wide[rest] + lower[into], alive[rest] + p * lower_alive[into]
         better = current > best
         best = np.where(better, current, best)
         branches = np.where(better, branch + 1, branches)
         widths = np.where(better[:, None], wide, widths)
+        survival = np.where(better[:, None], alive, survival)
         if not np.isfinite(current).any():
             break
-    return _Stage(tokens=best, widths=widths, branches=branches, taken=taken)
+    return _Stage(tokens=best, widths=widths, survival=survival, branches=branches, taken=taken)
+
+
+def _a_level_down(by_level: NDArray[Any]) -> NDArray[Any]:
+    """[size, level] of a subtree, counted from the level above it."""
+    lower = np.roll(by_level, 1, axis=1)
+    lower[:, 0] = 0
+    return lower
 
 
 def _max_plus(first: Array, second: Array) -> tuple[Array, Indices]:
@@ -367,21 +328,3 @@ def _max_plus(first: Array, second: Array) -> tuple[Array, Indices]:
     sums = windows[:, ::-1] + second
     place = sums.argmax(axis=1)
     return sums[np.arange(size), place], place + 1
-
-
-def power_law(first: float, decay: float, width: int) -> Array:
-    """Ranks whose reject-all probability is r_k = (1 - first) k^-decay: two numbers for all."""
-    reject = (1 - first) * np.arange(1.0, width + 1) ** -decay
-    return np.concatenate([[first], -np.diff(reject)])
-
-
-def non_increasing(ranks: Array) -> Array:
-    """The nearest non-increasing vector in least squares, by pooling adjacent violators."""
-    pools: list[tuple[float, int]] = []
-    for value in np.asarray(ranks, dtype=np.float64):
-        total, count = float(value), 1
-        while pools and pools[-1][0] / pools[-1][1] < total / count:
-            more, members = pools.pop()
-            total, count = total + more, count + members
-        pools.append((total, count))
-    return np.concatenate([np.full(count, total / count) for total, count in pools])

@@ -178,7 +178,8 @@ def _speculation(name: str, source: str, row: Row) -> Case:
         id=name, source=source, engine=row["engine_version"] or "?", grade=row.get("grade", ""),
         ask=ask, dense=_dense(row["model"]), speedup=_number(row["speedup"], "speedup"),
         step_seconds=_number(row["baseline_value"], "baseline") / 1e3 if per_sequence else None,
-        sweep=(row["source"], row["gpu"], row["model"], row["method"], row["dataset"], str(batch)),
+        sweep=(row["source"], row["gpu"], row["model"], row["method"], row["dataset"], str(batch),
+               row["draft"]),
     )  # fmt: skip
 
 

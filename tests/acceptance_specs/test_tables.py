@@ -71,7 +71,7 @@ def test_a_task_decides_prompt_lookup() -> None:
 
 def test_a_method_without_data_asks_for_a_number() -> None:
     with pytest.raises(UsageError, match="give --acceptance"):
-        choose(Wanted(method="quant-kv", target="x", family="y"))
+        choose(Wanted(method="layer-skip", target="x", family="y"))
 
 
 def write(folder: Path, text: str) -> Path:
@@ -85,6 +85,16 @@ def test_ranks_from_files(tmp_path: Path) -> None:
         model = parse_acceptance(f"rank:{write(tmp_path, text)}")
         assert model.ranks(3, 1.0).tolist() == pytest.approx([0.6, 0.2, 0.0])
     assert model.uncertainty == pytest.approx(1.2816 * (0.24 / 100) ** 0.5, rel=1e-3)
+
+
+def test_ranks_by_level_from_a_file(tmp_path: Path) -> None:
+    model = parse_acceptance(f"rank:{write(tmp_path, '[[0.6, 0.2], [0.5]]')}")
+    expected = [[0.6, 0.2, 0.0], [0.5, 0.0, 0.0], [0.5, 0.0, 0.0]]
+    assert model.level_ranks(3, 3, 1.0).tolist() == pytest.approx(np.array(expected))
+    assert model.survival(3, 1.0).tolist() == pytest.approx([0.6, 0.3, 0.15])
+    bad = write(tmp_path, "[[0.6, 0.2], [0.9, 0.9]]")
+    with pytest.raises(SpecError, match="at most 1"):
+        parse_acceptance(f"rank:{bad}")
 
 
 def test_survival_counts(tmp_path: Path) -> None:
@@ -106,6 +116,14 @@ def test_vllm_log_lines(tmp_path: Path) -> None:
     text = line.format("0.800, 0.600") + line.format("0.700, 0.500")
     model = import_measured(write(tmp_path, text))
     assert model.survival(2, 1.0).tolist() == pytest.approx([0.75, 0.55])
+    # 200 tokens at two positions are 100 rounds a line
+    assert model.uncertainty == pytest.approx(1.2816 * (0.75 * 0.25 / 200) ** 0.5, rel=1e-3)
+    bare = import_measured(write(tmp_path, text.replace("Drafted: 200 tokens, ", "")))
+    assert bare.survival(2, 1.0).tolist() == pytest.approx([0.75, 0.55])
+    assert bare.uncertainty == pytest.approx(1.2816 * 0.05, rel=1e-3)
+    more = text.replace("Drafted: 200", "Drafted: 600", 1)
+    weighted = import_measured(write(tmp_path, more))
+    assert weighted.survival(2, 1.0).tolist() == pytest.approx([0.775, 0.575])
 
 
 def test_vllm_counters(tmp_path: Path) -> None:
@@ -124,6 +142,9 @@ def test_sglang_lines_of_both_kinds(tmp_path: Path, rate: float) -> None:
     model = import_measured(write(tmp_path, text))
     emitted = 1 + model.survival(3, 1.0).sum()
     assert emitted == pytest.approx(2.5, abs=1e-3)
+    assert model.uncertainty == 0  # one line says nothing of its own spread
+    other = text.replace("2.50", "2.20").replace(f"{rate:.4f}", f"{rate * 0.8:.4f}")
+    assert import_measured(write(tmp_path, text + other)).uncertainty > 0
 
 
 @pytest.mark.parametrize(
@@ -147,7 +168,20 @@ def test_bad_measured_files(tmp_path: Path, text: str, wrong: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "[0.9, 0.9]", "[2]", "0.5\nx\n", '{"ranks": 3}', '["a"]', "[null]"]
+    "text",
+    [
+        "",
+        "[]",
+        "[0.9, 0.9]",
+        "[2]",
+        "0.5\nx\n",
+        '{"ranks": 3}',
+        '["a"]',
+        "[null]",
+        "[[]]",
+        "[[0.5], 0.2]",
+        "{}",
+    ],
 )
 def test_bad_rank_files(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError):

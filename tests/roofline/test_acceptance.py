@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magicplan.acceptance_specs.text import parse
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import (
     Z80,
@@ -21,7 +22,6 @@ from magicplan.roofline.acceptance import (
     accept_length_variance,
     alpha_from_tokens_per_round,
     geometric_sum,
-    parse,
     tokens_per_round,
 )
 
@@ -74,6 +74,23 @@ def test_ranks_are_probabilities_that_do_not_increase(
         assert (ranks >= -1e-15).all()
         assert ranks.sum() <= 1 + 1e-9
         assert (np.diff(ranks) <= 1e-12).all()
+
+
+@given(model=models, ctx=st.floats(1, 1e6), levels=st.integers(1, 6))
+def test_first_ranks_down_the_levels_are_the_chain(
+    model: Acceptance, ctx: float, levels: int
+) -> None:
+    for entry in (model, *model.interval(), model.of_self_draft()):
+        ranks = entry.level_ranks(levels, 8, ctx, 600.0)
+        assert ranks.shape == (levels, 8)
+        assert (ranks.sum(axis=-1) <= 1 + 1e-9).all()
+        chain = np.cumprod(ranks[:, 0])
+        np.testing.assert_allclose(chain, entry.survival(levels, ctx, 600.0), atol=1e-9)
+        shares = [share for share, _ in entry.classes]
+        assert sum(shares) == pytest.approx(1)
+        parts = [part.survival(levels, ctx, 600.0) for _, part in entry.classes]
+        mixed = np.average(parts, axis=0, weights=shares)
+        np.testing.assert_allclose(mixed, entry.survival(levels, ctx, 600.0), atol=1e-9)
 
 
 @given(model=models, ctx=st.floats(1, 1e6))
@@ -177,7 +194,12 @@ def test_the_interval_of_counts_covers_four_times_in_five() -> None:
 @pytest.mark.parametrize(
     "text",
     ["1.2", "-0.1", "nan", "inf", "", "x", "cond:", "cond:0.8,1.2", "marg:0.6,0.8", "marg:",
-     "marg:0.8,nan", "beta:1", "beta:0,1", "beta:1,nan", "0.8,0.7", "law:0.8", "cond:0.8,,0.7"],
+     "marg:0.8,nan", "beta:1", "beta:0,1", "beta:1,nan", "0.8,0.7", "law:0.8", "cond:0.8,,0.7",
+     "mix:", "mix:0.5*0.9", "mix:0.5*0.9+0.6*0.8", "mix:nan*0.9+0.5*0.8", "mix:0.5*0.9+0.5*1.2",
+     "mix:1.5*0.9+-0.5*0.8", "mix:0.5*0.9,0.5*0.8", "mix:1*mix:1*0.5", "law:0.9,0.8,0",
+     "law:0.9,0.8,nan", "law:1.9,0.8,10", "law:0.9,0.8,10,512", "law:0.9,0.8,10,0,0.1",
+     "law:0.9,0.8,10,512,-1", "0.8+-2", "0.8+-", "0.8+-0.1,0.2",
+     "+-0.1", "0.8+-nan", "law:0.9,0.8,10,512,nan"],
 )  # fmt: skip
 def test_what_is_no_acceptance_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as problem:
@@ -190,6 +212,16 @@ def test_what_is_one_is_read() -> None:
     assert parse("cond:0.8,0.5").survival(3, 1.0).tolist() == pytest.approx([0.8, 0.4, 0.2])
     assert parse("marg:0.8,0.4").survival(3, 1.0).tolist() == pytest.approx([0.8, 0.4, 0.2])
     assert parse("beta:4,1").survival(1, 1.0).tolist() == pytest.approx([0.8])
+    mixed = parse("mix:0.75*0.8+0.25*cond:0.4,0")
+    assert mixed.survival(2, 1.0).tolist() == pytest.approx([0.7, 0.75 * 0.64])
+    assert [share for share, _ in mixed.classes] == [0.75, 0.25]
+    for text in ("0.8+-0.05", "mix:0.5*0.9+0.5*0.7+-0.05", "cond:0.8,0.8+-0.05"):
+        low, high = (end.survival(1, 1.0)[0] for end in parse(text).interval())
+        assert [low, high] == pytest.approx([0.75, 0.85])
+    law = parse("law:0.9,0.7,1000")
+    assert law.survival(1, np.array([1000.0, 1e9])).ravel().tolist() == pytest.approx([0.8, 0.7])
+    held = parse("law:0.8,0.8,1,512,0.5")
+    assert held.survival(1, 1e5, 2048)[0] == pytest.approx(0.9)
 
 
 def test_mixtures_that_are_none() -> None:

@@ -11,7 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magicplan.errors import UsageError
-from magicplan.roofline.trees import Tree, best_trees, non_increasing, power_law
+from magicplan.roofline.trees import (
+    Tree,
+    best_trees,
+    fitted_power_law,
+    non_increasing,
+    power_law,
+)
 
 # acceptance-rate-vector.pt of the Sequoia repository (arXiv 2402.12374); multiples of 1/667
 SEQUOIA = np.array([
@@ -161,6 +167,48 @@ def test_a_tree_is_worth_what_its_table_says(ranks: np.ndarray, size: int, depth
     assert widths.sum() == size
 
 
+@given(ranks=vectors(6), size=st.integers(1, 30), depth=st.integers(1, 6))
+def test_survival_by_level_is_the_worth_of_the_level(
+    ranks: np.ndarray, size: int, depth: int
+) -> None:
+    table = best_trees(ranks, 30, depth)
+    if not np.isfinite(table.expected_tokens[depth - 1, size - 1]):
+        assert (table.survival[depth - 1, size - 1] == 0).all()
+        return
+    tree = table.tree(size, depth)
+    by_level = np.bincount(tree.levels, weights=tree.weights(ranks))
+    found = table.survival[depth - 1, size - 1]
+    np.testing.assert_allclose(found[: by_level.size], by_level, atol=1e-12)
+    # the tokens emitted are 1 + the deepest accepted level: their variance from the distribution
+    reach = np.append(by_level, 0.0)
+    chance, tokens = reach[:-1] - reach[1:], np.arange(1, reach.size)
+    variance = chance @ tokens**2 - (chance @ tokens) ** 2
+    assert table.variance[depth - 1, size - 1] == pytest.approx(variance, abs=1e-9)
+
+
+def test_paths_name_every_node() -> None:
+    tree = Tree(parents=(-1, 0, 0, 1, 1, 2, 4))
+    assert tree.paths == ((0,), (1,), (0, 0), (0, 1), (1, 0), (0, 1, 0))
+
+
+@given(
+    first=vectors(3).map(non_increasing),
+    second=vectors(3).map(non_increasing),
+    share=st.floats(0, 1),
+    size=st.integers(1, 20),
+)
+def test_a_mixture_s_tree_is_worth_what_its_table_says(
+    first: np.ndarray, second: np.ndarray, share: float, size: int
+) -> None:
+    ranks = np.zeros((2, 1, 3))
+    ranks[0, 0, : first.size], ranks[1, 0, : second.size] = first, second
+    shares = np.array([share, 1 - share])
+    table = best_trees(ranks, 20, 4, shares)
+    if np.isfinite(table.expected_tokens[3, size - 1]):
+        emitted = table.tree(size, 4).expected_tokens(ranks, shares)
+        assert emitted == pytest.approx(table.expected_tokens[3, size - 1], abs=1e-12)
+
+
 def test_a_chain_is_the_geometric_sum() -> None:
     table = best_trees(np.array([0.8]), 8, 8)
     assert table.expected_tokens[7, 7] == pytest.approx((1 - 0.8**8) / 0.2)
@@ -180,6 +228,20 @@ def test_mask_is_the_ancestors() -> None:
     assert tree.mask().astype(int).tolist() == [
         [1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 1, 0, 1],
     ]  # fmt: skip
+
+
+@given(first=st.floats(0.5, 0.95), decay=st.floats(0.05, 1.0))
+def test_a_power_law_is_recovered(first: float, decay: float) -> None:
+    ranks = power_law(first, decay, 16)
+    np.testing.assert_allclose(fitted_power_law(ranks), ranks, atol=1e-12)
+
+
+def test_the_published_vector_as_a_power_law() -> None:
+    """Its trees lose less than .7 % on the raw vector, and promise 2 % less than it gives."""
+    table = best_trees(fitted_power_law(SEQUOIA), 512, 10)
+    for size, tokens in GOLDEN_RAW.items():
+        assert table.tree(size, 10).expected_tokens(SEQUOIA) > 0.993 * tokens
+        assert 0.98 < table.expected_tokens[9, size - 1] / tokens < 1
 
 
 def test_power_law_and_pooling() -> None:

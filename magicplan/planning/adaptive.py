@@ -1,0 +1,97 @@
+"""Adaptive Sequoia Trees: the best tree of one draft for every batch and context."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from magicplan.errors import UsageError
+from magicplan.planning.placement import most_nodes, place, scene_of
+from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.speculation import rounds
+from magicplan.roofline.trees import Tree
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TreePoint:
+    """The best tree of one cell; size 1 does not speculate."""
+
+    batch: int
+    ctx_tokens: int
+    size: int
+    depth: int
+    tokens_per_round: float
+    speedup: float
+    speedup_low: float
+    speedup_high: float
+    chain_speedup: float
+    """Of the best chain of the same draft."""
+    chain_gamma: int
+    fits: bool
+    tree: Tree
+    weights: Array
+    """Survival probability of every node."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TreePlan:
+    """Best trees over a grid of batches and contexts."""
+
+    resolved: Resolved
+    points: tuple[TreePoint, ...]
+    assumptions: tuple[str, ...]
+
+
+def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12) -> TreePlan:
+    """The best tree in every cell. Raises UsageError for a draft that grows no trees."""
+    ask = resolve(request)
+    draft = ask.draft
+    if draft is None or not draft.grows_trees:
+        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+    placement = place(ask)
+    scene = scene_of(ask, placement)
+    limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
+    room = most_nodes(ask, placement, draft.residents)
+    cells = tree_cells(scene, draft, ask.acceptance, limits, room)
+    longest = max(1, min(ask.max_gamma, max_depth - 1))
+    table = rounds(scene, draft, ask.acceptance, longest)
+    shape = cells.best.size.shape
+    chains = np.broadcast_to(table.speedup, (*shape, longest + 1))
+    points = []
+    for row, column in np.ndindex(*shape):
+        tree = cells.tree(row, column)
+        low, high = cells.interval(row, column)
+        points.append(
+            TreePoint(
+                batch=int(ask.batch[row, 0]),
+                ctx_tokens=int(ask.final_ctx[0, column] - ask.request.output),
+                size=tree.size,
+                depth=tree.depth,
+                tokens_per_round=float(cells.best.tokens_per_round[row, column]),
+                speedup=float(cells.best.speedup[row, column]),
+                speedup_low=low,
+                speedup_high=high,
+                chain_speedup=float(chains[row, column].max()),
+                chain_gamma=int(chains[row, column].argmax()),
+                fits=bool(placement.fits[row, column]),
+                tree=tree,
+                weights=cells.weights(row, column),
+            )
+        )
+    return TreePlan(
+        resolved=ask,
+        points=tuple(sorted(points, key=lambda point: (point.batch, point.ctx_tokens))),
+        assumptions=(*ask.notes, f"acceptance: {ask.acceptance.origin}", *tree_basis(ask)),
+    )
+
+
+def tree_basis(ask: Resolved) -> tuple[str, ...]:
+    """What trees and their intervals rest on."""
+    timing = ask.machine.calibration.speedup_residual.basis
+    return (
+        f"speedup interval (80 %): acceptance, and {timing}",
+        "where ranks were not measured, later children fall as in Sequoia's shipped vector",
+    )
