@@ -33,16 +33,16 @@ class PlanRequest:
     tokens_per_day: float | None = None
     """Output tokens of a whole day, spread evenly before the peak factor."""
     trace: str | None = None
-    """CSV of arrivals: time, prompt tokens, output tokens."""
+    """CSV of arrivals: time, prompt tokens, output tokens. Brings its own lengths and rate."""
     prompt: Any = 1024
-    """Tokens: a number, "uniform:a,b", "lognormal:median,sigma", "percentiles:50=800,95=4000"."""
+    """Tokens: a number, "uniform:256,1024", "lognormal:MEDIAN,P95", or {"p50": 800, "p95": 4000}."""
     output: Any = 256
     prefix_hit_rate: float = 0.0
     """Share of prompt tokens whose KV is found in the prefix cache."""
     shared_prefix_tokens: float = 0.0
     """Leading tokens that all requests share: held once a replica."""
-    peak_factor: float = 1.0
-    """Busiest minutes over the mean."""
+    peak_factor: float | None = None
+    """Busiest minutes over the mean; None is 1 for a stated rate, and a trace's busiest minute."""
     growth: float = 0.0
     """Share by which traffic is to grow while the plan holds: 0.5 plans for 1.5 times."""
 
