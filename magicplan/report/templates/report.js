@@ -1,0 +1,79 @@
+"use strict";
+(() => {
+  const plots = [...document.querySelectorAll("script[data-plot]")].map((script) => ({
+    box: document.getElementById(script.dataset.plot),
+    drawing: JSON.parse(script.textContent),
+  }));
+  const narrow = matchMedia("(max-width: 600px)");
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const touch = matchMedia("(pointer: coarse)");
+
+  /* Colours are named in the drawings; the style sheet says what they are right now. */
+  function themed(value, style) {
+    if (Array.isArray(value)) return value.map((entry) => themed(entry, style));
+    if (value && typeof value === "object") {
+      return Object.fromEntries(Object.entries(value).map(([k, v]) => [k, themed(v, style)]));
+    }
+    const name = typeof value === "string" && /^var\((--[a-z0-9-]+)\)$/.exec(value);
+    return name ? style.getPropertyValue(name[1]).trim() : value;
+  }
+
+  function draw({ box, drawing }) {
+    const style = getComputedStyle(document.documentElement);
+    const ink = style.getPropertyValue("--ink").trim();
+    const { data, layout } = themed(drawing, style);
+    const bars = data[0] && data[0].type === "bar" ? data[0].y.length : 0;
+    Object.assign(layout, {
+      height: bars ? Math.max(240, 150 + 44 * bars) : narrow.matches ? 380 : 440,
+      margin: { l: 8, r: narrow.matches ? 8 : 16, t: 28, b: 8 },
+      paper_bgcolor: "rgba(0,0,0,0)",
+      plot_bgcolor: "rgba(0,0,0,0)",
+      font: { color: ink, size: narrow.matches ? 11 : 13, family: getComputedStyle(document.body).fontFamily },
+      hoverlabel: { bgcolor: style.getPropertyValue("--surface").trim(), font: { color: ink } },
+      legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", traceorder: "normal" },
+      dragmode: touch.matches ? false : "zoom",
+    });
+    if (narrow.matches) {
+      for (const trace of data) if (trace.colorbar) trace.showscale = false;
+    }
+    const config = {
+      responsive: true, displaylogo: false,
+      modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    };
+    return Plotly.react(box, data, layout, config);
+  }
+
+  async function drawAll() {
+    for (const plot of plots) await draw(plot);
+    document.documentElement.dataset.drawn = String(plots.length);
+  }
+  drawAll();
+  for (const query of [narrow, dark]) query.addEventListener("change", drawAll);
+  addEventListener("beforeprint", drawAll);
+  addEventListener("afterprint", drawAll);
+
+  const said = document.getElementById("said");
+  function selectText(element) {
+    const range = document.createRange();
+    range.selectNodeContents(element);
+    const selection = getSelection();
+    selection.removeAllRanges();
+    selection.addRange(range);
+  }
+  for (const button of document.querySelectorAll("button[data-copy]")) {
+    button.addEventListener("click", async () => {
+      const code = document.getElementById(button.dataset.copy);
+      let done = false;
+      try {
+        await navigator.clipboard.writeText(code.textContent);
+        done = true;
+      } catch {
+        selectText(code);
+        done = document.execCommand("copy");
+      }
+      button.textContent = done ? "Copied" : "Selected";
+      said.textContent = done ? "Copied to the clipboard" : "Selected: press Ctrl+C to copy";
+      setTimeout(() => { button.textContent = "Copy"; }, 2000);
+    });
+  }
+})();
