@@ -35,7 +35,7 @@ class PlanRequest:
     trace: str | None = None
     """CSV of arrivals: time, prompt tokens, output tokens. Brings its own lengths and rate."""
     prompt: Any = 1024
-    """Tokens: a number, "uniform:256,1024", "lognormal:MEDIAN,P95", or {"p50": 800, "p95": 4000}."""
+    """Tokens: a number, "uniform:LOW,HIGH", "lognormal:MEDIAN,P95", {"p50": 800, "p95": 4000}."""
     output: Any = 256
     prefix_hit_rate: float = 0.0
     """Share of prompt tokens whose KV is found in the prefix cache."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,7 +90,7 @@ def _columns(path: Path) -> tuple[Array, Array, Array]:
     return np.asarray(times), np.asarray(prompts), np.asarray(outputs)
 
 
-def _names(path: Path, header: list[str] | tuple[str, ...]) -> dict[str, str]:
+def _names(path: Path, header: Sequence[str]) -> dict[str, str]:
     """The file's own name of each column."""
     plain = {name.strip().lower(): name for name in header}
     found = {}
@@ -137,12 +138,12 @@ def _tokens(where: str, name: str, row: dict[str, str]) -> float:
 
 def _refuse_silence(path: Path, gaps: Array) -> None:
     """A hole in a recording would pass for low traffic."""
-    longest = int(np.argmax(gaps))
-    if gaps[longest] > max(MINUTE, GAP * float(gaps.mean())):
+    longest, mean = int(np.argmax(gaps)), float(gaps.mean())
+    if gaps[longest] > max(MINUTE, GAP * mean):
         raise SpecError(
             f"{path}, line {longest + 3}",
-            f"timestamp: {gaps[longest]:.0f} s without an arrival, {gaps[longest] / gaps.mean():.0f}"
-            " times the mean gap; cut the trace there, or state requests_per_s",
+            f"timestamp: {gaps[longest]:.0f} s without an arrival, {gaps[longest] / mean:.0f} "
+            "times the mean gap; cut the trace there, or state requests_per_s",
         )
 
 
