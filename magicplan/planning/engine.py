@@ -79,7 +79,7 @@ def _pairs_within(window: float, new: Array, cached: Array) -> Array:
 def row_table(model: ModelShape, layout: Deployment, machine: Machine, most: float) -> RowTable:
     """Linear layers, collectives and element-wise ops from 1 to `most` tokens a step."""
     rows = np.unique(np.rint(np.geomspace(1.0, most, ROW_POINTS)))
-    ops = forward(model, layout, Pass(batch=rows[None, :], ctx=1.0))
+    ops = forward(model, _with_axes(layout, 1), Pass(batch=rows[None, :], ctx=1.0))
     kept = [op for op in ops if op.kind != "attention" and op.name not in PER_SEQUENCE]
     return RowTable(rows=rows, seconds=_layouts(step_cost(kept, machine).seconds, layout))
 
@@ -133,7 +133,7 @@ def prefill_cost(
     work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE)
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
     seconds = {"attention": np.zeros(1), "attention_sliding": np.zeros(1)}
-    for op in _materialised(model, forward(model, layout, work)):
+    for op in _materialised(model, forward(model, _with_axes(layout, 1), work)):
         cost = step_cost([op], machine).seconds
         seconds[op.name] = _layouts(cost, layout)[:, 0] / at_once / (PROBE * (PROBE + 1) / 2)
     return PrefillCost(
@@ -160,7 +160,7 @@ def _draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) ->
     """Seconds in which a draft with a cache of its own reads `PROBE` prompt tokens, [layout]."""
     if draft is None or draft.shape is None or not draft.holds_cache or draft.same_model:
         return np.zeros(np.size(layout.tp))
-    cost = draft_step(draft, layout, machine, 1.0, 1.0, width=PROBE)
+    cost = draft_step(draft, _with_axes(layout, 1), machine, 1.0, 1.0, width=PROBE)
     gpu = np.asarray(cost.seconds) - np.asarray(cost.host_seconds)
     return _layouts(gpu, layout)[:, 0]
 
@@ -175,8 +175,7 @@ def step_parts(
 
 def _layouts(seconds: object, layout: Deployment) -> Array:
     """[layout, r] of what may be constant over layouts."""
-    array = np.asarray(seconds, dtype=np.float64)
-    array = array.reshape(1, -1) if array.ndim < 2 else array
+    array = np.atleast_2d(np.asarray(seconds, dtype=np.float64))
     return np.array(np.broadcast_to(array, (np.size(layout.tp), array.shape[-1])))
 
 

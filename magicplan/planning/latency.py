@@ -75,7 +75,7 @@ def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
 def population(load: Load, state: Steady) -> Array:
     """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
     stay = (
-        mean_ttft(state, load.groups().share, closed=closed)
+        mean_ttft(state, load.groups().share, closed=load.replaces)
         + state.rounds_per_request * state.step_seconds
     )
     return np.asarray(state.rate * (load.think_seconds + stay))

@@ -8,7 +8,7 @@ from typing import Any
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
-    "rtx-pro-6000-server", "h100-nvl", "gh200-96gb", "mi300x", "mi355x",
+    "rtx-pro-6000-server", "h100-nvl", "gh200-96gb", "mi300x", "a100-pcie-80gb",
 )  # fmt: skip
 """What a plan looks at where no GPUs are named: data-centre parts with an indicative price."""
 DEFAULT_DRAFTS = ("none", "auto")
@@ -53,15 +53,19 @@ class PlanRequest:
     max_gpus: int | None = None
     budget_usd_per_hour: float | None = None
 
-    tp: tuple[int, ...] | str = "auto"
+    tp: tuple[int, ...] | None = None
+    """Degrees to try; None tries all that split the heads inside a node."""
     dtypes: tuple[str, ...] = ("bf16",)
     kv_dtypes: tuple[str, ...] = ("bf16",)
+    pp: int | None = None
+    """Pipeline stages; None tries them where no node holds the model."""
     ep: int = 1
     attention_dp: int = 1
     drafts: tuple[str, ...] = DEFAULT_DRAFTS
     """`none`, a draft as in `--draft`, with its view behind a blank as in "self streaming:512"; or
     `auto`: what the engines can run on this model."""
-    acceptance: str = "auto"
+    acceptance: str | Mapping[str, str] = "auto"
+    """As in `--acceptance`, for every draft or by draft."""
     task: str | None = None
     max_gamma: int = 8
     stack: str = "vllm"

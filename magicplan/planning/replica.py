@@ -15,7 +15,7 @@ from magicplan.planning.engine import (
     prefill_cost,
     row_table,
 )
-from magicplan.planning.serving import Room, Rounds, Steady, steady_states
+from magicplan.planning.serving import Room, Rounds, Steady, prefill_pool, steady_states
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Acceptance, accept_length_variance, tokens_per_round
 from magicplan.roofline.deployment import Array, Deployment
@@ -25,6 +25,7 @@ from magicplan.roofline.timing import Machine
 from magicplan.roofline.traffic import FULL
 
 STEPS_PER_OCTAVE = 6
+PARTS_OF_ONE = np.asarray([0.02, 0.1, 0.25, 0.5, 0.75])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,6 +57,8 @@ class Replica:
     verify: Array = field(repr=False)
     """[layout, b, gamma] seconds of the target's pass over gamma + 1 tokens a request."""
     table: RowTable = field(repr=False)
+    overhead: Array = field(repr=False)
+    """[layout] seconds of a step besides `table` and attention: sampling, launches, the host."""
     contexts: Array = field(repr=False)
 
     @property
@@ -76,11 +79,15 @@ class Speculation:
 PLAIN = Speculation()
 
 
-def batch_grid(most: float) -> Array:
-    """Whole batches from 1 to `most`, `STEPS_PER_OCTAVE` an octave where there are as many."""
+def batch_grid(most: float, *, closed: bool = False) -> Array:
+    """Whole batches from 1 to `most`, `STEPS_PER_OCTAVE` an octave where there are as many.
+
+    A closed population may decode for a part of the time only: its batches begin below 1.
+    """
     octaves = np.log2(max(most, 2.0))
     steps = np.linspace(0.0, octaves, int(np.ceil(octaves * STEPS_PER_OCTAVE)) + 1)
-    return np.unique(np.rint(np.exp2(steps)))
+    whole = np.unique(np.rint(np.exp2(steps)))
+    return np.concatenate([PARTS_OF_ONE, whole]) if closed else whole
 
 
 def replica(
@@ -93,11 +100,14 @@ def replica(
 ) -> Replica:
     """Everything about a replica that no draft changes."""
     most = min(limits.max_sequences, limits.batched_tokens - 1)
-    batch = batch_grid(most)
+    batch = batch_grid(most, closed=load.users is not None)
     contexts = load.contexts()
     nodes = contexts if model.sliding_layers else contexts.mean(keepdims=True)
     seen = _read_contexts(load, batch, nodes)
     query = np.arange(1.0, longest + 2.0)
+    table = row_table(model, layout, machine, 2 * limits.batched_tokens + most * (longest + 1))
+    one = np.ones(1)
+    alone = decode_seconds(model, layout, machine, one, one[None, :], one)[:, 0, 0]
     return Replica(
         model=model,
         machine=machine,
@@ -107,7 +117,8 @@ def replica(
         longest=longest,
         batch=batch,
         verify=decode_seconds(model, layout, machine, batch, seen, query, limits.kv_passes),
-        table=row_table(model, layout, machine, 2 * limits.batched_tokens + most * (longest + 1)),
+        table=table,
+        overhead=alone - table.at(np.ones((alone.size, 1)))[:, 0],
         contexts=contexts,
     )
 
@@ -115,7 +126,7 @@ def replica(
 def _read_contexts(load: Load, batch: Array, nodes: Array) -> Array:
     """[b, node] tokens a request's attention reads: a prefix that all share is read once a step
     (cascade attention), so each of B requests answers for 1 / B of it."""
-    saved = load.shared_prefix_tokens * (1 - 1 / batch)
+    saved = load.shared_prefix_tokens * (1 - 1 / np.maximum(batch, 1.0))
     return np.asarray(np.maximum(nodes[None, :] - saved[:, None], 1.0))
 
 
@@ -202,4 +213,17 @@ def states(r: Replica, spec: Speculation) -> Steady:
         room_of(r, spec),
         batched_tokens=r.limits.batched_tokens,
         sequence_seconds=r.machine.calibration.host.sequence_seconds,
+    )
+
+
+def pool(r: Replica, spec: Speculation) -> Steady:
+    """Replicas of every layout that only prefill, over `UTILISATIONS`; the KV cache of a prompt
+    leaves over each GPU's PCIe or network port."""
+    flat = replace(r.layout, tp=_column(r.layout.tp), pp=_column(r.layout.pp))
+    groups, a = r.load.groups(), r.machine.accelerator
+    prompt = kv_sequence_bytes(r.model, flat, groups.new + groups.cached, FULL)
+    port = (a.pcie_bytes_per_s or a.link_bytes_per_s or np.inf) * flat.gpus_per_replica
+    moving = np.broadcast_to(prompt / port, (r.layouts, groups.new.size))
+    return prefill_pool(
+        r.load, r.table, prompts_of(r, spec), r.overhead, moving, r.limits.batched_tokens
     )

@@ -20,6 +20,8 @@ from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
 POPULATION_ROUNDS = 8
+UTILISATIONS = np.linspace(0.02, 0.95, 32)
+"""Of replicas that only prefill."""
 Flags = NDArray[np.bool_]
 SAFE_MARGIN = 2.326
 """Standard deviations that the cache keeps free: requests in flight outgrow it for at most 1 % of
@@ -99,16 +101,16 @@ class Steady:
     kv_margin: Array
     """Free cache over the standard deviation of its use: how rarely requests outgrow it."""
     holds: Flags
-    """Whether the replica holds that batch."""
-    feasible: Flags
-    """Whether it also keeps up with the prompts."""
+    """Whether the replica may run that batch and has cache for it on average."""
+    keeps_up: Flags
+    """Whether it also computes prompts as fast as they come."""
 
     @property
     def configs(self) -> int:
         """How many replicas are described."""
         return int(self.rate.shape[0])
 
-    def pick(self, config: Array, at: Array) -> Steady:
+    def pick(self, config: NDArray[np.int64], at: Array) -> Steady:
         """States of some configs at fractional batch indices: [n] becomes the config axis, and the
         batch axis has one entry. Between grid points everything is interpolated."""
         low = np.clip(np.floor(at).astype(np.int64), 0, self.rate.shape[1] - 1)
@@ -123,7 +125,7 @@ class Steady:
         parts: dict[str, Any] = {}
         for entry in fields(self):
             values = getattr(self, entry.name)
-            if entry.name in ("gamma", "holds", "feasible"):
+            if entry.name in ("gamma", "holds", "keeps_up"):
                 parts[entry.name] = values[config, np.rint(at).astype(np.int64)][:, None]
             else:
                 parts[entry.name] = between(values)
@@ -150,13 +152,14 @@ def steady_states(
     """Every batch seen on the grid of `rounds`, prompts chunked into steps that also decode."""
     share = load.groups().share
     batch = np.broadcast_to(rounds.batch, rounds.round_seconds.shape)
-    in_flight = batch - _poisson_share(load)
+    in_flight = np.maximum(batch - _poisson_share(load) * np.minimum(batch, 1.0), 0.0)
     per_request = (load.decoded.mean() + _overshoot(rounds)) / rounds.tokens_per_round
     arrivals = in_flight / per_request
     rows = batch * (rounds.gamma + 1)
     space = np.maximum(batched_tokens - rows, 1.0)
     mix = _mix(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
-    fast = rounds.round_seconds + arrivals * mix.extra
+    met = arrivals * _others(load, rounds, in_flight, per_request, arrivals, mix, share)
+    fast = rounds.round_seconds + met * mix.extra
     rate = in_flight / (per_request * fast)
     queue = _queue(load, rate, in_flight, arrivals, mix, share)
     mixed = (mix.mixed * share).sum(axis=-1)
@@ -191,7 +194,7 @@ def steady_states(
         kv_share=use,
         kv_margin=margin,
         holds=holds & (rows < batched_tokens),
-        feasible=holds & (rows < batched_tokens) & (queue.offered < 1),
+        keeps_up=holds & (rows < batched_tokens) & (queue.offered < 1),
     )
 
 
@@ -265,7 +268,7 @@ def _alone(load: Load, batch: Array, arrivals: Array) -> Array:
     """Probability that nobody decodes while a prompt is computed."""
     if load.users is None:
         return np.asarray(np.exp(-np.maximum(batch - 1, 0)) * np.ones_like(arrivals))
-    return np.asarray(np.maximum(2 - batch, 0.0) * np.ones_like(arrivals))
+    return np.asarray(np.clip(2 - batch, 0.0, 1.0) * np.ones_like(arrivals))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -315,6 +318,18 @@ def _queue(
     )
 
 
+def _others(
+    load: Load, rounds: Rounds, in_flight: Array, per_request: Array, arrivals: Array, mix: _Mix,
+    share: Array,
+) -> Array:  # fmt: skip
+    """Share of all prompts that stretch a decoding request's rounds: all but its own."""
+    if load.users is None:
+        return np.ones_like(arrivals)
+    rate = in_flight / (per_request * (rounds.round_seconds + arrivals * mix.extra))
+    people = in_flight + rate * (load.think_seconds + (mix.own * share).sum(axis=-1))
+    return np.asarray(np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0))
+
+
 def _turnover(rate: Array, busy: Array, plain: Array, mixed: Array) -> Array:
     """Changes a round between an engine that prefills (a share `busy` of the time) and one that
     does not, as a two-state Markov chain that prompts switch on at `rate`."""
@@ -345,7 +360,7 @@ def _overshoot(rounds: Rounds) -> Array:
 def _memory(
     room: Room, batch: Array, in_flight: Array, rate: Array, own: Array, share: Array
 ) -> tuple[Array, Array, Flags]:
-    """Mean use of the cache, margin in standard deviations, and whether the batch is held.
+    """Mean use of the cache, margin in standard deviations, and whether the batch may run.
 
     Requests in flight come and go at random, so their bytes vary as a compound Poisson sum.
     """
@@ -356,8 +371,7 @@ def _memory(
     margin = left / np.maximum(deviation, 1.0)
     use = mean / np.maximum(room.free_bytes[:, None], 1.0)
     one = room.free_bytes[:, None] >= batch * room.request_bytes[:, None]
-    held = np.asarray(one & (batch <= room.max_sequences) & (margin >= SAFE_MARGIN), dtype=np.bool_)
-    return use, margin, held
+    return use, margin, np.asarray(one & (batch <= room.max_sequences), dtype=np.bool_)
 
 
 def without_prefill(state: Steady) -> Steady:
@@ -375,13 +389,51 @@ def without_prefill(state: Steady) -> Steady:
         busy_share=zero,
         backlog_load=zero,
         backlog_seconds=zero,
-        feasible=state.holds,
+        keeps_up=state.holds,
     )
 
 
-def last_feasible(state: Steady) -> NDArray[np.int64]:
-    """Index of the batch up to which every batch is feasible, [config]; -1 where none is."""
-    bad = ~state.feasible
+def prefill_pool(
+    load: Load,
+    table: RowTable,
+    prefill: PrefillCost,
+    overhead: Array,
+    moving: Array,
+    batched_tokens: float,
+) -> Steady:
+    """Replicas that only prefill: the batch axis is `UTILISATIONS` instead.
+
+    `overhead` [config] seconds of any step, `moving` [config, k] seconds until the cache of a
+    prompt has reached the replica that decodes.
+    """
+    share, shape = load.groups().share, (overhead.size, UTILISATIONS.size)
+    zero = np.zeros(shape)
+    step = np.broadcast_to(overhead[:, None], shape)
+    rounds = Rounds(
+        batch=zero, gamma=zero, round_seconds=step, draft_seconds=zero,
+        tokens_per_round=zero + 1, tokens_variance=zero,
+    )  # fmt: skip
+    random = replace(load, users=None)
+    space = zero + batched_tokens
+    single = _mix(random, rounds, table, prefill, zero, space, zero, 0.0)
+    rate = UTILISATIONS / (single.work * share).sum(axis=-1)
+    mix = _mix(random, rounds, table, prefill, zero, space, rate * single.alone, 0.0)
+    queue = _queue(random, rate, zero, rate * single.alone, mix, share)
+    return Steady(
+        batch=zero, gamma=zero, round_seconds=step, tokens_per_round=zero + 1,
+        tokens_variance=zero, in_flight=zero, step_seconds=step, fast_seconds=step,
+        slow_seconds=step, turnover=zero, rounds_per_request=zero + 1, rate=rate,
+        prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
+        busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
+        own_seconds=mix.own + moving[:, None, :], mixed_seconds=mix.mixed, kv_share=zero,
+        kv_margin=zero + np.inf, holds=zero == 0, keeps_up=zero == 0,
+    )  # fmt: skip
+
+
+def last_feasible(state: Steady, margin: float = SAFE_MARGIN) -> NDArray[np.int64]:
+    """Index of the batch up to which every batch keeps up and leaves `margin` standard deviations
+    of cache free, [config]; -1 where none does."""
+    bad = ~(state.keeps_up & (state.kv_margin >= margin))
     return np.asarray(np.where(bad.any(axis=1), bad.argmax(axis=1), bad.shape[1]) - 1)
 
 

@@ -31,7 +31,8 @@ class Load:
     """
 
     requests_per_s: float
-    mean_requests_per_s: float
+    """At the peak; NaN for users, whose rate depends on latency."""
+    peak_over_mean: float
     users: float | None
     think_seconds: float
     arrival_cv2: float
@@ -169,7 +170,7 @@ def _load(ask: PlanRequest, lengths: Lengths, rate: float, peak: float) -> Load:
     grown = 1 + ask.growth
     return Load(
         requests_per_s=rate * peak * grown,
-        mean_requests_per_s=rate * grown,
+        peak_over_mean=peak,
         users=None if ask.users is None else float(ask.users) * peak * grown,
         think_seconds=float(ask.think_seconds),
         arrival_cv2=1.0,
@@ -180,11 +181,11 @@ def _load(ask: PlanRequest, lengths: Lengths, rate: float, peak: float) -> Load:
     )
 
 
-def traffic_used(load: Load, mean_rate: float, peak_rate: float) -> TrafficUsed:
-    """The workload as the result states it; rates are given, for users' depend on latency."""
+def traffic_used(load: Load, peak_rate: float) -> TrafficUsed:
+    """The workload as the result states it."""
     prompt, output = load.lengths.prompt, load.lengths.output
     return TrafficUsed(
-        mean_requests_per_s=mean_rate,
+        mean_requests_per_s=peak_rate / load.peak_over_mean,
         peak_requests_per_s=peak_rate,
         prompt_mean_tokens=float(prompt.mean()),
         prompt_p50_tokens=float(np.percentile(prompt, 50)),

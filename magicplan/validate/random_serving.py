@@ -11,7 +11,7 @@ from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.latency import Entry, population, sample
 from magicplan.planning.lengths import independent
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
-from magicplan.planning.serving import last_feasible, slope_at, where_reached
+from magicplan.planning.serving import SAFE_MARGIN, last_feasible, slope_at, where_reached
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Iid
 from magicplan.roofline.deployment import Array, Deployment
@@ -89,7 +89,7 @@ def random_case(seed: int) -> Case:
             gamma=gamma,
         )
     load = Load(
-        requests_per_s=1.0, mean_requests_per_s=1.0,
+        requests_per_s=1.0, peak_over_mean=1.0,
         users=None if kind == "open" else float(concurrency), think_seconds=0.0,
         arrival_cv2=1.0, lengths=lengths, prefix_hit_rate=float(rng.choice([0.0, 0.5])),
         shared_prefix_tokens=0.0, source="random",
@@ -104,7 +104,7 @@ def random_case(seed: int) -> Case:
 def compare(case: Case, *, requests: int, seed: int) -> Comparison:
     """The same figures from both sides."""
     found = states(case.replica, case.spec)
-    last = last_feasible(found)
+    last = last_feasible(found, SAFE_MARGIN if case.kind == "open" else 0.0)
     rate = found.rate[0, last]
     load = case.replica.load
     if case.kind == "open":

@@ -266,15 +266,16 @@ def step_clock(
     """Seconds of a step that decodes `count` requests of mean context `ctx` and computes chunks
     of (new, cached) prompt tokens."""
     gamma = spec.gamma or 0
+    batch = r.batch[r.batch >= 1]
     longest = float((r.load.lengths.prompt + r.load.lengths.output).max())
     ladder = np.linspace(1.0, longest, 24)
     flat = decode_seconds(
-        r.model, r.layout, r.machine, np.repeat(r.batch, 24),
-        np.tile(ladder, r.batch.size)[:, None],
+        r.model, r.layout, r.machine, np.repeat(batch, 24),
+        np.tile(ladder, batch.size)[:, None],
         np.asarray([gamma + 1.0]), r.limits.kv_passes,
-    )[0, :, 0].reshape(r.batch.size, 24)  # fmt: skip
+    )[0, :, 0].reshape(batch.size, 24)  # fmt: skip
     rounds = rounds_of(r, spec)
-    drafting = rounds.round_seconds[0] - r.verify[0, :, gamma]
+    drafting = rounds.draft_seconds[0, r.batch >= 1]
     prompts, table = prompts_of(r, spec), r.table
     host = r.machine.calibration.host
     at_rows = np.arange(1.0, table.rows[-1])
@@ -283,8 +284,8 @@ def step_clock(
 
     def clock(count: int, ctx: float, chunks: list[tuple[int, int]]) -> float:
         if count:
-            row = float(np.interp(count, r.batch, np.arange(r.batch.size)))
-            low = min(int(row), r.batch.size - 2)
+            row = float(np.interp(count, batch, np.arange(batch.size)))
+            low = min(int(row), batch.size - 2)
             column = (min(ctx, longest) - 1.0) / (longest - 1.0) * 23
             left = min(int(column), 22)
             up, along = row - low, column - left
