@@ -103,6 +103,11 @@ def test_predict_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
+def test_plan_loads_nothing_heavy() -> None:
+    code = "import magicplan as mp; mp.plan(gpus='l40s', requests_per_s=1).to_dict()"
+    assert not loaded_by(code) & HEAVY
+
+
 def test_the_command_line_starts_without_numpy() -> None:
     assert not loaded_by("import magicplan.cli") & (HEAVY | {"numpy", "rich"})
 
@@ -110,7 +115,8 @@ def test_the_command_line_starts_without_numpy() -> None:
 def test_the_public_face() -> None:
     assert sorted(magicplan.__all__) == magicplan.__all__
     assert magicplan.__all__ == [
-        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "predict",
+        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "plan",
+        "predict",
     ]  # fmt: skip
     for name in magicplan.__all__:
         assert getattr(magicplan, name) is not None

@@ -20,6 +20,7 @@ from magicplan.planning.replica import (
     EngineLimits,
     Replica,
     Speculation,
+    pool,
     replica,
     states,
 )
@@ -74,6 +75,8 @@ class Fleet:
 
     rows: tuple[Configuration, ...]
     states: Steady
+    pools: Steady
+    """The same replicas where they only prefill, over utilisations; one row each."""
     rejected: Mapping[str, int]
     cells: int = field(default=0)
     """Configurations x batches x draft lengths that were evaluated."""
@@ -93,6 +96,7 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
     """Evaluate every configuration. Raises UsageError if none can be."""
     rows: list[Configuration] = []
     parts: list[Steady] = []
+    pools: list[Steady] = []
     rejected: Counter[str] = Counter()
     cells = 0
     for base in _bases(ask, load, rejected):
@@ -106,6 +110,7 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
             found = states(shared, spec)
             cells += found.rate.size * (longest + 1 if spec.draft else 1)
             parts.append(found)
+            pools.append(pool(shared, spec))
             rows += [
                 Configuration(
                     resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft
@@ -115,7 +120,8 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
     if not parts:
         reasons = "; ".join(rejected) or "no GPU, format and draft were given"
         raise UsageError(f"nothing can be planned: {reasons}")
-    return Fleet(rows=tuple(rows), states=join(parts), rejected=rejected, cells=cells)
+    return Fleet(rows=tuple(rows), states=join(parts), pools=join(pools), rejected=rejected,
+                 cells=cells)  # fmt: skip
 
 
 def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:

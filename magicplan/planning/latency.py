@@ -143,8 +143,8 @@ def _next_step(state: Steady, share: Array, chance: Array) -> Array:
 def _backlog(state: Steady, chance: Array) -> Array:
     """Behind other prompts: exponential where there are any, beyond the step under way."""
     load, mean = np.clip(state.backlog_load, 0.0, 1.0), state.backlog_seconds
-    with np.errstate(divide="ignore"):
-        wait = np.where(chance < load, -np.log(np.maximum(chance, 1e-12) / load) * mean, 0.0)
+    ratio = np.maximum(chance, 1e-12) / np.maximum(load, 1e-12)
+    wait = np.where(chance < load, -np.log(ratio) * mean, 0.0)
     half = state.mixed_seconds[:, 0].mean(axis=-1, keepdims=True) / 2
     return np.asarray(np.maximum(wait - half, 0.0))
 

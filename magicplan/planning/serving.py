@@ -422,11 +422,12 @@ def prefill_pool(
     return Steady(
         batch=zero, gamma=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, step_seconds=step, fast_seconds=step,
-        slow_seconds=step, turnover=zero, rounds_per_request=zero + 1, rate=rate,
+        slow_seconds=step, turnover=zero, rate=rate,
+        rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
         own_seconds=mix.own + moving[:, None, :], mixed_seconds=mix.mixed, kv_share=zero,
-        kv_margin=zero + np.inf, holds=zero == 0, keeps_up=zero == 0,
+        kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
 
 

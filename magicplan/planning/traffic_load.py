@@ -141,6 +141,8 @@ def check(name: str, value: object, *, low: float, high: float) -> float:
 
 
 def _from_trace(ask: PlanRequest) -> Load:
+    if ask.prompt is not None or ask.output is not None:
+        raise UsageError("prompt and output contradict trace, which brings its own lengths")
     trace = read_trace(Path(str(ask.trace)))
     peak = trace.peak_factor if ask.peak_factor is None else ask.peak_factor
     load = _load(ask, trace.lengths, trace.requests_per_s, peak)
@@ -152,7 +154,9 @@ def _from_trace(ask: PlanRequest) -> Load:
 
 
 def _stated(ask: PlanRequest) -> Load:
-    lengths = independent(ask.prompt, ask.output)
+    lengths = independent(
+        1024 if ask.prompt is None else ask.prompt, 256 if ask.output is None else ask.output
+    )
     if ask.tokens_per_day is not None:
         rate = float(ask.tokens_per_day) / SECONDS_PER_DAY / float(lengths.output.mean())
     else:
