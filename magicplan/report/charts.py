@@ -75,9 +75,9 @@ class Bars:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Values over batch (rows) and context (columns); `lines` run through contexts at a batch.
+    """Values over batch (rows) and context (columns).
 
-    A line is a name and, for every context index, the batch index it passes (None: outside).
+    A line is a name, contexts and batches, in the units of the scales (None: no such point).
     """
 
     x: Scale
@@ -86,9 +86,25 @@ class HeatMap:
     columns: Numbers
     rows: Numbers
     values: tuple[Numbers, ...]
+    """[row][column]"""
     texts: tuple[tuple[str, ...], ...]
+    """Short, to be written into the cells."""
+    details: tuple[tuple[str, ...], ...] = ()
+    """What the table and a hover box add to every cell."""
     middle: float | None = None
     lines: tuple[tuple[str, Numbers, Numbers], ...] = ()
+
+    @property
+    def cells(self) -> tuple[tuple[str, ...], ...]:
+        """Texts with their details, on one line each."""
+        details = self.details or tuple(("",) * len(row) for row in self.texts)
+        return tuple(
+            tuple(
+                ", ".join(p for p in (t.replace("\n", ", "), d) if p)
+                for t, d in zip(*row, strict=True)
+            )
+            for row in zip(self.texts, details, strict=True)
+        )
 
 
 Figure = Chart | Bars | HeatMap

@@ -1,4 +1,4 @@
-"""Every figure as a table: the text alternative, and all that Markdown and a terminal show of it."""
+"""Every figure as a table: the text alternative, and all that Markdown and a terminal show."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def _(figure: Chart, title: str) -> Grid:
             if ranged:
                 row.append(interval(series.low, series.high, index, figure.y.unit))
             rows.append(tuple(row))
-    for (scale, marks) in ((figure.y, figure.floors), (figure.x, figure.walls)):
+    for scale, marks in ((figure.y, figure.floors), (figure.x, figure.walls)):
         for value, name in marks:
             row = [name, *([""] if named else []), "", ""]
             row[-1 if scale is figure.y else -2] = show(value, scale.unit)
-            rows.append(tuple([*row, *([""] if ranged else [])]))
+            rows.append((*row, *([""] if ranged else [])))
     return Grid(title=title, columns=(*columns, *(["80 %"] if ranged else [])), rows=tuple(rows))
 
 
@@ -44,7 +44,7 @@ def _label(series: Series, index: int) -> str:
 
 
 def interval(low: Numbers, high: Numbers, index: int, unit: Unit) -> str:
-    """"low to high", or nothing where there is no interval."""
+    """ "low to high", or nothing where there is no interval."""
     if not low or low[index] is None or high[index] is None:
         return ""
     return f"{show(low[index], unit)} to {show(high[index], unit)}"
@@ -75,8 +75,8 @@ def _(figure: Bars, title: str) -> Grid:
 def _(figure: HeatMap, title: str) -> Grid:
     columns = (figure.y.title, *(show(c, figure.x.unit) for c in figure.columns))
     rows = [
-        (show(row, figure.y.unit), *(text.replace("\n", ", ") for text in texts))
-        for row, texts in zip(figure.rows, figure.texts, strict=True)
+        (show(row, figure.y.unit), *cells)
+        for row, cells in zip(figure.rows, figure.cells, strict=True)
     ]
     lines = "; ".join(_line(figure, *line) for line in figure.lines)
     return Grid(title=title, columns=columns, rows=tuple(rows), note=lines)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from magicplan.errors import MissingExtra, UsageError
+from magicplan.errors import MissingExtra
 from magicplan.report.figure_tables import grid_of
 from magicplan.report.page import Bullets, Code, Grid, Page, Plot
 from magicplan.report.plotting import draw
@@ -59,11 +58,3 @@ def _has_plots(page: Page) -> bool:
 
 def _figure(plot: Plot) -> _Figure:
     return _Figure(drawing=draw(plot.figure), grid=grid_of(plot))
-
-
-def write(path: Path, text: str, *, option: str) -> None:
-    """Raises UsageError where the file cannot be written."""
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as problem:
-        raise UsageError(f"{option} {path}: cannot be written ({problem.strerror})") from None

@@ -18,7 +18,7 @@ def render(pages: tuple[Page, ...]) -> str:
 def escape(text: str) -> str:
     """Text that stays text: no HTML, link, emphasis, table cell or line break comes out of it."""
     safe = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", safe).replace("\r", " ").replace("\n", "<br>")
+    return re.sub(r"([\\`*_\[\]|#$~])", r"\\\1", safe).replace("\r", " ").replace("\n", "<br>")
 
 
 def _page(page: Page) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _(block: Bullets) -> Iterator[str]:
 def _(block: Code) -> Iterator[str]:
     runs = [len(run) for run in re.findall("`+", block.text)]
     fence = "`" * max(3, 1 + max(runs, default=0))
-    yield from (f"{escape(block.title)}:", "", fence, block.text, fence, "")
+    yield from (f"{escape(block.title)}:", "", fence, block.text.rstrip("\n"), fence, "")
 
 
 @_block.register
@@ -72,5 +72,6 @@ def _row(cells: list[str] | tuple[str, ...]) -> str:
 
 @_block.register
 def _(block: Plot) -> Iterator[str]:
-    yield from _block(grid_of(block))
-    yield from _block(block.reading)
+    if not block.repeated:
+        yield from _block(grid_of(block))
+        yield from _block(block.reading)

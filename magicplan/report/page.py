@@ -32,7 +32,9 @@ class Plot:
     reading: str
     figure: Figure
     quiet: bool = False
-    """The terminal has the same numbers in a table nearby, and leaves this out."""
+    """Left out of the terminal."""
+    repeated: bool = False
+    """What matters of it stands in a table beside it: drawn, and left out where it cannot be."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from magicplan.report.figure_tables import grid_of
-from magicplan.report.page import Bullets, Code, Grid, Page, Plot, Section
+from magicplan.report.page import Block, Bullets, Code, Grid, Page, Plot, Section
 from magicplan.report.terminal import notes, table, wrapped
 
 
@@ -18,17 +18,14 @@ def render(page: Page, console: Console) -> None:
     if page.subject:
         console.print(Text(page.subject))
     if page.facts:
-        grid = table("", "", "", numeric=False)
-        for fact in page.facts:
-            grid.add_row(Text(fact.name), Text(fact.value), Text(fact.note))
-        grid.show_header = False
-        console.print(grid)
+        rows = tuple((fact.name, fact.value, fact.note) for fact in page.facts)
+        _block(Grid(columns=("", "", ""), rows=rows, prose=True), console)
     for section in page.sections:
         _section(section, console)
 
 
 def _section(section: Section, console: Console) -> None:
-    blocks = [b for b in section.blocks if not (isinstance(b, Plot | Code) and b.quiet)]
+    blocks = [block for block in section.blocks if not _left_out(block)]
     if not blocks:
         return
     if isinstance(blocks[0], Bullets):
@@ -38,6 +35,12 @@ def _section(section: Section, console: Console) -> None:
         console.print(Text(section.title, style="bold"))
     for block in blocks:
         _block(block, console)
+
+
+def _left_out(block: Block) -> bool:
+    if isinstance(block, Plot):
+        return block.quiet or block.repeated
+    return isinstance(block, Code) and block.quiet
 
 
 @singledispatch
@@ -61,6 +64,7 @@ def _(block: Code, console: Console) -> None:
 @_block.register
 def _(block: Grid, console: Console) -> None:
     grid = table(*block.columns, title=block.title, numeric=not block.prose)
+    grid.show_header = any(block.columns)
     for index, row in enumerate(block.rows):
         cells = [Text(cell.replace("\n", ", ")) for cell in row]
         grid.add_row(*cells, style="bold green" if index in block.best else None)

@@ -1,19 +1,14 @@
-"""The figures of a capacity plan, as numbers: each function reads a plan's JSON and draws nothing."""
+"""The figures of a capacity plan, as numbers: each reads a plan's JSON and draws nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
 from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
+from magicplan.report.prediction_page import PARTS, mapped, speedup_text
 from magicplan.report.record import Record
 
-PARTS = ("linear", "attention", "collective", "elementwise", "host")
-EXTRA = ("draft", "overhead", "prefill")
-NAMES = {
-    "linear": "linear layers", "attention": "attention", "collective": "collectives",
-    "elementwise": "element-wise", "host": "host", "draft": "drafting",
-    "overhead": "round overhead", "prefill": "prompt chunks",
-}  # fmt: skip
+EXTRA = {"draft": "drafting", "overhead": "round overhead", "prefill": "prompt chunks"}
 MEMORY = ("weights", "kv", "draft", "workspace", "free")
 MEMORY_NAMES = {
     "weights": "weights", "kv": "KV cache", "draft": "draft", "workspace": "workspace",
@@ -78,7 +73,7 @@ def breakdown(plan: Record, axis: str) -> Bars | None:
     else:
         return None
     unit, prefix = ("tokens", "") if axis == "ctx_tokens" else ("count", "batch ")
-    parts = tuple((NAMES[part], curve.numbers(f"{part}_seconds")) for part in PARTS)
+    parts = tuple((name, curve.numbers(f"{part}_seconds")) for part, name in PARTS.items())
     bars = Bars(
         labels=tuple(prefix + show(value, unit) for value in curve.numbers("values")),  # type: ignore[arg-type]
         value=Scale(title="seconds a step", unit="seconds"),
@@ -98,9 +93,10 @@ def with_interval(bars: Bars, ends: tuple[float, float] | None) -> Bars:
 
 
 def planned_step(plan: Record) -> Bars:
-    """One engine step of the best plan at its load, with drafting and the prompts that ride along."""
+    """One engine step of the best plan at its load, drafting and prompt chunks included."""
     step = plan.record("best").record("step")
-    parts = tuple((NAMES[part], (step.number(f"{part}_seconds"),)) for part in (*PARTS, *EXTRA))
+    names = PARTS | EXTRA
+    parts = tuple((name, (step.number(f"{part}_seconds"),)) for part, name in names.items())
     bars = Bars(
         labels=("this plan",),
         value=Scale(title="seconds a step", unit="seconds"),
@@ -110,7 +106,7 @@ def planned_step(plan: Record) -> Bars:
 
 
 def speedups(schedule: Record) -> HeatMap:
-    """Speedup of the best draft length over batch x context, and where speculation starts to pay."""
+    """Speedup of the best draft length over batch x context, and where it breaks even."""
     batches, contexts = schedule.numbers("batches"), schedule.numbers("ctx_tokens")
     values, gammas = schedule.matrix("speedups"), schedule.matrix("gammas")
     if [len(values), len(gammas)] != [len(batches)] * 2:
@@ -123,19 +119,10 @@ def speedups(schedule: Record) -> HeatMap:
         columns=contexts,
         rows=batches,
         values=values,
-        texts=tuple(
-            tuple(_cell(value, gamma) for value, gamma in zip(*row, strict=True))
-            for row in zip(values, gammas, strict=True)
-        ),
+        texts=mapped(speedup_text, values, gammas),
         middle=1.0,
         lines=(("break-even: speculation pays", edge, batches),) if any(edge) else (),
     )
-
-
-def _cell(value: float | None, gamma: float | None) -> str:
-    if value is None:
-        return "no fit"
-    return f"{show(value, 'ratio')}\nγ {gamma:.0f}" if gamma else "off"
 
 
 def pareto(plan: Record, *, against: str) -> Chart:
@@ -157,9 +144,7 @@ def pareto(plan: Record, *, against: str) -> Chart:
     series = [_points(name, groups[name], field) for name in sorted(groups)]
     series += [_points(LOST, lost, field, style="faint")] if lost else []
     front = _front(plan, all_of, f"pareto_{'cost' if against == 'cost' else 'throughput'}_latency")
-    front = sorted(
-        (c for c in front if c.maybe(field) is not None), key=lambda c: c.number(field)
-    )
+    front = sorted((c for c in front if c.maybe(field) is not None), key=lambda c: c.number(field))
     if front:
         series.append(_points("Pareto front", front, field, style="front"))
     best = plan.record("best")

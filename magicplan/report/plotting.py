@@ -1,4 +1,4 @@
-"""Figures as plotly.js traces and layouts: plain dictionaries, so that no drawing library is needed.
+"""Figures as plotly.js traces and layouts: plain dictionaries, made without a drawing library.
 
 Colours are names of the page's style sheet, looked up when drawn: one document serves light, dark
 and paper. Every text is escaped here, for plotly reads a subset of HTML; a line break is "\\n".
@@ -11,6 +11,7 @@ import math
 import textwrap
 from collections.abc import Iterator, Sequence
 from functools import singledispatch
+from itertools import pairwise
 from typing import Any
 
 from magicplan.report.charts import Bars, Chart, Figure, HeatMap, Numbers, Scale, Series, show
@@ -19,6 +20,7 @@ from magicplan.report.figure_tables import interval
 COLOURS = 8
 """Series colours in the style sheet, `--s1` and on; a ninth series starts over."""
 SYMBOLS = ("circle", "square", "diamond", "cross", "triangle-up", "x", "pentagon", "hexagon")
+DASHES = ("solid", "dash", "dot")
 Trace = dict[str, Any]
 
 
@@ -64,12 +66,14 @@ def _powers(values: Sequence[float]) -> list[float]:
 
 
 def _round_values(values: Sequence[float]) -> list[float]:
-    """Powers of ten around the values, with 2 and 5 times these over less than two decades."""
+    """Powers of ten around the values, with more between them over few decades."""
     if not values:
         return []
     first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    wide = max(values) / min(values) > 100
-    steps = (1,) if wide else (1, 2, 5)
+    span = max(values) / min(values)
+    steps = (
+        (1.0,) if span > 100 else (1.0, 2.0, 5.0) if span > 5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    )
     return [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in steps]
 
 
@@ -119,7 +123,7 @@ def _series(series: Series, index: int, figure: Chart) -> Iterator[Trace]:
 
 
 def _marker(series: Series, index: int, colour: str) -> dict[str, Any]:
-    symbol, size = SYMBOLS[index % len(SYMBOLS)], 10
+    symbol, size = SYMBOLS[index % len(SYMBOLS)], 10 if len(series.x) < 30 else 7
     if series.style == "best":
         symbol, size, colour = "star", 17, "var(--accent)"
     elif series.style == "faint":
@@ -207,7 +211,7 @@ def _(figure: Bars) -> tuple[list[Trace], dict[str, Any]]:
 
 
 def _wrapped(label: str) -> str:
-    return textwrap.fill(label, 20, max_lines=3, placeholder="…")
+    return textwrap.fill(label, 26, max_lines=2, placeholder="…")
 
 
 def _whiskers(figure: Bars, rows: list[int]) -> Trace:
@@ -241,6 +245,8 @@ def _(figure: HeatMap) -> tuple[list[Trace], dict[str, Any]]:
     """Cells on whole positions, so that any spacing of batches and contexts stays readable."""
     known = [v for row in figure.values for v in row if v is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
+    if figure.middle is not None:  # rounding below the middle is no loss
+        low, high = min(low, 0.95 * figure.middle), max(high, 1.05 * figure.middle)
     data: list[Trace] = [
         {
             "type": "heatmap", "z": figure.values, "text": _texts(figure),
@@ -249,7 +255,8 @@ def _(figure: HeatMap) -> tuple[list[Trace], dict[str, Any]]:
             "colorscale": _colours(low, high, figure.middle), "showlegend": False,
             "colorbar": {
                 "title": {"text": figure.value.title, "side": "right"}, "thickness": 12,
-                "ticksuffix": "x" if figure.value.unit == "ratio" else "", "outlinewidth": 0,
+                "ticksuffix": SUFFIX.get(figure.value.unit, ""), "tickformat": "~s",
+                "outlinewidth": 0,
             },
         }
     ]  # fmt: skip
@@ -257,8 +264,9 @@ def _(figure: HeatMap) -> tuple[list[Trace], dict[str, Any]]:
         xs = [None if c is None else position(c, figure.columns) for c in contexts]
         ys = [None if b is None else position(b, figure.rows) for b in batches]
         data.append({
-            "type": "scatter", "mode": "lines+markers", "name": name, "x": xs, "y": ys,
-            "line": {"color": "var(--ink)", "width": 2.5, "dash": ("solid", "dash", "dot")[index % 3]},
+            "type": "scatter", "mode": "lines" if sum(y is not None for y in ys) > 1 else "markers",
+            "name": name, "x": xs, "y": ys, "marker": {"color": "var(--ink)", "size": 8},
+            "line": {"color": "var(--ink)", "width": 2, "dash": DASHES[index % len(DASHES)]},
             "hovertext": name, "hoverinfo": "text", "showlegend": True,
         })  # fmt: skip
     return data, {
@@ -292,26 +300,23 @@ def _cell_texts(figure: HeatMap) -> list[list[str]]:
             f"{show(ctx, figure.x.unit)}\n{text}"
             for ctx, text in zip(figure.columns, texts, strict=True)
         ]
-        for batch, texts in zip(figure.rows, figure.texts, strict=True)
+        for batch, texts in zip(figure.rows, figure.cells, strict=True)
     ]
 
 
 def _colours(low: float, high: float, middle: float | None) -> list[list[Any]]:
     """From little to much; with a middle, losses and gains in two colours that meet there."""
-    if middle is None or high <= low:
+    if middle is None:
         return [[0, "var(--neutral)"], [1, "var(--gain)"]]
     at = (middle - low) / (high - low)
-    if at <= 0:
-        return [[0, "var(--neutral)"], [1, "var(--gain)"]]
-    if at >= 1:
-        return [[0, "var(--loss)"], [1, "var(--neutral)"]]
     return [[0, "var(--loss)"], [at, "var(--neutral)"], [1, "var(--gain)"]]
 
 
 def _places(scale: Scale, ticks: Numbers) -> dict[str, Any]:
     count = len(ticks)
     return {
-        "title": {"text": scale.title, "standoff": 12}, "automargin": True, "showgrid": False, "zeroline": False,
+        "title": {"text": scale.title, "standoff": 12}, "automargin": True,
+        "showgrid": False, "zeroline": False,
         "range": [-0.5, count - 0.5], "tickvals": list(range(count)),
         "ticktext": [show(tick, scale.unit) for tick in ticks],
     }  # fmt: skip
@@ -323,7 +328,7 @@ def position(value: float, ticks: Numbers) -> float | None:
     if len(known) < 2 or value <= 0:
         return None
     at = math.log(value)
-    for index, (left, right) in enumerate(zip(known, known[1:], strict=False)):
+    for index, (left, right) in enumerate(pairwise(known)):
         if at <= right or index == len(known) - 2:
             place = index + (at - left) / (right - left)
             return place if -0.5 <= place <= len(known) - 0.5 else None

@@ -1,19 +1,14 @@
-"""JSON documents as a report reads them: every field checked where it is used, errors with a path."""
+"""JSON documents as a report reads them: fields checked where they are used, errors with a path."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NoReturn
 
 from magicplan.errors import SpecError
 from magicplan.report.charts import Numbers
-
-MOST_BYTES = 256 * 2**20
-"""A run file beyond this is a mistake: the largest real ones hold a few MB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,46 +112,3 @@ class Record:
         shown = "missing" if value is None else repr(value)
         shown = shown if len(shown) <= 60 else shown[:57] + "..."
         raise SpecError(self.file, f"{self._where(key)} is {shown}, expected {expected}")
-
-
-def read(path: Path) -> list[Record]:
-    """The documents of a file: one JSON document, or one a line. Raises SpecError."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise SpecError(path, f"is larger than {MOST_BYTES // 2**20} MiB")
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise SpecError(path, "is not UTF-8 text") from None
-    if not text.strip():
-        raise SpecError(path, "is empty: expected a JSON document")
-    try:
-        values = [_parse(text)]
-    except (ValueError, RecursionError) as problem:
-        values = _lines(path, text, problem)
-    for number, value in enumerate(values, 1):
-        if not isinstance(value, dict):
-            raise SpecError(path, f"document {number} is no JSON object")
-    return [Record(data=value, file=str(path)) for value in values]
-
-
-def _lines(path: Path, text: str, problem: Exception) -> list[Any]:
-    lines = [(n, line) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    if len(lines) < 2 or not all(line.lstrip().startswith("{") for _, line in lines):
-        raise SpecError(path, f"is not JSON ({problem})")
-    values = []
-    for number, line in lines:
-        try:
-            values.append(_parse(line))
-        except (ValueError, RecursionError) as wrong:
-            raise SpecError(path, f"line {number} is not JSON ({wrong})") from None
-    return values
-
-
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse)
-
-
-def _refuse(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON number")

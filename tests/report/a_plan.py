@@ -225,7 +225,7 @@ def a_plan(**changes: Any) -> Plan:
             Interval(figure="speedup", low=1.3, value=1.6, high=1.8, basis="acceptance"),
         ),
         prices=(
-            PriceUsed(gpu="h100-sxm", usd_per_hour=2.5, note="list price, 2026-11", indicative=True),
+            PriceUsed(gpu="h100-sxm", usd_per_hour=2.5, note="list, 2026-11", indicative=True),
         ),
         assumptions=("a request's draft acceptance is that of its neighbours", NASTY),
         calibration_basis="calibration h100-sxm_vllm_1.2.3, fitted on kernel tables",
@@ -240,7 +240,7 @@ def hopeless() -> Plan:
     nearest = failing("8 x a100-sxm-80gb TP8", "a100-sxm-80gb")
     return a_plan(
         feasible=False, best=nearest, candidates=(nearest,), observed=None, schedule=None,
-        verdict="No fleet meets TPOT p95: the nearest, 8 x a100-sxm-80gb, takes 1.5 times the limit.",
+        verdict="No fleet meets TPOT p95: 8 x a100-sxm-80gb, the nearest, takes 1.5 times it.",
         pareto_cost_latency=(), pareto_throughput_latency=(0,), sensitivity=(), intervals=(),
         prices=(),
     )  # fmt: skip

@@ -44,7 +44,10 @@
   }
 
   async function drawAll() {
-    for (const plot of plots) await draw(plot);
+    for (const plot of plots) {
+      await draw(plot);
+      await new Promise((next) => setTimeout(next)); /* let the page answer in between */
+    }
     document.documentElement.dataset.drawn = String(plots.length);
   }
   drawAll();
