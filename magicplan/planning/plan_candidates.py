@@ -139,7 +139,7 @@ def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
     elif objective == "cost" and other.cost_usd_per_hour > best.cost_usd_per_hour * 1.0005:
         why = f"costs {other.cost_usd_per_hour / best.cost_usd_per_hour:.2f} times the best"
         if other.gpus != best.gpus:
-            why += f", with {other.gpus} GPUs"
+            why += f", with {other.gpus} GPU{'s' if other.gpus > 1 else ''}"
     elif other.gpus > best.gpus:
         why = f"needs {other.gpus} GPUs, the best {best.gpus}"
     elif objective == "energy" and other.energy_joules_per_token > best.energy_joules_per_token:

@@ -83,8 +83,9 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
     wanted = load.users if load.users is not None else load.requests_per_s
     rows = np.arange(states.configs)
     most = _reached(borne.ladder, borne.at)
-    replicas = np.where(most > 0, np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9), 0)
-    replicas = np.where(borne.last >= 0, np.maximum(replicas, 1), 0).astype(np.int64)
+    able = (most > 0) & (borne.last >= 0)
+    needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
+    replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
     target = wanted / np.maximum(replicas, 1)
     at = where_reached(borne.ladder, target, np.maximum(borne.last, 0))
     found = _sampled(load, states, borne.entry, rows, at)
