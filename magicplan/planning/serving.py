@@ -92,6 +92,8 @@ class Steady:
     """Prompt tokens that arrive over those that full steps could take; below 1, or queues grow."""
     backlog_seconds: Array
     """Mean wait behind other prompts, where there is one."""
+    prompt_seconds: Array
+    """Of a mean prompt, when full steps follow each other."""
     own_seconds: Array
     """[config, b, k]: a prompt's own steps, from its first to its first token."""
     mixed_seconds: Array
@@ -189,6 +191,7 @@ def steady_states(
         busy_share=queue.busy,
         backlog_load=queue.load,
         backlog_seconds=queue.wait,
+        prompt_seconds=(mix.work * share).sum(axis=-1),
         own_seconds=mix.own,
         mixed_seconds=mix.mixed,
         kv_share=use,
@@ -426,6 +429,7 @@ def prefill_pool(
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
+        prompt_seconds=(mix.work * share).sum(axis=-1),
         own_seconds=mix.own + moving[:, None, :], mixed_seconds=mix.mixed, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
