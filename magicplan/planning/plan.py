@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.planning.fleet import Configuration, Fleet, fleet
 from magicplan.planning.launch import launch_commands
+from magicplan.planning.observed import observe
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
 from magicplan.planning.plan_result import (
@@ -63,6 +66,14 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     return _answer(ask, load, shown[0], candidates, rejected, searched, prices)
+
+
+def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = None) -> Plan:
+    """The same plan beside a benchmark of one of its best candidate's replicas.
+
+    Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
+    """
+    return replace(found, observed=observe(path, found.request, found.best, stated))
 
 
 def _choices(
