@@ -23,6 +23,7 @@ for command in (
     workloads.explain,
     workloads.drafts,
     workloads.tree,
+    plans.plan,
     plans.report,
     measurements.calibrate,
     measurements.replay,

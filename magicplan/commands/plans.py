@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from magicplan.commands.options import say
+from magicplan.commands.options import Json, say
+from magicplan.errors import UsageError
 
 if TYPE_CHECKING:
     from magicplan.report.page import Page
@@ -16,6 +18,143 @@ Html = Annotated[
     Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
 ]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown file.")]
+Text = str | None
+TRAFFIC = ("requests_per_s", "users", "tokens_per_day", "trace")
+LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "drafts"}
+"""Options that take several values by commas, and the fields they fill."""
+NUMBERS = ("requests_per_s", "users", "tokens_per_day", "think_seconds", "peak_factor",
+           "budget_usd_per_hour")  # fmt: skip
+FIRST_FILE = Path("plan.toml")
+
+
+def plan(
+    file: Annotated[Path | None, typer.Argument(help="A plan file; --init writes one.")] = None,
+    model: Annotated[Text, typer.Option("--model", help="Model name or config.json.")] = None,
+    gpu: Annotated[Text, typer.Option("--gpu", help="Accelerator names, by commas.")] = None,
+    requests_per_s: Annotated[Text, typer.Option("--requests-per-s", help="Mean rate.")] = None,
+    users: Annotated[Text, typer.Option("--users", help="People who take turns.")] = None,
+    think_seconds: Annotated[
+        Text, typer.Option("--think-seconds", help="Pause of a user between requests.")
+    ] = None,
+    tokens_per_day: Annotated[
+        Text, typer.Option("--tokens-per-day", help="Output tokens of a whole day.")
+    ] = None,
+    trace: Annotated[Text, typer.Option("--trace", help="CSV of arrivals and lengths.")] = None,
+    prompt: Annotated[
+        Text, typer.Option("--prompt", help="Tokens: 2048, 8k, or lognormal:1200,6000.")
+    ] = None,
+    output: Annotated[Text, typer.Option("--output", help="Tokens, written the same way.")] = None,
+    peak_factor: Annotated[
+        Text, typer.Option("--peak-factor", help="Busiest minutes over the mean.")
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
+    ] = None,
+    dtype: Annotated[Text, typer.Option("--dtype", help="Weight formats, by commas.")] = None,
+    kv_dtype: Annotated[Text, typer.Option("--kv-dtype", help="KV formats, by commas.")] = None,
+    draft: Annotated[
+        Text, typer.Option("--draft", help="Drafts by commas: none, auto, eagle3, ngram, ...")
+    ] = None,
+    acceptance: Annotated[Text, typer.Option("--acceptance", help="As in predict.")] = None,
+    stack: Annotated[Text, typer.Option("--stack", help="vllm, sglang, trtllm, a path.")] = None,
+    objective: Annotated[Text, typer.Option("--objective", help="cost, gpus or energy.")] = None,
+    budget_usd_per_hour: Annotated[
+        Text, typer.Option("--budget-usd-per-hour", help="Most that the fleet may cost.")
+    ] = None,
+    max_gpus: Annotated[Text, typer.Option("--max-gpus", help="Most GPUs.")] = None,
+    prices: Annotated[
+        Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
+    ] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a commented plan file, FILE or plan.toml.")
+    ] = False,
+    html: Html = None,
+    markdown: Markdown = None,
+    json: Json = False,
+) -> None:
+    """The fleet to rent for a traffic and its limits, and how to launch it. Options win over FILE.
+
+    Example: magicplan plan plan.toml --html plan.html
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    for name in ("file", "slo", "init", "html", "markdown", "json"):
+        given.pop(name, None)
+    if init:
+        _init(file or FIRST_FILE)
+        return
+    from magicplan.planning.plan import plan as answer
+
+    result = answer(_request(file, given, slo or []))
+    document = result.to_dict()
+    if json:
+        from magicplan.report.terminal import print_json
+
+        print_json(document)
+    if html or markdown or not json:
+        from magicplan.report.pages import page_of
+
+        _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+    if not result.feasible:
+        sys.exit(1)
+
+
+def _init(path: Path) -> None:
+    """A commented file where there is none. Raises UsageError where there is one."""
+    from magicplan.planning.plan_files import template
+    from magicplan.report.files import write
+
+    if path.exists():
+        raise UsageError(f"--init: {path} exists; name another file or remove it")
+    write(path, template(), option="--init")
+    say(f"{path} written; edit it, then: magicplan plan {path}")
+
+
+def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
+    """The file's request with the options put over it; a traffic replaces the file's."""
+    from dataclasses import replace
+
+    from magicplan.planning.plan_files import read_plan
+    from magicplan.planning.plan_request import checked, request_from
+
+    options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
+    limits = dict(map(_limit, slo))
+    if file is None:
+        if not options:
+            raise UsageError(
+                "plan needs a file or a traffic such as --requests-per-s 4; see --init"
+            )
+        return request_from(options | {"slo": limits})
+    base = read_plan(file)
+    if any(name in options for name in TRAFFIC):
+        options = dict.fromkeys(TRAFFIC) | options
+    return checked(replace(base, **options, slo=dict(base.slo) | limits))
+
+
+def _value(name: str, text: str) -> Any:
+    """What a field takes, from the text of its option."""
+    from magicplan.units import parse_count, parse_number
+
+    option = "--" + name.replace("_", "-")
+    if name in LISTS:
+        found = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not found:
+            raise UsageError(f"{option} is empty: expected names, by commas")
+        return found
+    if name in NUMBERS:
+        return parse_number(text, option=option)
+    return parse_count(text, option=option) if name == "max_gpus" else text
+
+
+def _limit(text: str) -> tuple[str, float]:
+    """ "ttft_p95=1" as a field of `slo` and its seconds."""
+    from magicplan.units import parse_number
+
+    name, found, value = text.partition("=")
+    if not found:
+        raise UsageError(f"--slo {text!r}: expected a limit in seconds, such as ttft_p95=1")
+    name = name.strip().removesuffix("_seconds")
+    return f"{name}_seconds", parse_number(value, option=f"--slo {name}")
 
 
 def report(

@@ -32,6 +32,11 @@ def pages_of(path: Path) -> list[Page]:
     return [_page(document) for document in documents]
 
 
+def page_of(document: dict[str, Any], name: str) -> Page:
+    """The page of a document that no file holds."""
+    return _page(Record(data=document, file=name))
+
+
 def _page(document: Record) -> Page:
     schema = document.text("schema", "")
     if schema not in PAGES:

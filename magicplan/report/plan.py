@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from magicplan.report import plan_basis, plan_choice
-from magicplan.report import plan_figures as figures
 from magicplan.report.charts import Unit, show
 from magicplan.report.page import Fact, Page
-from magicplan.report.plan_words import draft_words, ends_words, shape_words
+from magicplan.report.plan_words import (
+    draft_words,
+    ends_words,
+    limit_name,
+    seconds_of,
+    shape_words,
+    verdict,
+)
 from magicplan.report.record import Record
 
 
@@ -31,7 +37,7 @@ def page(plan: Record) -> Page:
     )
     return Page(
         title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
-        verdict=plan.text("verdict"),
+        verdict=verdict(plan),
         tone="good" if feasible else "bad",
         subject=_subject(plan),
         facts=tuple(_facts(plan)),
@@ -64,8 +70,8 @@ def _facts(plan: Record) -> Iterator[Fact]:
         ("cost an hour", "cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
         ("cost of 1M output tokens", "usd_per_million_tokens",
          best.maybe("usd_per_million_tokens"), "usd"),
-        ("TTFT p95", "ttft_p95_seconds", figures.latency(best, "ttft", "p95"), "seconds"),
-        ("TPOT p95", "tpot_p95_seconds", figures.latency(best, "tpot", "p95"), "seconds"),
+        ("TTFT p95", "ttft_p95_seconds", seconds_of(best, "ttft", "p95"), "seconds"),
+        ("TPOT p95", "tpot_p95_seconds", seconds_of(best, "tpot", "p95"), "seconds"),
         ("output tokens/s a GPU", "tokens_per_s_per_gpu",
          best.maybe("tokens_per_s_per_gpu"), "count"),
     )  # fmt: skip
@@ -74,7 +80,7 @@ def _facts(plan: Record) -> Iterator[Fact]:
     yield Fact(
         name="headroom",
         value=f"{best.number('headroom'):+.0%}",
-        note=f"against the peak; {best.text('binding')} binds",
+        note=f"against the peak; what binds: {limit_name(best.text('binding'))}",
     )
     yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
 

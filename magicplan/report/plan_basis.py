@@ -8,13 +8,18 @@ from typing import Any
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
-from magicplan.report.plan_words import limit_name, range_sentence, unit_of
+from magicplan.report.plan_words import range_sentence, spaced, unit_of
 from magicplan.report.record import Record
+
+
+def _rare(share: float) -> str:
+    return "below 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
 
 
 def memory(plan: Record) -> Section:
     bar = plan.record("best").record("memory")
     available = bar.number("available_bytes")
+    preempted = plan.record("best").number("preemption_probability")
     rows = tuple(
         (name, show(held := bar.number(f"{part}_bytes"), "bytes"), f"{held / available:.0%}")
         for part, name in figures.MEMORY_NAMES.items()
@@ -22,8 +27,7 @@ def memory(plan: Record) -> Section:
     grid = Grid(
         columns=("memory of a GPU", "bytes", "share"),
         rows=(*rows, ("available", show(available, "bytes"), "100%")),
-        note=f"Share of time in which requests in flight outgrow the KV cache: "
-        f"{plan.record('best').number('preemption_probability'):.2g}.",
+        note=f"Share of time in which requests in flight outgrow the KV cache: {_rare(preempted)}.",
     )
     plot = Plot(
         title="Memory of a GPU",
@@ -42,7 +46,7 @@ def sensitivity(plan: Record) -> Section | None:
         return None
     rows = tuple(
         (
-            entry.text("what"),
+            spaced(entry.text("what")),
             entry.text("change"),
             f"{entry.number('gpus'):.0f}" if entry.flag("meets") else "none",
             show(entry.maybe("cost_usd_per_hour"), "usd") if entry.flag("meets") else "",
@@ -59,7 +63,7 @@ def sensitivity(plan: Record) -> Section | None:
     plot = Plot(
         title="Sensitivity: GPUs needed as an assumption changes",
         reading="Each line changes one assumption by the factor below; a line that ends has no "
-        "fleet beyond. " + range_sentence(plan, "step_seconds", "a step"),
+        "fleet beyond. " + range_sentence(plan, "gpus", "the plan's GPUs"),
         figure=chart,
         repeated=True,
     )
@@ -138,18 +142,23 @@ def roofline(plan: Record) -> Section:
     return Section(title="Roofline", blocks=(plot,))
 
 
-def accuracy(plan: Record) -> Section | None:
-    entries = plan.records("intervals")
-    if not entries:
-        return None
-    rows = tuple(
-        (limit_name(e.text("figure")), *(show(e.maybe(end), unit_of(e.text("figure"))) for end in
-         ("low", "value", "high")), e.text("basis"))
-        for e in entries
-    )  # fmt: skip
-    columns = ("figure", "low", "value", "high", "rests on")
-    grid = Grid(columns=columns, rows=rows, prose=True, note="80 % intervals.")
-    return Section(title="Accuracy", blocks=(plan.text("calibration_basis"), grid))
+def accuracy(plan: Record) -> Section:
+    """The calibration, and every interval under what it rests on."""
+    blocks: list[Block] = [f"Calibration: {plan.text('calibration_basis')}."]
+    by_basis: dict[str, list[Record]] = {}
+    for entry in plan.records("intervals"):
+        by_basis.setdefault(entry.text("basis"), []).append(entry)
+    for basis, entries in by_basis.items():
+        rows = tuple(map(_interval, entries))
+        columns = ("80 % interval", "low", "value", "high")
+        blocks += [f"Rests on {basis}:", Grid(columns=columns, rows=rows)]
+    return Section(title="Accuracy", blocks=tuple(blocks))
+
+
+def _interval(entry: Record) -> tuple[str, ...]:
+    name = entry.text("figure")
+    ends = (show(entry.maybe(key), unit_of(name)) for key in ("low", "value", "high"))
+    return (spaced(name), *ends)
 
 
 def assumptions(plan: Record) -> Section:

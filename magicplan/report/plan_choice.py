@@ -8,18 +8,21 @@ from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import (
+    ENGINES,
     METRICS,
     STATISTICS,
     draft_words,
     limit_name,
     range_sentence,
+    seconds_of,
     shape_words,
+    spoken,
     unit_called,
 )
 from magicplan.report.record import Record
 
-LISTED = 12
-"""Candidates in the tables of the page; the JSON has all."""
+FIRST, LISTED = 6, 16
+"""Candidates in the table of the page: the first, and at most; the JSON has all."""
 SPENT = {
     "weights": "reading weights",
     "kv": "reading the KV cache",
@@ -36,7 +39,8 @@ def launch(plan: Record) -> Section:
     blocks.append(Grid(columns=("", ""), rows=_fleet(plan.record("best")), prose=True))
     for entry in plan.records("launch"):
         role = entry.text("role")
-        what = entry.text("engine") + (f", {role}" if role != "serve" else "")
+        engine = entry.text("engine")
+        what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
         blocks.append(Code(title=f"Launch a replica with {what}", text=entry.text("command")))
         if entry.texts("notes"):
             blocks.append(Bullets(lines=entry.texts("notes")))
@@ -55,7 +59,7 @@ def _fleet(best: Record) -> tuple[tuple[str, str], ...]:
          f"{best.number('ctx_tokens'):.0f} tokens"),
         ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s within the limits, "
          f"{abs(headroom):.0%} {side} the peak; utilisation {best.number('utilisation'):.0%}"),
-        ("what stops it", f"{best.text('binding')}; a decode step spends most on "
+        ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
          f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
         ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"),
         ("stack", f"{best.text('stack')}, calibration {best.text('calibration')}"),
@@ -69,7 +73,7 @@ def _broken(plan: Record) -> Grid:
         (limit_name(key), f"{factor:.3g} times the limit" if factor else "without end")
         for key, factor in best.record("violations").items()
     )
-    note = f"Binding: {best.text('binding')}."
+    note = f"What binds: {limit_name(best.text('binding'))}."
     return Grid(columns=("limit", "predicted"), rows=rows, prose=True, note=note)
 
 
@@ -114,7 +118,7 @@ def latency(plan: Record) -> Section:
     for metric, words in METRICS.items():
         cells = [f"{metric.upper()}, {words}"]
         for statistic in STATISTICS:
-            value = figures.latency(best, metric, statistic)
+            value = seconds_of(best, metric, statistic)
             limit = slo.maybe(f"{metric}_{statistic}_seconds")
             cells.append(show(value, "seconds") + (f" / {show(limit, 'seconds')}" if limit else ""))
         rows.append(tuple(cells))
@@ -128,17 +132,17 @@ def latency(plan: Record) -> Section:
 
 def candidates(plan: Record) -> Section:
     listed = plan.records("candidates")
-    shown = listed[:LISTED]
+    shown = _shown(listed)
     best = plan.record("best").text("name")
-    columns = ("candidate", "GPUs", "$/h", "$/M", "TTFT p95", "TPOT p95", "room", "meets")
+    columns = ("candidate", "$/h", "$/M", "TTFT p95", "TPOT p95", "room", "meets")
     grid = Grid(
         columns=columns,
         rows=tuple(_candidate(c) for c in shown),
         best=frozenset(i for i, c in enumerate(shown) if c.text("name") == best),
-        note=_looked_at(plan, len(listed)),
+        note=_looked_at(plan, len(shown), len(listed)),
     )
     losers = [c for c in shown if c.text("why_not", "")]
-    lines = tuple(f"{c.text('name')}: {c.text('why_not')}" for c in losers)
+    lines = tuple(f"{c.text('name')}: {spoken(c.text('why_not'))}" for c in losers)
     blocks: tuple[Block, ...] = (grid,)
     if lines:
         blocks += ("Why the others lose:", Bullets(lines=lines))
@@ -150,22 +154,33 @@ def candidates(plan: Record) -> Section:
     return Section(title="Candidates", blocks=blocks)
 
 
+def _shown(listed: tuple[Record, ...]) -> list[Record]:
+    """The first few, then the first of every GPU, draft and layout, in their order."""
+    kept: list[Record] = []
+    seen: set[tuple[str, str]] = set()
+    for number, c in enumerate(listed):
+        keys = {(key, c.text(key)) for key in ("gpu", "draft", "layout")}
+        if number < FIRST or (keys - seen and len(kept) < LISTED):
+            kept.append(c)
+        seen |= keys
+    return kept
+
+
 def _candidate(c: Record) -> tuple[str, ...]:
     return (
         c.text("name"),
-        f"{c.number('gpus'):.0f}",
         show(c.maybe("cost_usd_per_hour"), "usd"),
         show(c.maybe("usd_per_million_tokens"), "usd"),
-        show(figures.latency(c, "ttft", "p95"), "seconds"),
-        show(figures.latency(c, "tpot", "p95"), "seconds"),
+        show(seconds_of(c, "ttft", "p95"), "seconds"),
+        show(seconds_of(c, "tpot", "p95"), "seconds"),
         f"{c.number('headroom'):+.0%}",
         "yes" if c.flag("meets") else "no",
     )
 
 
-def _looked_at(plan: Record, count: int) -> str:
+def _looked_at(plan: Record, shown: int, count: int) -> str:
     s = plan.record("searched")
-    more = f"The first {LISTED} of {count}; the JSON has all. " if count > LISTED else ""
+    more = f"{shown} of {count}; the JSON has all. " if count > shown else ""
     return (
         f"{more}Looked at: {s.number('configurations'):,.0f} configurations, "
         f"{s.number('cells'):,.0f} cells of batch and draft length. room: capacity over the peak; "
@@ -182,7 +197,7 @@ def pareto(plan: Record) -> Section:
             c.text("name"),
             show(c.maybe("usd_per_million_tokens"), "usd"),
             show(c.maybe("tokens_per_s_per_gpu")),
-            show(figures.latency(c, "tpot", "p95"), "seconds"),
+            show(seconds_of(c, "tpot", "p95"), "seconds"),
             ", ".join(n for n, f in zip(("cost", "throughput"), on, strict=True) if i in f),
         )
         for i, c in enumerate(listed)

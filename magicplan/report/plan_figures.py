@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
+from magicplan.report.plan_words import interval_of, seconds_of, spaced
 from magicplan.report.prediction_page import PARTS, mapped, speedup_text
 from magicplan.report.record import Record
 
@@ -21,11 +22,8 @@ COMPARED = 5
 
 def spread(plan: Record, figure: str) -> tuple[float, float] | None:
     """Low and high over the value of an interval of the plan, 1 being the value."""
-    for entry in plan.records("intervals"):
-        if entry.text("figure") == figure and entry.maybe("value"):
-            value = entry.number("value")
-            return entry.number("low") / value, entry.number("high") / value
-    return None
+    found = interval_of(plan, figure)
+    return (found[0] / found[1], found[2] / found[1]) if found else None
 
 
 def _scaled(values: Numbers, factor: float) -> Numbers:
@@ -131,7 +129,10 @@ def pareto(plan: Record, *, against: str) -> Chart:
     Candidates by GPU, those that break a limit apart; the front joined; the best a star.
     """
     field, scale = {
-        "cost": ("usd_per_million_tokens", Scale(title="USD a million tokens", unit="usd")),
+        "cost": (
+            "usd_per_million_tokens",
+            Scale(title="USD a million tokens", unit="usd", log=True),
+        ),
         "throughput": ("tokens_per_s_per_gpu", Scale(title="tokens/s a GPU")),
     }[against]
     all_of = plan.records("candidates")
@@ -179,7 +180,7 @@ def _points(
     ends: tuple[float, float] | None = None,
 ) -> Series:
     chosen = list(candidates)
-    seconds = tuple(latency(c, "tpot", "p95") for c in chosen)
+    seconds = tuple(seconds_of(c, "tpot", "p95") for c in chosen)
     return Series(
         name=name,
         x=tuple(c.maybe(field) for c in chosen),
@@ -189,11 +190,6 @@ def _points(
         low=_scaled(seconds, ends[0]) if ends else (),
         high=_scaled(seconds, ends[1]) if ends else (),
     )
-
-
-def latency(candidate: Record, metric: str, statistic: str) -> float | None:
-    """Seconds of a latency; None where a queue without end has none."""
-    return candidate.record("latency").record(metric).maybe(f"{statistic}_seconds")
 
 
 def memory(plan: Record) -> Bars:
@@ -241,10 +237,11 @@ def _line(what: str, entries: list[Record], base: float) -> Series:
     for entry in entries:
         note = entry.text("change") + ("" if entry.flag("meets") else ": no fleet meets the limits")
         gpus = entry.number("gpus") if entry.flag("meets") else None
-        points.append((entry.number("factor"), gpus, note))  # type: ignore[arg-type]
+        if entry.number("factor") > 0:  # none at all has no place on a logarithmic axis
+            points.append((entry.number("factor"), gpus, note))  # type: ignore[arg-type]
     points.sort(key=lambda point: point[0])
     xs, ys, labels = zip(*points, strict=True)
-    return Series(name=what, x=xs, y=ys, labels=labels, style="line")
+    return Series(name=spaced(what), x=xs, y=ys, labels=labels, style="line")
 
 
 def observed_errors(seen: Record) -> Bars:

@@ -57,9 +57,9 @@ def test_a_plan_answers_in_the_order_of_a_decision() -> None:
 
 def test_where_nothing_meets_the_limits_the_nearest_plan_says_by_how_much() -> None:
     text = (FOLDER / "hopeless.txt").read_text(encoding="utf-8")
-    assert text.startswith("No fleet meets TPOT p95")
+    assert text.startswith("Nothing meets the limits: the nearest, 4 x a100-sxm-80gb")
     assert "1.5 times the limit" in text
-    assert "Binding: TPOT p95." in text
+    assert "What binds: TPOT p95." in text
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -18,13 +18,26 @@
     return name ? style.getPropertyValue(name[1]).trim() : value;
   }
 
+  /* Figures that share a row share a height; the first of an odd number has a row of its own. */
+  function beside(box) {
+    const row = plots.filter((plot) => plot.box.closest(".figures") === box.closest(".figures"));
+    const alone = narrow.matches || (row.length % 2 && row[0].box === box);
+    return alone ? row.filter((plot) => plot.box === box) : row.slice(row.length % 2);
+  }
+
+  function height({ drawing }) {
+    const first = drawing.data[0] || {};
+    if (first.type === "bar") return Math.max(240, 150 + 44 * first.y.length);
+    const usual = narrow.matches ? 380 : 440;
+    return first.type === "heatmap" ? Math.max(usual, 150 + 36 * first.z.length) : usual;
+  }
+
   function draw({ box, drawing }) {
     const style = getComputedStyle(document.documentElement);
     const ink = style.getPropertyValue("--ink").trim();
     const { data, layout } = themed(drawing, style);
-    const bars = data[0] && data[0].type === "bar" ? data[0].y.length : 0;
     Object.assign(layout, {
-      height: bars ? Math.max(240, 150 + 44 * bars) : narrow.matches ? 380 : 440,
+      height: Math.max(...beside(box).map(height)),
       margin: { l: 8, r: narrow.matches ? 8 : 16, t: 28, b: 8 },
       paper_bgcolor: "rgba(0,0,0,0)",
       plot_bgcolor: "rgba(0,0,0,0)",
