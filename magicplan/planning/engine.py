@@ -123,9 +123,7 @@ def drafting_seconds(
     return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
 
 
-def prefill_cost(
-    model: ModelShape, layout: Deployment, machine: Machine, draft: Draft | None
-) -> PrefillCost:
+def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> PrefillCost:
     """Coefficients of prompts, read off one pass over 4096 tokens, where compute decides.
 
     Groups of data-parallel attention and pipeline stages work on different prompts at once.
@@ -140,7 +138,7 @@ def prefill_cost(
         full_pair_seconds=seconds["attention"],
         window_pair_seconds=seconds["attention_sliding"],
         window_tokens=float(model.window_tokens or 0),
-        draft_seconds=_draft_prefill(layout, machine, draft) / PROBE,
+        draft_seconds=draft_prefill(layout, machine, None),
     )
 
 
@@ -156,13 +154,13 @@ def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
     return [replace(op, flops=op.flops * share) for op in ops]
 
 
-def _draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:
-    """Seconds in which a draft with a cache of its own reads `PROBE` prompt tokens, [layout]."""
+def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:
+    """Seconds a prompt token in which a draft with a cache of its own reads it, [layout]."""
     if draft is None or draft.shape is None or not draft.holds_cache or draft.same_model:
         return np.zeros(np.size(layout.tp))
     cost = draft_step(draft, _with_axes(layout, 1), machine, 1.0, 1.0, width=PROBE)
     gpu = np.asarray(cost.seconds) - np.asarray(cost.host_seconds)
-    return _layouts(gpu, layout)[:, 0]
+    return _layouts(gpu, layout)[:, 0] / PROBE
 
 
 def step_parts(

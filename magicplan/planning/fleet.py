@@ -21,6 +21,7 @@ from magicplan.planning.replica import (
     Replica,
     Speculation,
     pool,
+    prompts_of,
     replica,
     states,
 )
@@ -106,11 +107,16 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
             continue
         longest = ask.max_gamma if set(ask.drafts) != {"none"} else 0
         shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
+        alone = None
         for draft, spec, resolved in _drafts(ask, base, rejected):
-            found = states(shared, spec)
+            prompts = prompts_of(shared, spec)
+            found = states(shared, spec, prompts)
+            if alone is None or prompts.draft_seconds.any():
+                alone = pool(shared, prompts)
+                cells += alone.rate.size
             cells += found.rate.size * (longest + 1 if spec.draft else 1)
             parts.append(found)
-            pools.append(pool(shared, spec))
+            pools.append(alone)
             rows += [
                 Configuration(
                     resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft

@@ -75,7 +75,7 @@ def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
 def population(load: Load, state: Steady) -> Array:
     """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
     stay = (
-        mean_ttft(state, load.groups().share, closed=load.replaces)
+        mean_ttft(state, load.groups.share, closed=load.replaces)
         + state.rounds_per_request * state.step_seconds
     )
     return np.asarray(state.rate * (load.think_seconds + stay))
@@ -86,7 +86,7 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
 
     `slope` [config] is d step / d batch, which turns a varying batch into varying rounds.
     """
-    groups = load.groups()
+    groups = load.groups
     size = load.decoded.size
     first, second, third, normal = _lattice(size)
     own = state.own_seconds[:, 0, groups.group]

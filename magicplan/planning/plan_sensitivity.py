@@ -11,7 +11,7 @@ import numpy as np
 from magicplan.planning.plan_candidates import SPLIT, Choice
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Interval, Sensitivity
-from magicplan.planning.replica import Speculation, pool, replica, states
+from magicplan.planning.replica import Speculation, pool, prompts_of, replica, states
 from magicplan.planning.sizing import Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Shifted
@@ -60,7 +60,8 @@ def needs(
     bounds = {key: limit / slower for key, limit in limits.items()}
     found: Sized
     if choice.layout == SPLIT:
-        found = size_split(scaled, states(r, spec), pool(r, spec), bounds, ask.max_utilisation)
+        pools = pool(r, prompts_of(r, spec))
+        found = size_split(scaled, states(r, spec), pools, bounds, ask.max_utilisation)
     else:
         found = size_mixed(scaled, states(r, spec), bounds, ask.max_utilisation)
     changed = replace(choice, sized=found, index=0)

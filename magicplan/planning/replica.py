@@ -11,6 +11,7 @@ from magicplan.planning.engine import (
     PrefillCost,
     RowTable,
     decode_seconds,
+    draft_prefill,
     drafting_seconds,
     prefill_cost,
     row_table,
@@ -59,6 +60,8 @@ class Replica:
     table: RowTable = field(repr=False)
     overhead: Array = field(repr=False)
     """[layout] seconds of a step besides `table` and attention: sampling, launches, the host."""
+    prefill: PrefillCost = field(repr=False)
+    """Of the target alone."""
     contexts: Array = field(repr=False)
 
     @property
@@ -118,6 +121,7 @@ def replica(
         batch=batch,
         verify=decode_seconds(model, layout, machine, batch, seen, query, limits.kv_passes),
         table=table,
+        prefill=prefill_cost(model, layout, machine),
         overhead=alone - table.at(np.ones((alone.size, 1)))[:, 0],
         contexts=contexts,
     )
@@ -170,7 +174,7 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
 
 def prompts_of(r: Replica, spec: Speculation) -> PrefillCost:
     """What prompts cost beside linear layers, the draft's own reading included."""
-    return prefill_cost(r.model, r.layout, r.machine, spec.draft)
+    return replace(r.prefill, draft_seconds=draft_prefill(r.layout, r.machine, spec.draft))
 
 
 def room_of(r: Replica, spec: Speculation) -> Room:
@@ -203,27 +207,25 @@ def _column(value: object) -> Array:
     return np.asarray(value, dtype=np.float64).reshape(-1, 1)
 
 
-def states(r: Replica, spec: Speculation) -> Steady:
-    """Steady states of every layout, over the batch grid."""
+def states(r: Replica, spec: Speculation, prompts: PrefillCost | None = None) -> Steady:
+    """Steady states of every layout, over the batch grid; `prompts` saves asking `prompts_of`."""
     return steady_states(
         r.load,
         rounds_of(r, spec),
         r.table,
-        prompts_of(r, spec),
+        prompts or prompts_of(r, spec),
         room_of(r, spec),
         batched_tokens=r.limits.batched_tokens,
         sequence_seconds=r.machine.calibration.host.sequence_seconds,
     )
 
 
-def pool(r: Replica, spec: Speculation) -> Steady:
+def pool(r: Replica, prompts: PrefillCost) -> Steady:
     """Replicas of every layout that only prefill, over `UTILISATIONS`; the KV cache of a prompt
     leaves over each GPU's PCIe or network port."""
     flat = replace(r.layout, tp=_column(r.layout.tp), pp=_column(r.layout.pp))
-    groups, a = r.load.groups(), r.machine.accelerator
+    groups, a = r.load.groups, r.machine.accelerator
     prompt = kv_sequence_bytes(r.model, flat, groups.new + groups.cached, FULL)
     port = (a.pcie_bytes_per_s or a.link_bytes_per_s or np.inf) * flat.gpus_per_replica
     moving = np.broadcast_to(prompt / port, (r.layouts, groups.new.size))
-    return prefill_pool(
-        r.load, r.table, prompts_of(r, spec), r.overhead, moving, r.limits.batched_tokens
-    )
+    return prefill_pool(r.load, r.table, prompts, r.overhead, moving, r.limits.batched_tokens)

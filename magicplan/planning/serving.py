@@ -152,7 +152,7 @@ def steady_states(
     sequence_seconds: float = 0.0,
 ) -> Steady:
     """Every batch seen on the grid of `rounds`, prompts chunked into steps that also decode."""
-    share = load.groups().share
+    share = load.groups.share
     batch = np.broadcast_to(rounds.batch, rounds.round_seconds.shape)
     in_flight = np.maximum(batch - _poisson_share(load) * np.minimum(batch, 1.0), 0.0)
     per_request = (load.decoded.mean() + _overshoot(rounds)) / rounds.tokens_per_round
@@ -239,7 +239,7 @@ def _mix(
     Poisson arrivals during one step start together: k = a / (1 - exp(-a)) of them on average.
     Steps that nobody decodes in are spared the draft.
     """
-    groups = load.groups()
+    groups = load.groups
     share, wide, decoded = groups.share, space[..., None], rows[..., None]
     few = np.maximum(arrivals, 1e-6)
     together = few / -np.expm1(-few)
@@ -409,7 +409,7 @@ def prefill_pool(
     `overhead` [config] seconds of any step, `moving` [config, k] seconds until the cache of a
     prompt has reached the replica that decodes.
     """
-    share, shape = load.groups().share, (overhead.size, UTILISATIONS.size)
+    share, shape = load.groups.share, (overhead.size, UTILISATIONS.size)
     zero = np.zeros(shape)
     step = np.broadcast_to(overhead[:, None], shape)
     rounds = Rounds(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ CTX_NODES = 8
 SECONDS_PER_DAY = 86_400.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Load:
     """Everything that serving depends on besides the machine.
 
@@ -41,7 +42,7 @@ class Load:
     shared_prefix_tokens: float
     source: str
 
-    @property
+    @cached_property
     def cached(self) -> Array:
         """Prompt tokens found in the prefix cache, [n]; one token at least is always computed."""
         prompt = self.lengths.prompt
@@ -53,11 +54,12 @@ class Load:
         """Whether every answer is followed by the next request at once: a fixed concurrency."""
         return self.users is not None and not self.think_seconds
 
-    @property
+    @cached_property
     def decoded(self) -> Array:
         """Tokens that decoding steps emit, [n]: the prefill emits the first."""
         return np.asarray(self.lengths.output - 1)
 
+    @cached_property
     def groups(self) -> PromptGroups:
         """Requests grouped by prompt tokens to compute."""
         new = self.lengths.prompt - self.cached
