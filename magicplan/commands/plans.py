@@ -12,6 +12,7 @@ from magicplan.commands.options import Json, say
 from magicplan.errors import UsageError
 
 if TYPE_CHECKING:
+    from magicplan.planning.plan_result import Plan
     from magicplan.report.page import Page
 
 Html = Annotated[
@@ -24,6 +25,7 @@ LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "dr
 """Options that take several values by commas, and the fields they fill."""
 NUMBERS = ("requests_per_s", "users", "tokens_per_day", "think_seconds", "peak_factor",
            "budget_usd_per_hour")  # fmt: skip
+NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
 FIRST_FILE = Path("plan.toml")
 
 
@@ -66,6 +68,18 @@ def plan(
     prices: Annotated[
         Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
     ] = None,
+    observed: Annotated[
+        Path | None,
+        typer.Option("--observed", help="Result of vllm bench, SGLang bench_serving or AIPerf."),
+    ] = None,
+    stated: Annotated[
+        list[str] | None,
+        typer.Option("--stated", help="What that file leaves out, such as prompt=1024."),
+    ] = None,
+    fitted: Annotated[
+        Path | None,
+        typer.Option("--fitted", help="Write the calibration fitted to --observed, for --stack."),
+    ] = None,
     init: Annotated[
         bool, typer.Option("--init", help="Write a commented plan file, FILE or plan.toml.")
     ] = False,
@@ -78,7 +92,7 @@ def plan(
     Example: magicplan plan plan.toml --html plan.html
     """
     given = {name: value for name, value in locals().items() if value is not None}
-    for name in ("file", "slo", "init", "html", "markdown", "json"):
+    for name in NOT_FIELDS:
         given.pop(name, None)
     if init:
         _init(file or FIRST_FILE)
@@ -86,17 +100,33 @@ def plan(
     from magicplan.planning.plan import plan as answer
 
     result = answer(_request(file, given, slo or []))
+    if observed:
+        result = _beside(result, observed, stated or [], fitted)
+    elif stated or fitted:
+        raise UsageError("--stated and --fitted go with --observed FILE")
     document = result.to_dict()
-    if json:
-        from magicplan.report.terminal import print_json
-
-        print_json(document)
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
         _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+    if json:
+        from magicplan.report.terminal import print_json
+
+        print_json(document)
     if not result.feasible:
         sys.exit(1)
+
+
+def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
+    """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
+    from magicplan.planning.plan import with_observed
+    from magicplan.report.files import write
+
+    found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
+    if fitted and found.observed:
+        write(fitted, found.observed.calibration_toml, option="--fitted")
+        say(f"calibration written to {fitted}; use it with --stack {fitted}")
+    return found
 
 
 def _init(path: Path) -> None:
@@ -118,7 +148,8 @@ def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     from magicplan.planning.plan_request import checked, request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
-    limits = dict(map(_limit, slo))
+    pairs = (_pair("--slo", text) for text in slo)
+    limits = {f"{name.removesuffix('_seconds')}_seconds": value for name, value in pairs}
     if file is None:
         if not options:
             raise UsageError(
@@ -146,15 +177,14 @@ def _value(name: str, text: str) -> Any:
     return parse_count(text, option=option) if name == "max_gpus" else text
 
 
-def _limit(text: str) -> tuple[str, float]:
-    """ "ttft_p95=1" as a field of `slo` and its seconds."""
+def _pair(option: str, text: str) -> tuple[str, float]:
+    """ "ttft_p95=1" as a name and its number."""
     from magicplan.units import parse_number
 
     name, found, value = text.partition("=")
-    if not found:
-        raise UsageError(f"--slo {text!r}: expected a limit in seconds, such as ttft_p95=1")
-    name = name.strip().removesuffix("_seconds")
-    return f"{name}_seconds", parse_number(value, option=f"--slo {name}")
+    if not found or not name.strip():
+        raise UsageError(f"{option} {text!r}: expected a name and a number, such as ttft_p95=1")
+    return name.strip(), parse_number(value, option=f"{option} {name.strip()}")
 
 
 def report(

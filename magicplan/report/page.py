@@ -62,6 +62,7 @@ class Fact:
     note: str = ""
 
 
+Tone = Literal["good", "bad", "plain"]
 Block = Grid | Plot | Code | Bullets | str
 
 
@@ -79,7 +80,7 @@ class Page:
 
     title: str
     verdict: str
-    tone: Literal["good", "bad", "plain"] = "plain"
+    tone: Tone = "plain"
     subject: str = ""
     facts: tuple[Fact, ...] = ()
     sections: tuple[Section, ...] = ()

@@ -7,20 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.report import draft_pages, measured_pages, plan, prediction_page
+from magicplan.report import draft_pages, plan, prediction_page, replay_page, validation_page
 from magicplan.report.files import read
 from magicplan.report.page import Page
 from magicplan.report.record import Record
+from magicplan.report.run_lines import RUN, folded
 
-RUN = "magicplan.run/1"
 PAGES: dict[str, Callable[[Record], Page]] = {
     "magicplan.plan/1": plan.page,
     "magicplan.prediction/1": prediction_page.page,
     "magicplan.sweep/1": lambda d: prediction_page.sweep_page(_predictions(d)),
     "magicplan.tree/1": draft_pages.tree_page,
     "magicplan.drafts/1": draft_pages.drafts_page,
-    "magicplan.replay/1": measured_pages.replay_page,
-    "magicplan.validation/1": measured_pages.validation_page,
+    "magicplan.replay/1": replay_page.page,
+    "magicplan.validation/1": validation_page.page,
 }
 
 
@@ -28,7 +28,7 @@ def pages_of(path: Path) -> list[Page]:
     """A page for every document of a file. Raises SpecError naming the file and the field."""
     documents = read(path)
     if documents[0].data.get("schema") == RUN:
-        documents = [_folded(documents)]
+        documents = [folded(documents)]
     return [_page(document) for document in documents]
 
 
@@ -48,19 +48,3 @@ def _page(document: Record) -> Page:
 def _predictions(document: Record) -> tuple[Record, ...]:
     found = document.records("predictions")
     return found or document.fail("predictions", "a list that is not empty")
-
-
-def _folded(lines: list[Record]) -> Record:
-    """The lines of a validation run as one document: every point with what was predicted for it."""
-    told: dict[str, dict[str, Any]] = {}
-    whole: dict[str, Any] = {"schema": "magicplan.validation/1", "points": []}
-    whole["device"] = lines[0].record("device").data
-    for line in lines[1:]:
-        kind = line.text("kind")
-        if kind == "exactness":
-            whole["exactness"] = line.data
-        elif kind == "prediction":
-            told = {p.text("id"): p.data for p in line.record("content").records("points")}
-        elif kind == "point":
-            whole["points"].append(told.get(line.text("id"), {}) | line.data)
-    return Record(data=whole, file=lines[0].file)

@@ -16,6 +16,7 @@ from magicplan.report.plan_words import (
     range_sentence,
     seconds_of,
     shape_words,
+    spaced,
     spoken,
     unit_called,
 )
@@ -83,7 +84,7 @@ def observed(plan: Record) -> Section | None:
         return None
     rows = tuple(
         (
-            f.text("figure"),
+            spaced(f.text("figure")),
             show(f.maybe("observed"), unit := unit_called(f.text("unit"))),
             show(f.maybe("predicted"), unit),
             f"{f.number('error'):+.1%}",
@@ -105,7 +106,7 @@ def observed(plan: Record) -> Section | None:
             figure=figures.observed_errors(seen),
             repeated=True,
         ),
-        Bullets(lines=seen.texts("advice")),
+        Bullets(lines=tuple(map(spoken, seen.texts("advice")))),
         Code(title="Calibration fitted to this run, for --stack FILE",
              text=seen.text("calibration_toml"), quiet=True),
     ]  # fmt: skip

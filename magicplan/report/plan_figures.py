@@ -253,7 +253,7 @@ def observed_errors(seen: Record) -> Bars:
         for f in figures
     )
     return Bars(
-        labels=tuple(f.text("figure") for f in figures),
+        labels=tuple(spaced(f.text("figure")) for f in figures),
         value=Scale(title="error of the prediction", unit="percent"),
         parts=(("as shipped", shipped), ("host constants fitted", refitted)),
         stacked=False,

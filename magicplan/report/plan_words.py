@@ -27,6 +27,8 @@ FIGURES = {
     "gpus": "GPUs",
     "cost_usd_per_hour": "cost an hour",
     "usd_per_million_tokens": "cost of 1M output tokens",
+    "requests_per_s": "requests/s",
+    "output_tokens_per_s": "output tokens/s",
 }
 
 

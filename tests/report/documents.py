@@ -29,8 +29,8 @@ def validation(**changes: Any) -> dict[str, Any]:
         "decode_seconds": 0.010, "draft_seconds": 0.002, "verify_seconds": 0.011,
         "round_seconds": 0.014, "speedup": 1.5,
     }  # fmt: skip
+    measured |= {"decode_seconds_low": 0.0099, "decode_seconds_high": 0.0103}
     told = {key: 1.05 * value for key, value in measured.items()}
-    told |= {"speedup_low": 1.4, "speedup_high": 1.7}
     floor = {key: 0.7 * value for key, value in measured.items()}
     good = {
         "id": "b1-c1024", "batch": 1, "ctx_tokens": 1024, "draft": "ngram", "gamma": 3,
@@ -48,15 +48,22 @@ def validation(**changes: Any) -> dict[str, Any]:
 
 
 def run_lines() -> str:
-    """The same run as the lines of its file, while it is measured: no verdicts yet."""
+    """A run as the lines of its file, while it is measured: samples, and no verdicts yet."""
     points = validation()["points"]
     told = [{k: p[k] for k in ("id", "batch", "ctx_tokens", "predicted", "ideal")} for p in points]
-    seen = [{k: p[k] for k in ("id", "batch", "ctx_tokens", "draft", "measured")} for p in points]
-    lines = [
+    content = {"points": told, "draft": "ngram", "acceptance_origin": "simulated:0.8"}
+    samples = {
+        "decode": {"wall": [0.012, 0.013, 0.012], "own": [0.009, 0.010, 0.011]},
+        "round": {"wall": [0.018, 0.020, 0.022], "own": []},
+    }
+    seen = {"batch": 8, "ctx_tokens": 1024, "samples": samples, "emitted_tokens": [24, 24]}
+    lines: list[dict[str, Any]] = [
         {"kind": "header", "schema": "magicplan.run/1", "settings": {}, "device": {"name": "d"}},
-        {"kind": "exactness", "greedy_equal": True},
-        {"kind": "prediction", "content": {"points": told}, "sha256": "0"},
-        *({"kind": "point", **point} for point in seen),
+        {"kind": "exactness", "greedy_equal": True, "drafts": {"ngram": True}},
+        {"kind": "ceilings", "read_bytes_per_s": 1e10},
+        {"kind": "prediction", "content": content, "sha256": "0123456789abcdef01"},
+        {"kind": "point", "id": "b8-c1024", **seen},
+        {"kind": "point", "id": "b1-c1024", "batch": 1, "ctx_tokens": 1024, "skipped": "no time"},
     ]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
