@@ -124,8 +124,8 @@ def main() -> None:
     print(
         f"one GPU type, aiconfigurator: {theirs:.2f} s, {looked} candidates; {peer['chosen']}, "
         f"TPOT {peer['tpot_ms']:.1f} ms\n"
-        f"aiconfigurator takes {theirs / seconds:.0f} times our time and looks at {looked / theirs:.0f}"
-        f" candidates a second, ours at {ours.searched.cells / seconds:.0f}"
+        f"aiconfigurator takes {theirs / seconds:.0f} times our time; candidates a second: "
+        f"{looked / theirs:.0f}, ours {ours.searched.cells / seconds:.0f} with the whole report"
     )
 
 
