@@ -113,11 +113,11 @@ def _where(path: Path, lines: Mapping[str, int], problem: str) -> str:
     """The file, with the line of the first field that a message speaks of."""
     places = []
     for label, line in lines.items():
-        name = label.rpartition(".")[2]
-        spoken = re.search(rf"(?<![\w]){re.escape(name)}(?![\w])", problem)
-        if spoken:
-            places.append((spoken.start(), line))
+        for name in (label, label.rpartition(".")[2]):
+            spoken = re.search(rf"(?<!\w){re.escape(name)}(?!\w)", problem)
+            if spoken:
+                places.append((spoken.start(), -len(name), line))
     for label, word in (("choices.gpus", "accelerator"), ("model", "model")):
         if not places and word in problem and label in lines:
-            places.append((0, lines[label]))
-    return f"{path}, line {min(places)[1]}" if places else str(path)
+            places.append((0, 0, lines[label]))
+    return f"{path}, line {min(places)[-1]}" if places else str(path)

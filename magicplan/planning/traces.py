@@ -156,8 +156,7 @@ def _busiest_minute(seconds: Array, duration: float) -> float:
 
 
 def _burstiness(gaps: Array) -> float:
-    around = np.convolve(gaps, np.ones(101), "same") / np.convolve(
-        np.ones(gaps.size), np.ones(101), "same"
-    )
+    window = np.ones(min(101, gaps.size))
+    around = np.convolve(gaps, window, "same") / np.convolve(np.ones(gaps.size), window, "same")
     relative = gaps[around > 0] / around[around > 0]
     return float(np.clip(relative.var() / relative.mean() ** 2, 0.0, 100.0))
