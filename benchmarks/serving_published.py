@@ -131,7 +131,7 @@ def question(row: Served, folder: Path) -> dict[str, object]:
     r = row.row
     home = folder / row.model
     home.mkdir(exist_ok=True)
-    config = (PRESETS / f"{_model(r['model_path'])}.json").read_text(encoding="utf-8")
+    config = (PRESETS / f"{row.model}.json").read_text(encoding="utf-8")
     (home / "config.json").write_text(config)
     ask: dict[str, object] = {
         "model_path": str(home), "system_name": r["system"], "backend_name": r["backend"],

@@ -16,7 +16,8 @@ from magicplan.planning.engine import (
     prefill_cost,
     row_table,
 )
-from magicplan.planning.serving import Room, Rounds, Steady, prefill_pool, steady_states
+from magicplan.planning.prompt_chunks import Rounds
+from magicplan.planning.serving import Room, Steady, prefill_pool, steady_states
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Acceptance, accept_length_variance, tokens_per_round
 from magicplan.roofline.deployment import Array, Deployment

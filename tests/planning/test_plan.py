@@ -217,12 +217,12 @@ BASE = 'model = "llama-3.1-8b"\n[traffic]\nrequests_per_s = 1\n'
     ("text", "words"),
     [
         ("model = \n", ["is not TOML", "line 1"]),
-        (BASE + "promt = 5\n", ["line 4", "traffic.promt"]),
+        (BASE + "prompts = 5\n", ["line 4", "traffic.prompts"]),
         (BASE + "[slo]\ntpot = 5\n", ["line 5", "slo.tpot"]),
         (BASE + '[engine]\ngpus = ["h100"]\n', ["line 5", "belongs into [choices]"]),
         (BASE + '[choices]\ngpus = ["h999"]\n', ["line 5", "h999"]),
         (BASE + "[engine]\nbatched_tokens = 1\n", ["line 5", "batched_tokens"]),
-        ('model = "lama"\n', ["line 1", "lama"]),
+        ('model = "llamma"\n', ["line 1", "llamma"]),
         (BASE + "[money]\nobjective = 'fast'\n", ["line 5", "objective"]),
     ],
 )
