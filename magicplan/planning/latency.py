@@ -6,6 +6,7 @@ evenly spread numbers decide what it meets. Shapes are [config, n] until a perce
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
@@ -150,17 +151,25 @@ def _backlog(state: Steady, chance: Array) -> Array:
 
 
 def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
-    """For a free slot of a nearly full replica: M/G/c by Sakasegawa's exponent
-    sqrt(2 (c + 1)) - 1 on the utilisation; in a closed population, behind those in excess."""
+    """For a free slot of a nearly full replica: who waits by Halfin and Whitt, for how long as in
+    M/G/c; in a closed population, behind those in excess."""
     if load.users is not None:
         queue = (entry.queued / state.rate[:, 0])[:, None]
         return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
     use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
-    waits = use ** (np.sqrt(2 * (entry.slots + 1)) - 1)
+    waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)
     cv2 = load.decoded.var() / load.decoded.mean() ** 2
     mean = (load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use))
     ratio = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)[:, None]
     return np.asarray(np.where(ratio < 1, -np.log(np.minimum(ratio, 1.0)) * mean[:, None], 0.0))
+
+
+def _chance_to_wait(busy: Array, slots: Array) -> Array:
+    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(busy) (Halfin and Whitt, 1981)."""
+    beta = np.maximum((slots - busy) / np.sqrt(busy), 0.0)
+    below = 0.5 * np.asarray([math.erfc(-b / math.sqrt(2)) for b in beta])
+    density = np.exp(-(beta**2) / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(1 / (1 + beta * below / np.maximum(density, 1e-300)))
 
 
 def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, normal: Array) -> Array:

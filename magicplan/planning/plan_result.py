@@ -192,6 +192,10 @@ class Schedule:
     break_even_ctx_tokens: tuple[float, ...]
     """By batch: speculation pays from this context on; NaN if everywhere or nowhere."""
     thresholds: tuple[ThresholdUsed, ...]
+    tree_sizes: tuple[tuple[int, ...], ...] = ()
+    """[batch][ctx] nodes of the best tree, root included; 1 is off, () where the draft has none."""
+    tree_depths: tuple[tuple[int, ...], ...] = ()
+    tree_speedups: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

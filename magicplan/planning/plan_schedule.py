@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan.errors import UsageError
+from magicplan.planning.compare import TreePoint, adaptive_trees
 from magicplan.planning.engine import step_parts
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest
@@ -18,6 +19,7 @@ from magicplan.planning.settings import schedule as thresholds
 from magicplan.roofline.deployment import Array
 
 SHORTEST_CTX = 512.0
+MOST_NODES, DEEPEST = 48, 10
 KINDS = ("linear", "attention", "collective", "elementwise", "host")
 
 
@@ -58,7 +60,8 @@ def _contexts(choice: Choice) -> list[int]:
 
 
 def schedule_of(grid: Prediction) -> Schedule:
-    """The table and its thresholds."""
+    """The table and its thresholds, for chains and, where the draft can, for trees."""
+    trees = _trees(grid)
     shape = grid.placement.fits.shape
     edges = grid.break_even.speedup_one_ctx_tokens
     return Schedule(
@@ -77,7 +80,21 @@ def schedule_of(grid: Prediction) -> Schedule:
             )
             for t in thresholds(grid)
         ),
+        tree_sizes=tuple(tuple(point.size for point in row) for row in trees),
+        tree_depths=tuple(tuple(point.depth for point in row) for row in trees),
+        tree_speedups=tuple(tuple(point.speedup for point in row) for row in trees),
     )  # fmt: skip
+
+
+def _trees(grid: Prediction) -> list[list[TreePoint]]:
+    """The best tree of every cell, [batch][ctx]; [] where the draft drafts none."""
+    draft = grid.resolved.draft
+    if draft is None or draft.shape is None or draft.middle is not None:
+        return []
+    found = adaptive_trees(grid.resolved.request, max_size=MOST_NODES, max_depth=DEEPEST)
+    columns = grid.resolved.ctx.shape[1]
+    points = list(found.points)  # by batch, then context
+    return [points[i : i + columns] for i in range(0, len(points), columns)]
 
 
 def curves(choice: Choice, best: Candidate) -> tuple[Curve, ...]:

@@ -81,13 +81,13 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
     """Replicas that prefill and decode."""
     borne = _borne(load, states, limits, max_utilisation)
     wanted = load.users if load.users is not None else load.requests_per_s
-    rows = np.arange(states.configs)
+    rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
     most = _reached(borne.ladder, borne.at)
     able = (most > 0) & (borne.last >= 0)
     needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
     replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
     target = wanted / np.maximum(replicas, 1)
-    at = where_reached(borne.ladder, target, np.maximum(borne.last, 0))
+    at = where_reached(borne.ladder, target, end)
     found = _sampled(load, states, borne.entry, rows, at)
     figures = _figures(found)
     state = states.pick(rows, at)
@@ -99,9 +99,9 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
         figures=figures,
         itl_cv=found.itl_cv,
         capacity=most * replicas,
-        utilisation=state.rate[:, 0] / borne.entry.saturation,
+        utilisation=state.rate[:, 0] / np.maximum(states.rate[rows, end], 1e-12),
         violations={key: figures[key] / limit for key, limit in limits.items()},
-        most=borne.entry.slots,
+        most=states.batch[rows, end],
         binding=_binding(load, borne, limits),
     )
 
@@ -157,9 +157,10 @@ def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -
     ladder = states.rate if load.users is None else population(load, states)
     end = np.maximum(last, 0)
     rows = np.arange(states.configs)
+    edge = np.maximum(last_feasible(states, margin=0.0), 0)
     entry = Entry(
-        saturation=np.maximum(states.rate[rows, end], 1e-12),
-        slots=states.batch[rows, end],
+        saturation=np.maximum(states.rate[rows, edge], 1e-12),
+        slots=states.batch[rows, edge],
         queued=np.zeros(states.configs),
     )
     by_use = where_reached(states.rate, max_utilisation * states.rate[rows, end], end)

@@ -115,7 +115,8 @@ def compare(case: Case, *, requests: int, seed: int) -> Comparison:
     queued = np.maximum(wanted - ladder[0, last], 0.0)
     at = where_reached(ladder, wanted, last)
     state = found.pick(np.zeros(1, dtype=np.int64), at)
-    entry = Entry(saturation=rate, slots=found.batch[0, last], queued=queued)
+    edge = last_feasible(found, margin=0.0)
+    entry = Entry(saturation=found.rate[0, edge], slots=found.batch[0, edge], queued=queued)
     predicted = sample(load, state, entry, slope_at(found, np.zeros(1, dtype=np.int64), at))
     measured = simulate(
         replace(case.replica, load=load), case.spec, requests=requests, seed=seed,

@@ -162,6 +162,16 @@ def test_the_schedule_covers_its_grid() -> None:
         assert t.ctx_lo <= t.ctx_hi
 
 
+def test_a_schedule_of_trees_is_never_slower_than_its_chains() -> None:
+    s = mp.plan(**(CHAT | {"gpus": "h100", "drafts": "eagle3"})).schedule
+    assert s is not None
+    assert np.shape(s.tree_sizes) == np.shape(s.tree_speedups) == np.shape(s.gammas)
+    fits = ~np.isnan(np.asarray(s.speedups))
+    gain = np.asarray(s.tree_speedups)[fits] / np.asarray(s.speedups)[fits]
+    assert gain.min() > 0.97  # trees of 48 nodes contain every chain of 8
+    assert gain.max() > 1.02
+
+
 def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
     own = mp.plan(**(CHAT | {"prices": {"h100": 0.01, "l40s": 9.0, "a100": 9.0}}))
     assert own.best.gpu == "h100-sxm"
