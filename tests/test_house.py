@@ -25,7 +25,8 @@ ORDER = (
     {"cli"},
 )
 """A room may import rooms of its own line and of those above."""
-HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas"}
+HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas", "plotly",
+         "jinja2"}  # fmt: skip
 PURE = {"rich", "typer", "json", "tomllib", "pathlib", "os", "csv", "socket", "urllib"} | HEAVY
 
 

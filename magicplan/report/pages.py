@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.report import draft_pages, plan, prediction_page, replay_page, validation_page
+from magicplan.report import (
+    draft_pages,
+    plan,
+    prediction_page,
+    replay_page,
+    sweep_page,
+    validation_page,
+)
 from magicplan.report.files import read
 from magicplan.report.page import Page
 from magicplan.report.record import Record
@@ -15,8 +22,8 @@ from magicplan.report.run_lines import RUN, folded
 
 PAGES: dict[str, Callable[[Record], Page]] = {
     "magicplan.plan/1": plan.page,
-    "magicplan.prediction/1": prediction_page.page,
-    "magicplan.sweep/1": lambda d: prediction_page.sweep_page(_predictions(d)),
+    "magicplan.prediction/1": lambda d: _prediction(d),
+    "magicplan.sweep/1": lambda d: sweep_page.page(_predictions(d)),
     "magicplan.tree/1": draft_pages.tree_page,
     "magicplan.drafts/1": draft_pages.drafts_page,
     "magicplan.replay/1": replay_page.page,
@@ -43,6 +50,13 @@ def _page(document: Record) -> Page:
         known = ", ".join(sorted([*PAGES, RUN]))
         raise SpecError(document.file, f"schema is {schema!r}, expected one of {known}")
     return PAGES[schema](document)
+
+
+def _prediction(document: Record) -> Page:
+    """One workload, or a grid, whose fields are lists."""
+    if isinstance(document.record("workload").data.get("batch"), list):
+        return sweep_page.page((document,))
+    return prediction_page.page(document)
 
 
 def _predictions(document: Record) -> tuple[Record, ...]:

@@ -6,8 +6,9 @@ from collections.abc import Iterable
 
 from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
 from magicplan.report.plan_words import interval_of, seconds_of, spaced
-from magicplan.report.prediction_page import PARTS, mapped, speedup_text
+from magicplan.report.prediction_page import PARTS
 from magicplan.report.record import Record
+from magicplan.report.sweep_page import mapped, speedup_text
 
 EXTRA = {"draft": "drafting", "overhead": "round overhead", "prefill": "prompt chunks"}
 MEMORY = ("weights", "kv", "draft", "workspace", "free")

@@ -9,13 +9,13 @@ from __future__ import annotations
 import html
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import singledispatch
-from itertools import pairwise
 from typing import Any
 
 from magicplan.report.charts import Bars, Chart, Figure, HeatMap, Numbers, Scale, Series, show
 from magicplan.report.figure_tables import interval
+from magicplan.report.scales import SUFFIX, axis, colours, places, position
 
 COLOURS = 8
 """Series colours in the style sheet, `--s1` and on; a ninth series starts over."""
@@ -41,42 +41,6 @@ def _escaped(value: Any) -> Any:
     return value
 
 
-SUFFIX = {"percent": " %", "ratio": "x", "seconds": "s", "bytes": "B"}
-
-
-def _axis(scale: Scale, values: Sequence[float | None]) -> dict[str, Any]:
-    """Ticks of a logarithmic or token axis are chosen here: few decades would show none."""
-    axis: dict[str, Any] = {"title": {"text": scale.title, "standoff": 12}, "automargin": True}
-    axis |= {"gridcolor": "var(--grid)", "linecolor": "var(--grid)", "zerolinecolor": "var(--grid)"}
-    axis |= {"tickformat": "~s", "ticksuffix": SUFFIX.get(scale.unit, "")}
-    axis |= {"tickprefix": "$"} if scale.unit == "usd" else {}
-    known = [value for value in values if value]
-    if scale.unit == "tokens" or scale.log:
-        ticks = _powers(known) if scale.unit == "tokens" else _round_values(known)
-        axis |= {"tickvals": ticks, "ticktext": [show(tick, scale.unit) for tick in ticks]}
-    return axis | ({"type": "log"} if scale.log else {})
-
-
-def _powers(values: Sequence[float]) -> list[float]:
-    """Powers of two, or of four over a wide range, that span the values."""
-    if not values:
-        return []
-    first, last = math.floor(math.log2(min(values))), math.ceil(math.log2(max(values)))
-    return [2.0**k for k in range(first, last + 1, 1 if last - first <= 7 else 2)]
-
-
-def _round_values(values: Sequence[float]) -> list[float]:
-    """Powers of ten around the values, with more between them over few decades."""
-    if not values:
-        return []
-    first, last = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-    span = max(values) / min(values)
-    steps = (
-        (1.0,) if span > 100 else (1.0, 2.0, 5.0) if span > 5 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
-    )
-    return [float(f"{step}e{power}") for power in range(first - 1, last + 1) for step in steps]
-
-
 @singledispatch
 def _draw(figure: object) -> tuple[list[Trace], dict[str, Any]]:
     raise TypeError(f"no drawing for {type(figure).__name__}")
@@ -89,7 +53,7 @@ def _(figure: Chart) -> tuple[list[Trace], dict[str, Any]]:
         data += _series(series, index, figure)
     xs = [x for s in figure.series for x in s.x]
     ys = [y for s in figure.series for y in s.y]
-    layout: dict[str, Any] = {"xaxis": _axis(figure.x, xs), "yaxis": _axis(figure.y, ys)}
+    layout: dict[str, Any] = {"xaxis": axis(figure.x, xs), "yaxis": axis(figure.y, ys)}
     marks = [*(_floor(figure.y, *mark) for mark in figure.floors)]
     marks += [*(_wall(figure.x, *mark) for mark in figure.walls)]
     layout["shapes"] = [shape for shape, _ in marks]
@@ -205,7 +169,7 @@ def _(figure: Bars) -> tuple[list[Trace], dict[str, Any]]:
     return data, {
         "barmode": "stack" if figure.stacked else "group",
         "bargap": 0.35,
-        "xaxis": _axis(figure.value, figure.totals),
+        "xaxis": axis(figure.value, figure.totals),
         "yaxis": names,
     }
 
@@ -252,7 +216,7 @@ def _(figure: HeatMap) -> tuple[list[Trace], dict[str, Any]]:
             "type": "heatmap", "z": figure.values, "text": _texts(figure),
             "texttemplate": "%{text}", "hovertext": _cell_texts(figure), "hoverinfo": "text",
             "zmin": low, "zmax": max(high, low + 1e-9), "xgap": 2, "ygap": 2,
-            "colorscale": _colours(low, high, figure.middle), "showlegend": False,
+            "colorscale": colours(low, high, figure.middle), "showlegend": False,
             "colorbar": {
                 "title": {"text": figure.value.title, "side": "right"}, "thickness": 12,
                 "ticksuffix": SUFFIX.get(figure.value.unit, ""), "tickformat": "~s",
@@ -272,8 +236,8 @@ def _(figure: HeatMap) -> tuple[list[Trace], dict[str, Any]]:
     return data, {
         "annotations": _misfits(figure),
         "showlegend": bool(figure.lines),
-        "xaxis": _places(figure.x, figure.columns),
-        "yaxis": _places(figure.y, figure.rows),
+        "xaxis": places(figure.x, figure.columns),
+        "yaxis": places(figure.y, figure.rows),
     }
 
 
@@ -302,34 +266,3 @@ def _cell_texts(figure: HeatMap) -> list[list[str]]:
         ]
         for batch, texts in zip(figure.rows, figure.cells, strict=True)
     ]
-
-
-def _colours(low: float, high: float, middle: float | None) -> list[list[Any]]:
-    """From little to much; with a middle, losses and gains in two colours that meet there."""
-    if middle is None:
-        return [[0, "var(--neutral)"], [1, "var(--gain)"]]
-    at = (middle - low) / (high - low)
-    return [[0, "var(--loss)"], [at, "var(--neutral)"], [1, "var(--gain)"]]
-
-
-def _places(scale: Scale, ticks: Numbers) -> dict[str, Any]:
-    count = len(ticks)
-    return {
-        "title": {"text": scale.title, "standoff": 12}, "automargin": True,
-        "showgrid": False, "zeroline": False,
-        "range": [-0.5, count - 0.5], "tickvals": list(range(count)),
-        "ticktext": [show(tick, scale.unit) for tick in ticks],
-    }  # fmt: skip
-
-
-def position(value: float, ticks: Numbers) -> float | None:
-    """Where a value lies between ticks, in steps of one, logarithmic; None half a step outside."""
-    known = [math.log(t) for t in ticks if t]
-    if len(known) < 2 or value <= 0:
-        return None
-    at = math.log(value)
-    for index, (left, right) in enumerate(pairwise(known)):
-        if at <= right or index == len(known) - 2:
-            place = index + (at - left) / (right - left)
-            return place if -0.5 <= place <= len(known) - 0.5 else None
-    return None

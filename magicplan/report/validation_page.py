@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from magicplan.report.charts import Chart, Series, Style, Unit, show
-from magicplan.report.page import Block, Bullets, Fact, Grid, Page, Plot, Section, Tone
+from magicplan.report.page import Block, Bullets, Fact, Grid, Page, Plot, Section
 from magicplan.report.record import Record
 from magicplan.report.replay_page import agreement
 
@@ -26,25 +26,22 @@ def page(found: Record) -> Page:
     counts = Counter(p.text("verdict", "open") for p in points)
     said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
     plots = tuple(_plots(points))
+    summary = found.maybe_record("summary")
+    judged = summary.text("verdict", "") if summary else ""
+    verdict = f"Verdict: {judged}. " if judged else ""
     sections = (
         *((Section(title="Agreement", blocks=plots),) if plots else ()),
-        *_errors(found.maybe_record("summary")),
-        Section(title="Points", blocks=(_points(points),)),
+        *_errors(summary),
+        Section(title="Points", blocks=(_points(points), *_reasons(points))),
         Section(title="Rests on", blocks=tuple(_basis(found, points))),
     )
     return Page(
         title="Measured on a real device, against the prediction",
-        verdict=f"{len(points)} points: {said or 'none measured yet'}.",
-        tone=_tone(counts),
+        verdict=f"{verdict}{len(points)} points: {said or 'none'}.",
+        tone={"pass": "good", "fail": "bad"}.get(judged, "plain"),  # type: ignore[arg-type]
         facts=tuple(_facts(found)),
         sections=sections,
     )
-
-
-def _tone(counts: Counter[str]) -> Tone:
-    if counts["fail"] + counts["impossible"]:
-        return "bad"
-    return "good" if counts["pass"] else "plain"
 
 
 def field(quantity: str) -> str:
@@ -141,17 +138,23 @@ def _points(points: Sequence[Record]) -> Grid:
             point_name(p),
             *(_pair(p, field(q), unit) for q, unit in cells),  # type: ignore[arg-type]
             p.text("verdict", "open"),
-            p.text("reason", ""),
         )
         for p in points[:LISTED]
     )
     more = f" The first {LISTED} of {len(points)}." if len(points) > LISTED else ""
     return Grid(
-        columns=("point", *QUANTITIES, "verdict", "reason"),
+        columns=("point", *QUANTITIES, "verdict"),
         rows=rows,
         prose=True,
         note=f"measured / predicted.{more}",
     )
+
+
+def _reasons(points: Sequence[Record]) -> Iterable[Block]:
+    lines = [f"{point_name(p)}: {p.text('reason')}" for p in points if p.text("reason", "")]
+    if lines:
+        yield "Why points did not pass:"
+        yield Bullets(lines=tuple(lines))
 
 
 def _pair(p: Record, name: str, unit: Unit) -> str:

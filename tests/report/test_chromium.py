@@ -147,16 +147,26 @@ def test_every_schema_is_drawn_silent_and_fits(browser: Any, folder: Path) -> No
         assert opened.ask(OVERFLOW) <= 0
 
 
+SETTLED = """() => [...document.querySelectorAll('.plot')].every(box =>
+  Math.abs(box.querySelector('svg.main-svg').getBoundingClientRect().width
+    - box.getBoundingClientRect().width) < 2)"""
 AXIS_INK = "() => getComputedStyle(document.querySelector('.plot .xtick text')).fill"
 
 
-def test_plots_follow_the_theme_while_open(browser: Any, folder: Path) -> None:
+def test_plots_follow_the_theme_and_the_window(browser: Any, folder: Path) -> None:
     with Opened(browser, report("plan", folder)) as opened:
         light = opened.ask(AXIS_INK)
         opened.page.emulate_media(color_scheme="dark")
         opened.page.wait_for_function(f"ink => ({AXIS_INK})() !== ink", arg=light)
         opened.page.emulate_media(color_scheme="light")
         opened.page.wait_for_function(f"ink => ({AXIS_INK})() === ink", arg=light)
+        opened.page.emulate_media(media="print")
+        opened.page.emulate_media(media="screen")
+        for width in (900, 500, 1300):
+            opened.page.set_viewport_size({"width": width, "height": 900})
+            opened.page.wait_for_function(SETTLED)
+            assert opened.ask(UNDRAWN) == []
+            assert opened.ask(OVERFLOW) <= 0
         assert opened.complaints == []
 
 
@@ -197,13 +207,18 @@ def test_the_keyboard_reaches_everything_and_copies(browser: Any, folder: Path) 
 
 def test_paper_is_light_and_without_controls(browser: Any, folder: Path) -> None:
     with Opened(browser, report("plan", folder), scheme="dark") as opened:
+        on_screen = opened.ask(AXIS_INK)
         opened.page.emulate_media(media="print")
+        opened.page.wait_for_selector("html.paper", state="attached")
         assert opened.ask("() => getComputedStyle(document.body).backgroundColor") == (
             "rgb(255, 255, 255)"
         )
+        assert opened.ask(AXIS_INK) != on_screen
         for hidden in ("nav", "button[data-copy]"):
             assert not opened.page.locator(hidden).first.is_visible()
         assert opened.page.pdf().startswith(b"%PDF")
+        opened.page.emulate_media(media="screen")
+        opened.page.wait_for_function(f"ink => ({AXIS_INK})() === ink", arg=on_screen)
 
 
 def test_without_scripts_the_tables_remain(browser: Any, folder: Path) -> None:

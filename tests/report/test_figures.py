@@ -11,8 +11,9 @@ from magicplan.report import plan_figures
 from magicplan.report.charts import Bars, Chart, HeatMap, Scale, Series, show
 from magicplan.report.figure_tables import grid_of
 from magicplan.report.page import Plot
-from magicplan.report.plotting import draw, position
+from magicplan.report.plotting import draw
 from magicplan.report.record import Record
+from magicplan.report.scales import position
 from tests.report.a_plan import NASTY, a_plan
 from tests.report.documents import documents
 

@@ -12,7 +12,7 @@ from markdown_it import MarkdownIt
 from magicplan.errors import SpecError
 from magicplan.report import markdown, page_terminal
 from magicplan.report.markdown import escape
-from magicplan.report.page import Code, Grid, Page, Plot, Section
+from magicplan.report.page import Bullets, Code, Grid, Page, Plot, Section
 from magicplan.report.pages import PAGES, pages_of
 from tests.report.a_plan import NASTY, a_plan
 from tests.report.documents import documents, validation
@@ -82,19 +82,20 @@ def test_all_schemas_are_covered() -> None:
 def test_a_run_file_is_its_points_with_what_was_predicted_for_them(path: Path) -> None:
     found = page(path, documents()["run"])
     assert found.verdict == "2 points: 1 skipped, 1 open."
-    (grid,) = next(s for s in found.sections if s.title == "Points").blocks
+    grid, _, reasons = next(s for s in found.sections if s.title == "Points").blocks
     assert isinstance(grid, Grid)
+    assert reasons == Bullets(lines=("batch 1, 1k, ngram: no time",))
     measured, skipped = grid.rows
     assert measured[0] == "batch 8, 1k, ngram"
     assert measured[1] == "10 ms / 10.5 ms"  # the thread's own time
     assert measured[4] == "20 ms / 14.7 ms"  # wall time, where there is no other
     assert measured[5] == "1.50x / 1.58x"  # 24 tokens of 8 sequences are 3 a round
-    assert skipped[-2:] == ("skipped", "no time")
+    assert skipped[-1] == "skipped"
 
 
 def test_verdicts_of_a_validation_are_counted(path: Path) -> None:
     found = page(path, json.dumps(validation()))
-    assert found.verdict == "2 points: 1 pass, 1 fail."
+    assert found.verdict == "Verdict: fail. 2 points: 1 pass, 1 fail."
     assert found.tone == "bad"
 
 
