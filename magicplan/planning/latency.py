@@ -173,8 +173,8 @@ def _chance_to_wait(busy: Array, slots: Array) -> Array:
 
 
 def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, normal: Array) -> Array:
-    """From the first token to the last: rounds times their mean, and a normal deviation from three
-    independent causes (accepted tokens, prompts met, batch met)."""
+    """From the first token to the last: rounds times their mean, and a lognormal deviation from
+    three independent causes (accepted tokens, prompts met, batch met)."""
     emitted = load.decoded
     over = state.rounds_per_request * state.tokens_per_round - load.decoded.mean()
     rounds = np.where(emitted > 0, (emitted + over) / state.tokens_per_round, 0.0)
@@ -189,7 +189,8 @@ def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, norm
     if slope is not None and load.users is None:
         swing = slope[:, None] ** 2 * AVERAGED * np.maximum(state.in_flight, 0.0)
         variance = variance + rounds**2 * swing
-    return np.asarray(np.maximum(mean + np.sqrt(variance) * normal, 0.05 * mean))
+    spread = np.sqrt(np.log1p(variance / np.maximum(mean, 1e-12) ** 2))
+    return np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

@@ -8,56 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
-from magicplan.planning.plan_result import Candidate, Plan
-from magicplan.planning.prediction import plain
-
-SCHEMA = "magicplan.mixed_fleet/1"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class FleetPart:
-    """Some replicas of one kind, for one workload."""
-
-    workload: str
-    gpu: str
-    replicas: int
-    gpus: int
-    tp: int
-    pp: int
-    dtype: str
-    kv_dtype: str
-    draft: str
-    gamma: int
-    requests_per_s: float
-    """What these replicas bear within the limits."""
-    cost_usd_per_hour: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class MixedFleet:
-    """The cheapest mix, or the reason why there is none."""
-
-    feasible: bool
-    verdict: str
-    parts: tuple[FleetPart, ...]
-    gpus: Mapping[str, int]
-    cost_usd_per_hour: float
-    alone_usd_per_hour: float
-    """What the plans cost one by one, each of one kind of replica; NaN where one has none."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fleet's JSON."""
-        document = {"schema": SCHEMA, **asdict(self)}
-        document["cost_usd_per_hour"] = plain(self.cost_usd_per_hour)
-        document["alone_usd_per_hour"] = plain(self.alone_usd_per_hour)
-        return document
+from magicplan.planning.plan_result import Candidate, FleetPart, MixedFleet, Plan
 
 
 def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = None) -> MixedFleet:
@@ -68,7 +24,7 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     """
     if not plans:
         raise UsageError("a mixed fleet needs at least one plan")
-    stock = None if available is None else _stock(available)
+    stock = None if available is None else stock_of(available)
     kinds = [(number, c) for number, p in enumerate(plans) for c in p.candidates if _usable(c)]
     alone = sum(p.best.cost_usd_per_hour if p.feasible else math.nan for p in plans)
     chosen = _solve(plans, kinds, stock) if kinds else None
@@ -100,7 +56,8 @@ def _usable(c: Candidate) -> bool:
     return c.layout == "mixed" and not latencies and c.capacity_requests_per_s > 0
 
 
-def _stock(available: Mapping[str, int]) -> dict[str, int]:
+def stock_of(available: Mapping[str, int]) -> dict[str, int]:
+    """GPUs at hand by exact names. Raises UsageError for unknown names and bad counts."""
     found = {}
     for name, count in available.items():
         if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**6:

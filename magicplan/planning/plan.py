@@ -16,6 +16,7 @@ from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.planning.fleet import Configuration, Fleet, fleet
 from magicplan.planning.launch import launch_commands
+from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed import observe
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
@@ -65,7 +66,19 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     candidates = [best, *(explained(best, other, ask.objective) for other in candidates[1:])]
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
-    return _answer(ask, load, shown[0], candidates, rejected, searched, prices)
+    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices)
+    if ask.available is None:
+        return found_plan
+    return _with_mix(found_plan, ask.available)
+
+
+def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
+    """The plan with the cheapest mix, which may meet what no single kind of replica does."""
+    mixed = mixed_fleet([found], available)
+    if found.feasible or not mixed.feasible:
+        return replace(found, mixed=mixed)
+    verdict = f"no single kind of replica does within the GPUs at hand; a mix: {mixed.verdict}"
+    return replace(found, mixed=mixed, feasible=True, verdict=verdict)
 
 
 def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = None) -> Plan:

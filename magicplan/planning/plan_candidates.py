@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.planning.fleet import Configuration
+from magicplan.planning.mixed_fleet import stock_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import (
     Candidate,
@@ -64,6 +65,10 @@ class Choice:
             limit = getattr(ask, name)
             if limit is not None and value > limit * (1 + 1e-9):
                 found[name] = value / limit
+        if ask.available is not None:
+            stock = stock_of(ask.available).get(self.price.gpu, 0)
+            if self.gpus > stock:
+                found["available"] = self.gpus / max(stock, 0.5)
         return found
 
     def rank(self, ask: PlanRequest) -> tuple[float, ...]:

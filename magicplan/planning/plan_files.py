@@ -28,7 +28,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "stack", "memory_fraction", "batched_tokens", "max_sequences", "verify_kv_passes",
         "max_utilisation",
     ),
-    "money": ("objective", "prices", "max_gpus", "budget_usd_per_hour"),
+    "money": ("objective", "prices", "max_gpus", "budget_usd_per_hour", "available"),
 }  # fmt: skip
 """Fields by section; every field of `slo` is a limit."""
 PATHS = ("trace", "prices")

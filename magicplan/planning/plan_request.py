@@ -57,6 +57,8 @@ class PlanRequest:
     """Of the rate at which queues would grow without end, at the peak."""
     max_gpus: int | None = None
     budget_usd_per_hour: float | None = None
+    available: Mapping[str, int] | None = None
+    """GPUs at hand by type: no plan may take more, and a mix of types is planned as well."""
 
     tp: tuple[int, ...] | None = None
     """Degrees to try; None tries all that split the heads inside a node."""

@@ -10,6 +10,7 @@ from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.prediction import plain
 
 SCHEMA = "magicplan.plan/1"
+MIXED_SCHEMA = "magicplan.mixed_fleet/1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -302,10 +303,47 @@ class Searched:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FleetPart:
+    """Some replicas of one kind, for one workload."""
+
+    workload: str
+    gpu: str
+    replicas: int
+    gpus: int
+    tp: int
+    pp: int
+    dtype: str
+    kv_dtype: str
+    draft: str
+    gamma: int
+    requests_per_s: float
+    """What these replicas bear within the limits."""
+    cost_usd_per_hour: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MixedFleet:
+    """The cheapest mix of kinds of replicas, or the reason why there is none."""
+
+    feasible: bool
+    verdict: str
+    parts: tuple[FleetPart, ...]
+    gpus: Mapping[str, int]
+    cost_usd_per_hour: float
+    alone_usd_per_hour: float
+    """What the plans cost one by one, each of one kind of replica; NaN where one has none."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fleet's JSON."""
+        return {"schema": MIXED_SCHEMA, **_document(self)}
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """The whole answer. Where nothing meets the limits, `feasible` is False and `best` is the
-    nearest candidate, whose `violations` and `binding` say by how much and where it fails."""
+    nearest candidate, whose `violations` and `binding` say by how much and where it fails. Where
+    only a mix of types meets them, `feasible` is True and `mixed` is the plan."""
 
     name: str
     model: str
@@ -335,6 +373,8 @@ class Plan:
     assumptions: tuple[str, ...]
     calibration_basis: str
     observed: Observation | None = None
+    mixed: MixedFleet | None = None
+    """The cheapest mix within the GPUs at hand, where the request says what is at hand."""
     request: PlanRequest = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:

@@ -347,3 +347,18 @@ def test_a_mix_carries_every_workload_within_the_stock() -> None:
     assert json.dumps(none.to_dict(), allow_nan=False)
     with pytest.raises(UsageError, match="available"):
         mixed_fleet([chat()], {"a100": -1})
+
+
+def test_gpus_at_hand_bound_every_plan_and_are_mixed() -> None:
+    """Neither type alone carries the load; one of each kind does."""
+    ask = CHAT | {"gpus": ("h100", "l40s"), "requests_per_s": 20.0, "drafts": "none"}
+    p = mp.plan(**(ask | {"available": {"h100": 1, "l40s": 8}}))
+    assert not p.best.meets
+    assert p.best.binding == "available"
+    assert p.feasible
+    assert p.mixed is not None
+    assert p.mixed.feasible
+    assert p.mixed.gpus["h100-sxm"] == 1
+    assert 1 <= p.mixed.gpus["l40s"] <= 8
+    assert sum(part.requests_per_s for part in p.mixed.parts) >= 20 - 1e-6
+    assert not mp.plan(**(ask | {"available": {"h100": 1}})).feasible
