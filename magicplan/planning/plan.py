@@ -232,6 +232,7 @@ def _roofline(choice: Choice) -> Roofline:
                 seconds=total(op_seconds(op, machine), op.count),
             )
             for op in ops
+            if op.kind != "collective"  # moves nothing through the GPU's own memory
         ),
     )
 

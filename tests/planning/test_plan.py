@@ -126,6 +126,20 @@ def test_a_budget_of_gpus_is_a_limit_like_any_other() -> None:
     assert p.best.binding == "max_gpus"
 
 
+def test_replicas_that_only_prefill_leave_decoding_undisturbed() -> None:
+    p = mp.plan(**(CHAT | {"disaggregation": "only", "gpus": "h100"}))
+    assert {c.layout for c in p.candidates} == {"disaggregated"}
+    for c in p.candidates:
+        assert c.prefill_replicas >= 1
+        assert c.step.prefill_seconds == 0
+        assert c.latency.itl.p99_seconds == pytest.approx(c.step.step_seconds, rel=0.02)
+    roles = [(x.engine, x.role) for x in p.launch]
+    assert ("vllm", "prefill") in roles
+    assert ("sglang", "decode") in roles
+    off = mp.plan(**(CHAT | {"disaggregation": "off"}))
+    assert {c.layout for c in off.candidates} == {"mixed"}
+
+
 def test_users_are_served_with_the_rate_that_their_latency_leaves() -> None:
     p = mp.plan(gpus="h100", users=100, think_seconds=10, prompt=1000, output=200, drafts="none")
     stay = 10 + p.best.latency.e2e.mean_seconds
