@@ -10,7 +10,7 @@ from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.latency import Entry, population, sample
 from magicplan.planning.lengths import independent
-from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
+from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, room_of, states
 from magicplan.planning.serving import SAFE_MARGIN, last_feasible, slope_at, where_reached
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Iid
@@ -59,7 +59,8 @@ class Comparison:
 
 
 def random_case(seed: int) -> Case:
-    """Lengths over two orders of magnitude, half of the cases speculating, half of them open."""
+    """Lengths over two orders of magnitude; half of the cases speculate, half are open, and a third
+    has a cache for a few dozen requests only."""
     rng = np.random.default_rng(seed)
     gpu, model, tp, dtype = SETUPS[rng.integers(len(SETUPS))]
     prompt, output = (float(np.exp(rng.uniform(*np.log(r)))) for r in ((64, 8192), (32, 768)))
@@ -95,10 +96,24 @@ def random_case(seed: int) -> Case:
         shared_prefix_tokens=0.0, source="random",
     )  # fmt: skip
     label = f"{gpu} {model} tp{tp} {prompt:.0f}+{output:.0f} g{gamma}"
+    found = replica(shape, machine, layout, load, limits, gamma)
+    if rng.random() < 0.3:
+        tokens = int(2 ** rng.uniform(4, 7))
+        label += f" kv{tokens}"
+        found = replace(found, limits=replace(limits, memory_fraction=_tight(found, spec, tokens)))
     return Case(
         kind=kind, label=label, utilisation=float(utilisation), concurrency=concurrency,
-        replica=replica(shape, machine, layout, load, limits, gamma), spec=spec,
+        replica=found, spec=spec,
     )  # fmt: skip
+
+
+def _tight(r: Replica, spec: Speculation, requests: int) -> float:
+    """The memory fraction whose cache holds about that many requests, at most what there is."""
+    room = room_of(r, spec)
+    memory = r.machine.accelerator.memory_bytes
+    fixed = r.limits.memory_fraction * memory - float(room.free_bytes[0])
+    wanted = fixed + requests * float(room.request_bytes[0])
+    return min(wanted / memory, r.limits.memory_fraction)
 
 
 def compare(case: Case, *, requests: int, seed: int) -> Comparison:
