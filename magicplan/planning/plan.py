@@ -52,6 +52,8 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     ask = request_from(options) if request is None else checked(request)
     started = time.perf_counter()
     load = load_of(ask)
+    named = {hardware_specs.load(name).name: name for name in reversed(ask.gpus)}
+    ask = replace(ask, gpus=tuple(n for n in ask.gpus if n in named.values()))  # aliases once
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
     found = fleet(ask, load)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -18,6 +19,7 @@ from magicplan.planning.request import resolve
 from magicplan.planning.settings import schedule as thresholds
 from magicplan.roofline.deployment import Array
 
+SCHEMA = "magicplan.schedule/1"
 SHORTEST_CTX = 512.0
 MOST_NODES, DEEPEST = 48, 10
 KINDS = ("linear", "attention", "collective", "elementwise", "host")
@@ -84,6 +86,23 @@ def schedule_of(grid: Prediction) -> Schedule:
         tree_depths=tuple(tuple(point.depth for point in row) for row in trees),
         tree_speedups=tuple(tuple(point.speedup for point in row) for row in trees),
     )  # fmt: skip
+
+
+def schedule_document(schedule: Schedule) -> dict[str, Any]:
+    """What a scheduler reads: ranges of batch and context, both ends included, and the draft
+    length there; 0 is off. Cells beyond the last ranges take the nearest."""
+    return {
+        "schema": SCHEMA,
+        "draft": schedule.draft,
+        "thresholds": [
+            {
+                "batch": [t.batch_lo, t.batch_hi],
+                "ctx_tokens": [t.ctx_lo, t.ctx_hi],
+                "gamma": t.gamma,
+            }
+            for t in schedule.thresholds
+        ],
+    }
 
 
 def _trees(grid: Prediction) -> list[list[TreePoint]]:

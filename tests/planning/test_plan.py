@@ -22,6 +22,7 @@ from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_files import read_plan, template
 from magicplan.planning.plan_result import Candidate, Plan
+from magicplan.planning.plan_schedule import schedule_document
 
 ROOT = Path(__file__).parents[2]
 OBSERVED = ROOT / "tests" / "data" / "observed"
@@ -167,10 +168,35 @@ def test_launch_commands_carry_the_plan() -> None:
     assert "--tp-size" in shlex.split(sglang.command.replace("\\\n", " "))
 
 
+def test_aliases_of_one_gpu_are_looked_at_once() -> None:
+    p = mp.plan(gpus=("h100", "h100-sxm"), requests_per_s=1, drafts="none", tp=1)
+    assert p.searched.configurations == 1
+
+
+def test_mixtures_of_experts_with_latent_attention_are_planned() -> None:
+    p = mp.plan(
+        model="deepseek-v3", gpus="h200", dtypes="fp8", tp=8, ep=8, requests_per_s=2, prompt=4000,
+        output=400, drafts=("none", "mtp"), acceptance="0.8",
+    )  # fmt: skip
+    assert p.feasible
+    assert p.best.draft == "mtp"
+    assert p.best.ep == 8
+    assert "--enable-expert-parallel" in p.launch[0].command
+
+
 def test_the_schedule_covers_its_grid() -> None:
     s = chat().schedule
     assert s is not None
     assert np.shape(s.gammas) == (len(s.batches), len(s.ctx_tokens)) == np.shape(s.speedups)
+    document = schedule_document(s)
+    for batch in s.batches:
+        for ctx in s.ctx_tokens:
+            here = [
+                t for t in document["thresholds"]
+                if t["batch"][0] <= batch <= t["batch"][1]
+                and t["ctx_tokens"][0] <= ctx <= t["ctx_tokens"][1]
+            ]  # fmt: skip
+            assert len(here) == 1
     for t in s.thresholds:
         assert t.batch_lo <= t.batch_hi
         assert t.ctx_lo <= t.ctx_hi
