@@ -1,8 +1,8 @@
 """Does the closed-form steady state agree with a simulation of the same scheduler?
 
 Random workloads (models, GPUs, lengths, chunk budgets, speculation, open arrivals at a random
-utilisation or a fixed concurrency) are simulated request by request with the same step times.
-Prints the error of throughput, mean TPOT and p95 latency, and the worst workloads.
+utilisation, a fixed concurrency, or users who think) are simulated request by request with the
+same step times. Prints the error of throughput, mean TPOT and p95 latency, and the worst workloads.
 
     python benchmarks/serving_simulation.py [workloads] [requests]
 """
@@ -24,9 +24,11 @@ def main() -> None:
     rows: list[Comparison] = []
     for seed in range(count):
         rows.append(compare(random_case(seed), requests=requests, seed=seed))
-    for kind in ("open", "closed", "all"):
+    for kind in ("open", "closed", "users", "all"):
         chosen = [r for r in rows if kind in ("all", r.case.kind)]
         print(f"{kind}: {len(chosen)} workloads")
+        if not chosen:
+            continue
         for name in ("throughput", "tpot", "tpot_p95", "ttft", "ttft_p95", "e2e", "e2e_p95"):
             errors = 100 * np.asarray([r.error(name) for r in chosen])
             worst = chosen[int(np.abs(errors).argmax())]

@@ -1,9 +1,9 @@
 """Steady state of continuous batching, in closed form, for many replicas at once.
 
 Every quantity is a function of the batch that a decoding request sees, so that the arrival rate
-is an output and nothing is iterated. Little's law ties them: B requests in flight, each of n
-rounds of T seconds, arrive at B / (n T) a second; each brings S seconds of prompt chunks that
-stretch the rounds of the others, T = round + B S / n.
+is an output and only a closed population's queue is iterated. Little's law ties them: B requests
+in flight, each of n rounds of T seconds, arrive at B / (n T) a second; each brings S seconds of
+prompt chunks that stretch the rounds of the others, T = round + B S / n.
 Axes are [config, batch]; prompts add a last axis of groups [k].
 """
 
@@ -199,11 +199,9 @@ def remaining(changes: Array) -> Array:
 
 
 def _poisson_share(load: Load) -> float:
-    """What a decoding request sees beyond the time average: itself, under random arrivals; nothing
-    more where a fixed population always decodes. With thinking users it lies between."""
-    if load.users is None:
-        return 1.0
-    return 0.5 if load.think_seconds else 0.0
+    """What a decoding request sees beyond the time average: itself, where requests come and go at
+    random, from anywhere or from thinking users; nothing where a fixed number always decodes."""
+    return 0.0 if load.replaces else 1.0
 
 
 def _overshoot(rounds: Rounds) -> Array:

@@ -32,7 +32,8 @@ class Case:
     """One random workload on one replica."""
 
     kind: str
-    """open: random arrivals at a share of saturation; closed: a fixed concurrency."""
+    """open: random arrivals at a share of saturation; closed: a fixed concurrency; users: the same
+    with time to think."""
     label: str
     utilisation: float
     concurrency: int
@@ -40,7 +41,11 @@ class Case:
     spec: Speculation
 
     def __str__(self) -> str:
-        at = f"{self.utilisation:.2f}" if self.kind == "open" else f"c{self.concurrency}"
+        at = (
+            f"{self.utilisation:.2f}"
+            if self.kind == "open"
+            else f"{self.kind[0]}{self.concurrency}"
+        )
         return f"{self.label} {at}"
 
 
@@ -75,8 +80,9 @@ def random_case(seed: int) -> Case:
         memory_fraction=0.92,
     )
     gamma = int(rng.choice([0, 0, 2, 4]))
-    kind = "open" if rng.random() < 0.5 else "closed"
+    kind = str(rng.choice(["open", "open", "closed", "closed", "users"]))
     utilisation, concurrency = rng.uniform(0.2, 0.9), int(2 ** rng.uniform(0, 7))
+    pause = float(rng.uniform(0.5, 10)) if kind == "users" else 0.0
     shape = model_specs.load(model)
     accelerator = hardware_specs.load(gpu)
     machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
@@ -91,7 +97,7 @@ def random_case(seed: int) -> Case:
         )
     load = Load(
         requests_per_s=1.0, peak_over_mean=1.0,
-        users=None if kind == "open" else float(concurrency), think_seconds=0.0,
+        users=None if kind == "open" else float(concurrency), think_seconds=pause,
         arrival_cv2=1.0, lengths=lengths, prefix_hit_rate=float(rng.choice([0.0, 0.5])),
         shared_prefix_tokens=0.0, source="random",
     )  # fmt: skip

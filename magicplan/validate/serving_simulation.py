@@ -157,8 +157,9 @@ def simulate(
 ) -> Simulated:
     """One replica with one layout and a fixed draft length under the load of `r`.
 
-    `concurrency` keeps that many requests in the system; otherwise they arrive at random at the
-    load's rate. A fifth of the requests warms up and is not counted. Raises MissingExtra.
+    `concurrency` users take turns of a request and the load's time to think, if any; otherwise
+    requests arrive at random at the load's rate. A fifth of the requests warms up and is not
+    counted. Raises MissingExtra.
     """
     try:
         import simpy
@@ -181,7 +182,7 @@ def simulate(
     if concurrency is None:
         env.process(_arrivals(env, server, jobs, budgets, r.load.requests_per_s, rng))
     else:
-        _closed(env, server, jobs, budgets, concurrency)
+        _closed(env, server, jobs, budgets, concurrency, _pauses(r.load.think_seconds, rng))
     while len(server.done) < requests and env.peek() < math.inf:
         env.step()
     return _result(server, budgets, requests // 5)
@@ -213,14 +214,22 @@ def _enter(env: Any, server: _Server, job: _Job, budgets: dict[int, Any]) -> Non
     server.submit(job)
 
 
+def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], float]:
+    """Seconds from the end of an answer to the same user's next request."""
+    if not think_seconds:
+        return lambda: TURNAROUND
+    return lambda: float(rng.exponential(think_seconds))
+
+
 def _closed(
-    env: Any, server: _Server, jobs: list[_Job], budgets: dict[int, Any], concurrency: int
-) -> None:
-    """Each finished request is replaced as soon as its client has heard of it."""
+    env: Any, server: _Server, jobs: list[_Job], budgets: dict[int, Any], concurrency: int,
+    pause: Callable[[], float],
+) -> None:  # fmt: skip
+    """Each finished request is replaced as soon as its user has paused."""
     left = deque(jobs)
 
     def turn() -> Generator[Any, Any, None]:
-        yield env.timeout(TURNAROUND)
+        yield env.timeout(pause())
         _enter(env, server, left.popleft(), budgets)
 
     def refill(_: _Job) -> None:
