@@ -122,7 +122,8 @@ def _widths(point: Record) -> str:
     levels: list[int] = []
     counts: dict[int, int] = {}
     for node, parent in enumerate(point.numbers("parents")):
-        if parent is None or parent != int(parent) or not -1 <= parent < node + (node == 0):
+        rooted = parent == -1 if node == 0 else parent is not None and 0 <= parent < node
+        if parent is None or parent != int(parent) or not rooted:
             point.fail("parents", "for every node an earlier one")
         levels.append(0 if parent < 0 else levels[int(parent)] + 1)
         counts[levels[-1]] = counts.get(levels[-1], 0) + 1

@@ -18,7 +18,7 @@ def _rare(share: float) -> str:
 
 def memory(plan: Record) -> Section:
     bar = plan.record("best").record("memory")
-    available = bar.number("available_bytes")
+    available = bar.positive("available_bytes")
     preempted = plan.record("best").number("preemption_probability")
     rows = tuple(
         (name, show(held := bar.number(f"{part}_bytes"), "bytes"), f"{held / available:.0%}")

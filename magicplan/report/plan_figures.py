@@ -34,13 +34,12 @@ def _scaled(values: Numbers, factor: float) -> Numbers:
 def roofline(plan: Record) -> Chart:
     """Attained FLOP/s against FLOP a byte: a roof for every format in use, a point for every op."""
     line = plan.record("roofline")
-    rate = line.number("memory_bytes_per_s")
+    rate = line.positive("memory_bytes_per_s")
     peaks = dict(line.record("flops_per_s").items())
-    ops = [op for op in line.records("ops") if op.maybe("seconds") and op.maybe("bytes")]
-    points = [op for op in ops if op.number("flops") > 0]
+    points = [op for op in line.records("ops") if _placed(op)]
     at = [op.number("flops") / op.number("bytes") for op in points]
     used = dict.fromkeys(op.text("dtype") for op in points)
-    peak_of = {dtype: peak for dtype in used if (peak := peaks.get(dtype))}
+    peak_of = {dtype: peak for dtype in used if (peak := peaks.get(dtype)) and peak > 0}
     ridges = [peak / rate for peak in peak_of.values()]
     first, last = min([*at, *ridges, 1.0]) / 2, max([*at, *ridges, 1.0]) * 4
     roofs = [_roof(dtype, peak, rate, first, last) for dtype, peak in peak_of.items()]
@@ -49,6 +48,11 @@ def roofline(plan: Record) -> Chart:
         y=Scale(title="attained", unit="flops", log=True),
         series=(*roofs, *(_op(op, x) for op, x in zip(points, at, strict=True))),
     )
+
+
+def _placed(op: Record) -> bool:
+    """Whether an op has a place on a roofline: collectives and copies compute nothing."""
+    return all((op.maybe(key) or 0) > 0 for key in ("seconds", "bytes", "flops"))
 
 
 def _roof(dtype: str, peak: float, rate: float, first: float, last: float) -> Series:
@@ -72,9 +76,12 @@ def breakdown(plan: Record, axis: str) -> Bars | None:
     else:
         return None
     unit, prefix = ("tokens", "") if axis == "ctx_tokens" else ("count", "batch ")
+    at = curve.numbers("values")
     parts = tuple((name, curve.numbers(f"{part}_seconds")) for part, name in PARTS.items())
+    if any(len(values) != len(at) for _, values in parts):
+        curve.fail("values", "as many as every part has")
     bars = Bars(
-        labels=tuple(prefix + show(value, unit) for value in curve.numbers("values")),  # type: ignore[arg-type]
+        labels=tuple(prefix + show(value, unit) for value in at),  # type: ignore[arg-type]
         value=Scale(title="seconds a step", unit="seconds"),
         parts=tuple((name, values) for name, values in parts if any(values)),
     )
@@ -250,7 +257,7 @@ def observed_errors(seen: Record) -> Bars:
     figures = seen.records("figures")
     shipped = tuple(100 * f.number("error") for f in figures)
     refitted = tuple(
-        None if (new := f.maybe("refitted")) is None else 100 * (new / f.number("observed") - 1)
+        None if (new := f.maybe("refitted")) is None else 100 * (new / f.positive("observed") - 1)
         for f in figures
     )
     return Bars(

@@ -24,6 +24,11 @@ class Record:
         value = self.maybe(key)
         return self._fail(key, None, "a number") if value is None else value
 
+    def positive(self, key: str) -> float:
+        """A number above zero."""
+        value = self.number(key)
+        return value if value > 0 else self._fail(key, value, "a number above zero")
+
     def maybe(self, key: str) -> float | None:
         """A finite number, or None where it is null or absent."""
         return self._number(key, self.data.get(key))

@@ -16,7 +16,7 @@ WORST = 10
 
 def agreement(series: Sequence[Series], x: str, y: str, unit: Unit) -> Chart:
     """Predictions and measurements, both logarithmic, with the line on which they agree."""
-    both = [v for s in series for values in (s.x, s.y) for v in values if v]
+    both = [v for s in series for values in (s.x, s.y) for v in values if v and v > 0]
     ends = (min(both, default=1.0), max(both, default=1.0))
     agree = Series(name="predicted = measured", x=ends, y=ends, style="front")
     return Chart(
@@ -54,11 +54,13 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
+def _far(row: Record) -> float:
+    """How far off, too long and too short alike."""
+    return abs(math.log(row.positive("predicted")) - math.log(row.positive("measured")))
+
+
 def _error(row: Record) -> float:
-    measured = row.number("measured")
-    if measured <= 0:
-        row.fail("measured", "a positive number")
-    return row.number("predicted") / measured - 1
+    return row.positive("predicted") / row.positive("measured") - 1
 
 
 def _replay_facts(found: Record, skipped: int, impossible: int) -> Iterable[Fact]:
@@ -140,7 +142,7 @@ def replay_chart(rows: Sequence[Record], kind: str) -> Chart:
 
 
 def _worst(rows: Sequence[Record]) -> Section:
-    ordered = sorted(rows, key=lambda r: (-abs(math.log(1 + _error(r) or 1e-9)), r.text("id")))
+    ordered = sorted(rows, key=lambda r: (-_far(r), r.text("id")))
     cells = tuple(
         (
             r.text("id"),

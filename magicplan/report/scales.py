@@ -22,7 +22,7 @@ def axis(scale: Scale, values: Sequence[float | None]) -> dict[str, Any]:
     }
     found |= {"tickformat": "~s", "ticksuffix": SUFFIX.get(scale.unit, "")}
     found |= {"tickprefix": "$"} if scale.unit == "usd" else {}
-    known = [value for value in values if value]
+    known = [value for value in values if value and value > 0]
     if scale.unit == "tokens" or scale.log:
         ticks = _powers(known) if scale.unit == "tokens" else _round_values(known)
         found |= {"tickvals": ticks, "ticktext": [show(tick, scale.unit) for tick in ticks]}
@@ -68,9 +68,13 @@ def places(scale: Scale, ticks: Numbers) -> dict[str, Any]:
 
 
 def position(value: float, ticks: Numbers) -> float | None:
-    """Where a value lies between ticks, in steps of one, logarithmic; None half a step outside."""
-    known = [math.log(t) for t in ticks if t]
-    if len(known) < 2 or value <= 0:
+    """Where a value lies between ticks, in steps of one, logarithmic; None half a step outside.
+
+    Ticks that do not rise from above zero have no places between them.
+    """
+    known = [math.log(tick) for tick in ticks if tick and tick > 0]
+    rising = len(known) == len(ticks) and all(a < b for a, b in pairwise(known))
+    if len(known) < 2 or not rising or value <= 0:
         return None
     at = math.log(value)
     for index, (left, right) in enumerate(pairwise(known)):

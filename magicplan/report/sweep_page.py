@@ -51,8 +51,7 @@ def _maps(p: Record) -> Iterator[Block]:
 
 
 def _draft(p: Record) -> str:
-    names = {n for row in p.record("best").data.get("draft", []) if isinstance(row, list)
-             for n in row if isinstance(n, str) and n != "none"}  # fmt: skip
+    names = {name for row in _Cells(p, "best").names("draft") for name in row} - {"none"}
     return f"Draft: {', '.join(sorted(names))}" if names else "No draft"
 
 
