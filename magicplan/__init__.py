@@ -8,15 +8,21 @@ p.to_dict()             # the JSON of `magicplan predict --json`
 mp.drafts(gpu="h100", batch=32, ctx=32768).plans                # every draft, best first
 mp.trees(gpu="h100", batch=[1, 8], ctx=[4096, 65536]).points    # the best tree of every cell
 mp.choose(gpu="h100", batch=[1, 8], ctx=[4096, 65536]).cells    # the best of all of them
+
+f = mp.plan(model="llama-3.1-70b", requests_per_s=5, prompt=8192, output=400,
+            slo={"ttft_p95_seconds": 3.0, "tpot_p95_seconds": 0.05})
+f.best.name, f.best.usd_per_million_tokens, f.feasible
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from magicplan.planning.plan import plan as plan
     from magicplan.planning.predict import predict as predict
     from magicplan.planning.speculate import choose as choose
     from magicplan.planning.speculate import drafts as drafts
@@ -24,19 +30,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
-    "predict", "trees",
+    "plan", "predict", "trees",
 ]  # fmt: skip
 __version__ = "0.1.0"
+
+_HOMES = {
+    "choose": "speculate", "drafts": "speculate", "plan": "plan", "predict": "predict",
+    "trees": "speculate",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for, when it is: importing magicplan alone stays instant."""
-    if name == "predict":
-        from magicplan.planning.predict import predict
-
-        return predict
-    if name in ("choose", "drafts", "trees"):
-        from magicplan.planning import speculate
-
-        return getattr(speculate, name)
+    if name in _HOMES:
+        return getattr(import_module(f"magicplan.planning.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'magicplan' has no attribute {name!r}")

@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from magicplan.commands import facts, measurements, workloads
+from magicplan.commands import facts, measurements, plans, workloads
 from magicplan.commands.options import say
 from magicplan.errors import MagicplanError
 
@@ -23,6 +23,8 @@ for command in (
     workloads.explain,
     workloads.drafts,
     workloads.tree,
+    plans.plan,
+    plans.report,
     measurements.calibrate,
     measurements.replay,
     facts.gpus,

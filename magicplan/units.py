@@ -119,6 +119,12 @@ def human_rate(value: float) -> str:
     return human_bytes(value) + "/s"
 
 
+def human_flops(value: float) -> str:
+    """Three figures a second: 9.89e14 -> "989 TFLOP/s"."""
+    units = ("FLOP/s", "kFLOP/s", "MFLOP/s", "GFLOP/s", "TFLOP/s", "PFLOP/s")
+    return _prefixed(value, " ", units, 1e3)
+
+
 def human_seconds(value: float) -> str:
     """Three figures: 0.00736 -> "7.36 ms"."""
     if value == 0:

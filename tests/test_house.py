@@ -25,7 +25,8 @@ ORDER = (
     {"cli"},
 )
 """A room may import rooms of its own line and of those above."""
-HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas"}
+HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas", "plotly",
+         "jinja2"}  # fmt: skip
 PURE = {"rich", "typer", "json", "tomllib", "pathlib", "os", "csv", "socket", "urllib"} | HEAVY
 
 
@@ -103,6 +104,11 @@ def test_predict_loads_nothing_heavy() -> None:
     assert not loaded_by(code) & HEAVY
 
 
+def test_plan_loads_nothing_heavy() -> None:
+    code = "import magicplan as mp; mp.plan(gpus='l40s', requests_per_s=1).to_dict()"
+    assert not loaded_by(code) & HEAVY
+
+
 def test_the_command_line_starts_without_numpy() -> None:
     assert not loaded_by("import magicplan.cli") & (HEAVY | {"numpy", "rich"})
 
@@ -111,7 +117,7 @@ def test_the_public_face() -> None:
     assert sorted(magicplan.__all__) == magicplan.__all__
     assert magicplan.__all__ == [
         "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose",
-        "drafts", "predict", "trees",
+        "drafts", "plan", "predict", "trees",
     ]  # fmt: skip
     for name in magicplan.__all__:
         assert getattr(magicplan, name) is not None

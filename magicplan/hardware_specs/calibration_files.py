@@ -136,6 +136,7 @@ def _wider(residual: Residual, spread: float, why: str) -> Residual:
     return Residual(low=middle / reach, high=middle * reach, basis=basis)
 
 
+@cache
 def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
     """The newest shipped version of a stack on that part, or the one asked for."""
     prefix = f"{accelerator}_{stack}_"

@@ -35,21 +35,33 @@ def render(prediction: Prediction, console: Console) -> None:
 
 def verdict(p: Prediction) -> str:
     """One sentence: what binds the step, whether to speculate, what it brings."""
-    bound = BOUND_WORDS[p.baseline.bound]
-    if p.best.gamma == 0:
-        advice = "do not speculate"
-        if len(p.gammas) > 1:
-            best = max(p.gammas[1:], key=lambda r: float(r.speedup))
-            advice += f": the best draft length, {best.gamma}, gives {best.speedup:.2f}x"
-    else:
-        advice = (
-            f"speculate with {p.best.draft}, {p.best.gamma} drafted tokens: "
-            f"{p.best.speedup:.2f}x ({p.best.speedup_low:.2f} to {p.best.speedup_high:.2f}), "
-            f"{human_count(p.best.tokens_per_s)} tokens/s"
-        )
-        if p.best.speedup_low < 1:
-            advice += "; the interval holds a loss too, so measure first"
-    return f"Decoding is {bound}; {advice}."
+    rivals = {r.gamma: float(r.speedup) for r in p.gammas[1:]}
+    best = p.best
+    if best.gamma == 0:
+        return spared(p.baseline.bound, rivals)
+    ends = (best.speedup, best.speedup_low, best.speedup_high)
+    return advised(p.baseline.bound, best.draft, best.gamma, ends, best.tokens_per_s)
+
+
+def spared(bound: str, rivals: dict[int, float]) -> str:
+    """The sentence where nothing pays; `rivals` maps draft lengths to speedups."""
+    text = f"Decoding is {BOUND_WORDS[bound]}; do not speculate"
+    if rivals:
+        gamma = max(rivals, key=lambda g: rivals[g])
+        text += f": the best draft length, {gamma}, gives {rivals[gamma]:.2f}x"
+    return text + "."
+
+
+def advised(
+    bound: str, draft: str, gamma: int, ends: tuple[float, float, float], tokens_per_s: float
+) -> str:
+    """The sentence where a draft pays; `ends` are its speedup, low and high."""
+    doubt = "; the interval holds a loss too, so measure first" if ends[1] < 1 else ""
+    return (
+        f"Decoding is {BOUND_WORDS[bound]}; speculate with {draft}, {gamma} drafted tokens: "
+        f"{ends[0]:.2f}x ({ends[1]:.2f} to {ends[2]:.2f}), {human_count(tokens_per_s)} tokens/s"
+        f"{doubt}."
+    )
 
 
 def _subject(p: Prediction) -> str:

@@ -49,10 +49,12 @@ def notes(console: Console, title: str, lines: Iterable[str]) -> None:
     """A titled list of sentences, wrapped under their dashes."""
     console.print(Text(title, style="bold"))
     for line in lines:
-        wrapped = textwrap.fill(
-            line, console.width - 1, initial_indent="- ", subsequent_indent="  "
-        )
-        console.print(Text(wrapped))
+        console.print(Text(wrapped(line, console)))
+
+
+def wrapped(line: str, console: Console) -> str:
+    """A sentence under its dash, within the width."""
+    return textwrap.fill(line, console.width - 1, initial_indent="- ", subsequent_indent="  ")
 
 
 @contextmanager

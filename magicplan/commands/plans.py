@@ -1,0 +1,222 @@
+"""Commands about capacity: a plan, and reports of any run."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from magicplan.commands.options import Json, say
+from magicplan.errors import UsageError
+
+if TYPE_CHECKING:
+    from magicplan.planning.plan_result import Plan
+    from magicplan.report.page import Page
+
+Html = Annotated[
+    Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
+]
+Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown file.")]
+Text = str | None
+TRAFFIC = ("requests_per_s", "users", "tokens_per_day", "trace")
+LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "drafts"}
+"""Options that take several values by commas, and the fields they fill."""
+NUMBERS = ("requests_per_s", "users", "tokens_per_day", "think_seconds", "peak_factor",
+           "budget_usd_per_hour")  # fmt: skip
+NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
+FIRST_FILE = Path("plan.toml")
+
+
+def plan(
+    file: Annotated[Path | None, typer.Argument(help="A plan file; --init writes one.")] = None,
+    model: Annotated[Text, typer.Option("--model", help="Model name or config.json.")] = None,
+    gpu: Annotated[Text, typer.Option("--gpu", help="Accelerator names, by commas.")] = None,
+    requests_per_s: Annotated[Text, typer.Option("--requests-per-s", help="Mean rate.")] = None,
+    users: Annotated[Text, typer.Option("--users", help="People who take turns.")] = None,
+    think_seconds: Annotated[
+        Text, typer.Option("--think-seconds", help="Pause of a user between requests.")
+    ] = None,
+    tokens_per_day: Annotated[
+        Text, typer.Option("--tokens-per-day", help="Output tokens of a whole day.")
+    ] = None,
+    trace: Annotated[Text, typer.Option("--trace", help="CSV of arrivals and lengths.")] = None,
+    prompt: Annotated[
+        Text, typer.Option("--prompt", help="Tokens: 2048, 8k, or lognormal:1200,6000.")
+    ] = None,
+    output: Annotated[Text, typer.Option("--output", help="Tokens, written the same way.")] = None,
+    peak_factor: Annotated[
+        Text, typer.Option("--peak-factor", help="Busiest minutes over the mean.")
+    ] = None,
+    slo: Annotated[
+        list[str] | None,
+        typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
+    ] = None,
+    dtype: Annotated[Text, typer.Option("--dtype", help="Weight formats, by commas.")] = None,
+    kv_dtype: Annotated[Text, typer.Option("--kv-dtype", help="KV formats, by commas.")] = None,
+    draft: Annotated[
+        Text, typer.Option("--draft", help="Drafts by commas: none, auto, eagle3, ngram, ...")
+    ] = None,
+    acceptance: Annotated[Text, typer.Option("--acceptance", help="As in predict.")] = None,
+    stack: Annotated[Text, typer.Option("--stack", help="vllm, sglang, trtllm, a path.")] = None,
+    objective: Annotated[Text, typer.Option("--objective", help="cost, gpus or energy.")] = None,
+    budget_usd_per_hour: Annotated[
+        Text, typer.Option("--budget-usd-per-hour", help="Most that the fleet may cost.")
+    ] = None,
+    max_gpus: Annotated[Text, typer.Option("--max-gpus", help="Most GPUs.")] = None,
+    prices: Annotated[
+        Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
+    ] = None,
+    observed: Annotated[
+        Path | None,
+        typer.Option("--observed", help="Result of vllm bench, SGLang bench_serving or AIPerf."),
+    ] = None,
+    stated: Annotated[
+        list[str] | None,
+        typer.Option("--stated", help="What that file leaves out, such as prompt=1024."),
+    ] = None,
+    fitted: Annotated[
+        Path | None,
+        typer.Option("--fitted", help="Write the calibration fitted to --observed, for --stack."),
+    ] = None,
+    init: Annotated[
+        bool, typer.Option("--init", help="Write a commented plan file, FILE or plan.toml.")
+    ] = False,
+    html: Html = None,
+    markdown: Markdown = None,
+    json: Json = False,
+) -> None:
+    """The fleet to rent for a traffic and its limits, and how to launch it. Options win over FILE.
+
+    Example: magicplan plan plan.toml --html plan.html
+    """
+    given = {name: value for name, value in locals().items() if value is not None}
+    for name in NOT_FIELDS:
+        given.pop(name, None)
+    if init:
+        _init(file or FIRST_FILE)
+        return
+    from magicplan.planning.plan import plan as answer
+
+    result = answer(_request(file, given, slo or []))
+    if observed:
+        result = _beside(result, observed, stated or [], fitted)
+    elif stated or fitted:
+        raise UsageError("--stated and --fitted go with --observed FILE")
+    document = result.to_dict()
+    if html or markdown or not json:
+        from magicplan.report.pages import page_of
+
+        _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+    if json:
+        from magicplan.report.terminal import print_json
+
+        print_json(document)
+    if not result.feasible:
+        sys.exit(1)
+
+
+def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
+    """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
+    from magicplan.planning.plan import with_observed
+    from magicplan.report.files import write
+
+    found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
+    if fitted and found.observed:
+        write(fitted, found.observed.calibration_toml, option="--fitted")
+        say(f"calibration written to {fitted}; use it with --stack {fitted}")
+    return found
+
+
+def _init(path: Path) -> None:
+    """A commented file where there is none. Raises UsageError where there is one."""
+    from magicplan.planning.plan_files import template
+    from magicplan.report.files import write
+
+    if path.exists():
+        raise UsageError(f"--init: {path} exists; name another file or remove it")
+    write(path, template(), option="--init")
+    say(f"{path} written; edit it, then: magicplan plan {path}")
+
+
+def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
+    """The file's request with the options put over it; a traffic replaces the file's."""
+    from dataclasses import replace
+
+    from magicplan.planning.plan_files import read_plan
+    from magicplan.planning.plan_request import checked, request_from
+
+    options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
+    pairs = (_pair("--slo", text) for text in slo)
+    limits = {f"{name.removesuffix('_seconds')}_seconds": value for name, value in pairs}
+    if file is None:
+        if not options:
+            raise UsageError(
+                "plan needs a file or a traffic such as --requests-per-s 4; see --init"
+            )
+        return request_from(options | {"slo": limits})
+    base = read_plan(file)
+    if any(name in options for name in TRAFFIC):
+        options = dict.fromkeys(TRAFFIC) | options
+    return checked(replace(base, **options, slo=dict(base.slo) | limits))
+
+
+def _value(name: str, text: str) -> Any:
+    """What a field takes, from the text of its option."""
+    from magicplan.units import parse_count, parse_number
+
+    option = "--" + name.replace("_", "-")
+    if name in LISTS:
+        found = tuple(part.strip() for part in text.split(",") if part.strip())
+        if not found:
+            raise UsageError(f"{option} is empty: expected names, by commas")
+        return found
+    if name in NUMBERS:
+        return parse_number(text, option=option)
+    return parse_count(text, option=option) if name == "max_gpus" else text
+
+
+def _pair(option: str, text: str) -> tuple[str, float]:
+    """ "ttft_p95=1" as a name and its number."""
+    from magicplan.units import parse_number
+
+    name, found, value = text.partition("=")
+    if not found or not name.strip():
+        raise UsageError(f"{option} {text!r}: expected a name and a number, such as ttft_p95=1")
+    return name.strip(), parse_number(value, option=f"{option} {name.strip()}")
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="JSON files that magicplan wrote.")],
+    html: Html = None,
+    markdown: Markdown = None,
+) -> None:
+    """Results of plan, predict, sweep, drafts, tree, replay and validate as one report.
+
+    Example: magicplan report run.json sweep.json --html report.html
+    """
+    from magicplan.report.pages import pages_of
+
+    _hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)
+
+
+def _hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
+    """Into the files asked for; on the terminal where none was."""
+    from magicplan.report import page_terminal
+    from magicplan.report.files import write
+    from magicplan.report.terminal import stdout
+
+    if html:
+        from magicplan.report.html import render
+
+        write(html, render(pages), option="--html")
+        say(f"report written to {html}")
+    if markdown:
+        from magicplan.report.markdown import render as as_markdown
+
+        write(markdown, as_markdown(pages), option="--markdown")
+        say(f"report written to {markdown}")
+    if not html and not markdown:
+        for page in pages:
+            page_terminal.render(page, stdout())

@@ -1,0 +1,187 @@
+"""Seconds of one step of a serving engine: decode tokens, and the prompt chunks that ride along.
+
+The roofline's passes, arranged for a scheduler's question. Layouts are the first axis of every
+array, so that all degrees of parallelism of one GPU are answered at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from magicplan.model_specs.shape import ModelShape
+from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.timing import Machine, StepCost, step_cost
+from magicplan.roofline.traffic import Op, Pass, forward
+
+ROW_POINTS = 96
+PROBE = 4096.0
+"""Prompt tokens of the pass that prompts' coefficients are read off."""
+PER_SEQUENCE = ("lm_head", "sampling")
+"""Ops that run for tokens to be sampled only, not for every token of a prompt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RowTable:
+    """Seconds of all work that depends on the number of tokens alone, by tokens of a step.
+
+    `rows` [r] tokens, `seconds` [layout, r]: linear layers, collectives, element-wise ops.
+    """
+
+    rows: Array
+    seconds: Array
+
+    def at(self, rows: Array) -> Array:
+        """Seconds at `rows` [layout, ...] tokens, between the points by straight lines."""
+        high = np.clip(np.searchsorted(self.rows, rows), 1, self.rows.size - 1)
+        low = high - 1
+        share = (rows - self.rows[low]) / (self.rows[high] - self.rows[low])
+        shape = (self.seconds.shape[0], *([1] * (np.ndim(rows) - 1)))
+        layout = np.arange(self.seconds.shape[0]).reshape(shape)
+        first, last = self.seconds[layout, low], self.seconds[layout, high]
+        return np.asarray(first + share * (last - first))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PrefillCost:
+    """What prompts cost beyond the work that `RowTable` knows, [layout] each.
+
+    Attention costs `full_pair_seconds` for each (query, key) pair of the layers that see
+    everything and `window_pair_seconds` for each pair within `window_tokens`; `draft_seconds` a
+    token builds the draft's own cache.
+    """
+
+    full_pair_seconds: Array
+    window_pair_seconds: Array
+    window_tokens: float
+    draft_seconds: Array
+
+    def of(self, new: Array, cached: Array) -> Array:
+        """Seconds of `new` [n] prompt tokens behind `cached` [n] ones, [layout, n]."""
+        pairs = new * cached + new * (new + 1) / 2
+        short = _pairs_within(self.window_tokens, new, cached)
+        return np.asarray(
+            self.full_pair_seconds[:, None] * pairs
+            + self.window_pair_seconds[:, None] * short
+            + self.draft_seconds[:, None] * new
+        )
+
+
+def _pairs_within(window: float, new: Array, cached: Array) -> Array:
+    """Pairs of `new` causal queries behind `cached` keys, each seeing at most `window` keys."""
+    growing = np.clip(window - cached, 0.0, new)  # queries that still see everything
+    return np.asarray(growing * cached + growing * (growing + 1) / 2 + (new - growing) * window)
+
+
+def row_table(model: ModelShape, layout: Deployment, machine: Machine, most: float) -> RowTable:
+    """Linear layers, collectives and element-wise ops from 1 to `most` tokens a step."""
+    rows = np.unique(np.rint(np.geomspace(1.0, most, ROW_POINTS)))
+    ops = forward(model, _with_axes(layout, 1), Pass(batch=rows[None, :], ctx=1.0))
+    kept = [op for op in ops if op.kind != "attention" and op.name not in PER_SEQUENCE]
+    return RowTable(rows=rows, seconds=_layouts(step_cost(kept, machine).seconds, layout))
+
+
+def decode_seconds(
+    model: ModelShape,
+    layout: Deployment,
+    machine: Machine,
+    batch: Array,
+    ctx: Array,
+    query_tokens: Array,
+    kv_passes: float = 1.0,
+) -> Array:
+    """Target passes over decoding requests alone, [layout, batch, query_tokens].
+
+    `batch` [batch], `query_tokens` [gamma], and contexts `ctx` [node] or [batch, node], equally
+    likely: the mean over nodes keeps what windows and budgets make of a distribution.
+    """
+    nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
+    work = Pass(
+        batch=batch[None, :, None, None],
+        ctx=nodes[None, :, :, None],
+        query_tokens=query_tokens,
+        kv_passes=1.0 if kv_passes == 1.0 else np.minimum(kv_passes, query_tokens),
+    )
+    wide = _with_axes(layout, 3)
+    host = machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
+    seconds = np.asarray(step_cost(forward(model, wide, work), machine, host).seconds)
+    full = (np.size(layout.tp), batch.size, nodes.shape[1], query_tokens.size)
+    return np.asarray(np.broadcast_to(seconds, full).mean(axis=2))
+
+
+def drafting_seconds(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array
+) -> Array:
+    """One draft step, [layout, batch]; contexts as in `decode_seconds`."""
+    nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
+    wide = _with_axes(layout, 2)
+    cost = draft_step(draft, wide, machine, batch[None, :, None], nodes[None, :, :])
+    full = (np.size(layout.tp), batch.size, nodes.shape[1])
+    return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
+
+
+def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> PrefillCost:
+    """Coefficients of prompts, read off one pass over 4096 tokens, where compute decides.
+
+    Groups of data-parallel attention and pipeline stages work on different prompts at once.
+    """
+    work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE)
+    at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
+    seconds = {"attention": np.zeros(1), "attention_sliding": np.zeros(1)}
+    for op in _materialised(model, forward(model, _with_axes(layout, 1), work)):
+        cost = step_cost([op], machine).seconds
+        seconds[op.name] = _layouts(cost, layout)[:, 0] / at_once / (PROBE * (PROBE + 1) / 2)
+    return PrefillCost(
+        full_pair_seconds=seconds["attention"],
+        window_pair_seconds=seconds["attention_sliding"],
+        window_tokens=float(model.window_tokens or 0),
+        draft_seconds=draft_prefill(layout, machine, None),
+    )
+
+
+def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
+    """Attention as a prefill runs it: latent attention decodes in absorbed form but prefills with
+    keys and values written out, whose heads are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
+    ops = [op for op in all_ops if op.kind == "attention"]
+    if model.latent is None:
+        return ops
+    a = model.latent
+    wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
+    share = wide / (2 * a.kv_rank + a.rope_head_dim)
+    return [replace(op, flops=op.flops * share) for op in ops]
+
+
+def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:
+    """Seconds a prompt token in which a draft with a cache of its own reads it, [layout]."""
+    if draft is None or draft.shape is None or not draft.holds_cache or draft.same_model:
+        return np.zeros(np.size(layout.tp))
+    cost = draft_step(draft, _with_axes(layout, 1), machine, 1.0, 1.0, width=PROBE)
+    gpu = np.asarray(cost.seconds) - np.asarray(cost.host_seconds)
+    return _layouts(gpu, layout)[:, 0] / PROBE
+
+
+def step_parts(
+    model: ModelShape, layout: Deployment, machine: Machine, batch: Array, ctx: Array
+) -> tuple[StepCost, tuple[Op, ...]]:
+    """Breakdown and ops of plain decode steps, over `batch` and `ctx` broadcast together."""
+    ops = forward(model, layout, Pass(batch=batch, ctx=ctx))
+    return step_cost(ops, machine, machine.calibration.host.pass_seconds(batch, batch)), ops
+
+
+def _layouts(seconds: object, layout: Deployment) -> Array:
+    """[layout, r] of what may be constant over layouts."""
+    array = np.atleast_2d(np.asarray(seconds, dtype=np.float64))
+    return np.array(np.broadcast_to(array, (np.size(layout.tp), array.shape[-1])))
+
+
+def _with_axes(layout: Deployment, more: int) -> Deployment:
+    """Degrees [layout, 1] with further axes behind."""
+
+    def widen(value: object) -> Array:
+        array = np.asarray(value, dtype=np.float64)
+        return array.reshape(-1, *([1] * more))
+
+    return replace(layout, tp=widen(layout.tp), pp=widen(layout.pp))

@@ -1,0 +1,213 @@
+"""Every configuration a plan may choose: GPU type x layout x formats x draft, as steady states.
+
+Loops run over GPU types, formats and drafts; layouts, batches and draft lengths are array axes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from magicplan import model_specs
+from magicplan.errors import UsageError
+from magicplan.model_specs.shape import ModelShape
+from magicplan.planning.plan_request import PlanRequest
+from magicplan.planning.replica import (
+    PLAIN,
+    EngineLimits,
+    Replica,
+    Speculation,
+    pool,
+    prompts_of,
+    replica,
+    states,
+)
+from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.serving import Steady, join
+from magicplan.planning.traffic_load import Load
+from magicplan.roofline.deployment import Deployment
+from magicplan.roofline.memory import candidate_layouts, splits_evenly
+
+SMALL_DRAFTS = {
+    128256: "llama-3.2-1b", 151936: "qwen3-0.6b", 152064: "qwen2.5-0.5b", 32000: "tinyllama-1.1b",
+}  # fmt: skip
+"""A shipped small model of the same vocabulary."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Configuration:
+    """One row of the search: a replica's kind and where its numbers come from."""
+
+    resolved: Resolved
+    replica: Replica
+    layout: int
+    """Index of its degrees in the replica's layout arrays."""
+    spec: Speculation
+    draft: str
+    """As asked for; `none` for plain decoding."""
+
+    @property
+    def tp(self) -> int:
+        """Tensor parallel degree."""
+        return int(np.asarray(self.replica.layout.tp).reshape(-1)[self.layout])
+
+    @property
+    def pp(self) -> int:
+        """Pipeline stages."""
+        return int(np.asarray(self.replica.layout.pp).reshape(-1)[self.layout])
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs that hold one copy of the model."""
+        return self.tp * self.pp * int(self.replica.layout.attention_dp)
+
+    @property
+    def one_layout(self) -> Deployment:
+        """The deployment of this row alone, with plain degrees."""
+        return replace(self.replica.layout, tp=float(self.tp), pp=float(self.pp))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Fleet:
+    """All rows, their joint steady states (config axis = rows), and what was left out."""
+
+    rows: tuple[Configuration, ...]
+    states: Steady
+    pools: Steady
+    """The same replicas where they only prefill, over utilisations; one row each."""
+    rejected: Mapping[str, int]
+    cells: int = field(default=0)
+    """Configurations x batches x draft lengths that were evaluated."""
+
+
+def limits_of(ask: PlanRequest) -> EngineLimits:
+    """The engine as configured."""
+    return EngineLimits(
+        batched_tokens=float(ask.batched_tokens),
+        max_sequences=float(ask.max_sequences),
+        memory_fraction=ask.memory_fraction,
+        kv_passes=ask.verify_kv_passes,
+    )
+
+
+def fleet(ask: PlanRequest, load: Load) -> Fleet:
+    """Evaluate every configuration. Raises UsageError if none can be."""
+    rows: list[Configuration] = []
+    parts: list[Steady] = []
+    pools: list[Steady] = []
+    rejected: Counter[str] = Counter()
+    cells = 0
+    for base in _bases(ask, load, rejected):
+        layout = _layouts(ask, base)
+        if layout is None:
+            rejected["no tensor parallel degree asked for splits its heads or fits its node"] += 1
+            continue
+        longest = ask.max_gamma if set(ask.drafts) != {"none"} else 0
+        shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
+        alone = None
+        for draft, spec, resolved in _drafts(ask, base, rejected):
+            prompts = prompts_of(shared, spec)
+            found = states(shared, spec, prompts)
+            if alone is None or prompts.draft_seconds.any():
+                alone = pool(shared, prompts)
+                cells += alone.rate.size
+            cells += found.rate.size * (longest + 1 if spec.draft else 1)
+            parts.append(found)
+            pools.append(alone)
+            rows += [
+                Configuration(
+                    resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft
+                )
+                for i in range(shared.layouts)
+            ]  # fmt: skip
+    if not parts:
+        reasons = "; ".join(rejected) or "no GPU, format and draft were given"
+        raise UsageError(f"nothing can be planned: {reasons}")
+    return Fleet(rows=tuple(rows), states=join(parts), pools=join(pools), rejected=rejected,
+                 cells=cells)  # fmt: skip
+
+
+def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:
+    """One resolved question for each GPU type and pair of formats."""
+    ctx = max(int(load.contexts().mean()), 1)
+    for gpu in ask.gpus:
+        for dtype in ask.dtypes:
+            for kv_dtype in ask.kv_dtypes:
+                question = Request(
+                    gpu=gpu, model=ask.model, ctx=ctx, dtype=_plain(dtype),
+                    kv_dtype=_plain(kv_dtype), stack=ask.stack, draft="none", ep=ask.ep,
+                    attention_dp=ask.attention_dp, memory_fraction=ask.memory_fraction,
+                    verify_kv_passes=ask.verify_kv_passes,
+                )  # fmt: skip
+                try:
+                    yield resolve(question)
+                except UsageError as problem:
+                    if len(ask.gpus) * len(ask.dtypes) * len(ask.kv_dtypes) == 1:
+                        raise
+                    rejected[str(problem)] += 1
+
+
+def _plain(dtype: str) -> str | None:
+    """bf16 asks for the part's own 16-bit format."""
+    return None if dtype == "bf16" else dtype
+
+
+def _layouts(ask: PlanRequest, base: Resolved) -> Deployment | None:
+    """Degrees of parallelism worth trying, [layout]."""
+    model, accelerator = base.model, base.machine.accelerator
+    degrees = list(candidate_layouts(model, accelerator))
+    if ask.tp is not None:
+        degrees = [(tp, 1) for tp in ask.tp if splits_evenly(model, tp)]
+    if ask.pp is not None:
+        degrees = sorted({(tp, ask.pp) for tp, _ in degrees if ask.pp <= model.layers})
+    degrees = [d for d in degrees if (d[0] * ask.attention_dp) % ask.ep == 0]
+    if not degrees:
+        return None
+    return replace(
+        base.layout,
+        tp=np.asarray([float(tp) for tp, _ in degrees]),
+        pp=np.asarray([float(pp) for _, pp in degrees]),
+    )
+
+
+def _drafts(
+    ask: PlanRequest, base: Resolved, rejected: Counter[str]
+) -> Iterator[tuple[str, Speculation, Resolved]]:
+    """Plain decoding, and every draft that applies and whose acceptance is known."""
+    for text in dict.fromkeys(_expanded(ask, base.model)):
+        if text == "none":
+            yield "none", PLAIN, base
+            continue
+        name, _, view = text.partition(" ")
+        rate = ask.acceptance
+        if not isinstance(rate, str):
+            rate = rate.get(text, rate.get(name, "auto"))
+        question = replace(
+            base.request, draft=name, draft_kv=view or None, acceptance=rate, task=ask.task,
+            max_gamma=ask.max_gamma,
+        )  # fmt: skip
+        try:
+            resolved = resolve(question)
+        except UsageError as problem:
+            if len(ask.drafts) == 1 and text != "none" and "auto" not in ask.drafts:
+                raise
+            rejected[f"draft {text}: {problem}"] += 1
+            continue
+        spec = Speculation(draft=resolved.draft, acceptance=resolved.acceptance)
+        yield text, spec, resolved
+
+
+def _expanded(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
+    for text in ask.drafts:
+        if text != "auto":
+            yield text
+            continue
+        yield from ("eagle3", "ngram")
+        if model.mtp_layers:
+            yield "mtp"
+        small = SMALL_DRAFTS.get(model.vocab)
+        if small and 3 * model_specs.load(small).parameters <= model.parameters:
+            yield small

@@ -1,0 +1,221 @@
+"""Latency percentiles of a steady state: each sampled request meets its waits and its rounds.
+
+A lattice of equally likely requests replaces simulation: request i brings its own lengths, and
+evenly spread numbers decide what it meets. Shapes are [config, n] until a percentile is taken.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from statistics import NormalDist
+
+import numpy as np
+
+from magicplan.planning.serving import Steady, remaining
+from magicplan.planning.traffic_load import Load
+from magicplan.roofline.deployment import Array
+
+PERCENTILES = (50.0, 95.0, 99.0)
+AVERAGED = 0.73
+"""Of the variance of the batch, what is left when a request averages it over its own stay:
+2 (exp(-1) - 1 + 1) for correlations that decay over one stay."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sampled:
+    """[config, n] seconds of each sampled request, and quantiles of gaps between tokens."""
+
+    ttft: Array
+    tpot: Array
+    e2e: Array
+    itl: Array
+    """[config, 3] at `PERCENTILES`, over tokens."""
+    itl_mean: Array
+    itl_cv: Array
+
+    def statistic(self, metric: str, statistic: str) -> Array:
+        """[config] of `mean`, `p50`, `p95` or `p99` of a metric."""
+        if metric == "itl":
+            ranks = {"p50": 0, "p95": 1, "p99": 2}
+            return self.itl_mean if statistic == "mean" else self.itl[:, ranks[statistic]]
+        values = getattr(self, metric)
+        if statistic == "mean":
+            return np.asarray(values.mean(axis=1))
+        return np.asarray(np.percentile(values, float(statistic[1:]), axis=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Entry:
+    """Time before a request's own prefill, where that is not the decoding replica's affair.
+
+    `saturation` [config] is the rate at which slots run out, `slots` how many there are.
+    """
+
+    saturation: Array
+    slots: Array
+    queued: Array
+    """Users of a closed population for whom there is no slot."""
+
+
+def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
+    """The mean of `sample`'s time to first token without a wait for slots, [config, b]."""
+    mixed, busy = state.mixed_seconds, state.busy_share
+    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
+    decoding = (1 - busy) * -np.expm1(-state.in_flight)
+    step = (busy * long + decoding * state.round_seconds) / 2
+    if closed:
+        mean = (mixed * share).sum(axis=-1) - state.round_seconds
+        step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + state.mixed_share * mean)
+    mean, half = state.backlog_seconds, mixed.mean(axis=-1) / 2
+    behind = np.clip(state.backlog_load, 0, 1) * mean * np.exp(-half / np.maximum(mean, 1e-12))
+    return np.asarray(step + behind + (state.own_seconds * share).sum(axis=-1))
+
+
+def population(load: Load, state: Steady) -> Array:
+    """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
+    stay = (
+        mean_ttft(state, load.groups.share, closed=load.replaces)
+        + state.rounds_per_request * state.step_seconds
+    )
+    return np.asarray(state.rate * (load.think_seconds + stay))
+
+
+def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) -> Sampled:
+    """Latencies of states with one entry on the batch axis (see `Steady.pick`).
+
+    `slope` [config] is d step / d batch, which turns a varying batch into varying rounds.
+    """
+    groups = load.groups
+    size = load.decoded.size
+    first, second, third, normal = _lattice(size)
+    own = state.own_seconds[:, 0, groups.group]
+    step = _next_step if load.replaces else _step_wait
+    wait = step(state, groups.share, first) + _backlog(state, second)
+    ttft = wait + _slot_wait(load, state, entry, third) + own
+    decoding = _decoding(load, state, groups.share, slope, normal)
+    gaps, itl_mean, itl_cv = _gaps(state, groups.share)
+    return Sampled(
+        ttft=ttft,
+        tpot=decoding / np.maximum(load.decoded, 1.0),
+        e2e=ttft + decoding,
+        itl=gaps,
+        itl_mean=itl_mean,
+        itl_cv=itl_cv,
+    )
+
+
+@cache
+def _lattice(size: int) -> tuple[Array, Array, Array, Array]:
+    """Three sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
+    the requests' order.
+
+    Fractional parts of multiples of the square roots of primes are equidistributed (Weyl).
+    """
+    index = np.arange(size)
+    a, b, c, d = ((index * root + 0.5 / size) % 1.0 for root in np.sqrt([2.0, 3.0, 5.0, 7.0]))
+    normal = NormalDist()
+    return a, b, c, np.asarray([normal.inv_cdf(float(share)) for share in d])
+
+
+def _step_wait(state: Steady, share: Array, chance: Array) -> Array:
+    """Until the step under way ends: one with prompts, one without, or none on an idle engine."""
+    busy = state.busy_share
+    mixed = state.mixed_seconds[:, 0]
+    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
+    idle = (1 - busy) * np.exp(-state.in_flight)
+    in_mixed = chance / np.maximum(busy, 1e-12) * long[:, None]
+    left = (chance - busy) / np.maximum(1 - busy - idle, 1e-12)
+    in_decode = np.where(left < 1, left * state.round_seconds, 0.0)
+    return np.asarray(np.where(chance < busy, in_mixed, in_decode))
+
+
+def _next_step(state: Steady, share: Array, chance: Array) -> Array:
+    """Who asks again as soon as the answer ends just misses a step and waits for all of it."""
+    if not state.in_flight.any():
+        return np.zeros((state.configs, chance.size))
+    others = np.clip(state.batch - 1, 0.0, 1.0)  # alone, no step is under way
+    mixed = (state.mixed_seconds[:, 0] * share).sum(axis=-1, keepdims=True)
+    wait = np.where(chance < state.mixed_share, mixed, state.round_seconds)
+    return np.asarray(others * wait)
+
+
+def _backlog(state: Steady, chance: Array) -> Array:
+    """Behind other prompts: exponential where there are any, beyond the step under way."""
+    load, mean = np.clip(state.backlog_load, 0.0, 1.0), state.backlog_seconds
+    ratio = np.maximum(chance, 1e-12) / np.maximum(load, 1e-12)
+    wait = np.where(chance < load, -np.log(ratio) * mean, 0.0)
+    half = state.mixed_seconds[:, 0].mean(axis=-1, keepdims=True) / 2
+    return np.asarray(np.maximum(wait - half, 0.0))
+
+
+def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
+    """For a free slot of a nearly full replica: who waits by Halfin and Whitt, for how long as in
+    M/G/c; in a closed population, behind those in excess."""
+    if load.users is not None:
+        queue = (entry.queued / state.rate[:, 0])[:, None]
+        return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
+    use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
+    waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)
+    cv2 = load.decoded.var() / load.decoded.mean() ** 2
+    mean = (load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use))
+    ratio = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)[:, None]
+    return np.asarray(np.where(ratio < 1, -np.log(np.minimum(ratio, 1.0)) * mean[:, None], 0.0))
+
+
+def _chance_to_wait(busy: Array, slots: Array) -> Array:
+    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(busy) (Halfin and Whitt, 1981)."""
+    beta = np.maximum((slots - busy) / np.sqrt(busy), 0.0)
+    below = 0.5 * np.asarray([math.erfc(-b / math.sqrt(2)) for b in beta])
+    density = np.exp(-(beta**2) / 2) / math.sqrt(2 * math.pi)
+    return np.asarray(1 / (1 + beta * below / np.maximum(density, 1e-300)))
+
+
+def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, normal: Array) -> Array:
+    """From the first token to the last: rounds times their mean, and a lognormal deviation from
+    three independent causes (accepted tokens, prompts met, batch met)."""
+    emitted = load.decoded
+    over = state.rounds_per_request * state.tokens_per_round - load.decoded.mean()
+    rounds = np.where(emitted > 0, (emitted + over) / state.tokens_per_round, 0.0)
+    kept = remaining(state.turnover * rounds)
+    step = state.fast_seconds + (state.slow_seconds - state.fast_seconds) * kept
+    mean = rounds * step
+    accepting = emitted * state.tokens_variance / state.tokens_per_round**3
+    variance = accepting * step**2
+    long = (state.mixed_seconds[:, 0] * share).sum(axis=-1, keepdims=True) - state.round_seconds
+    present = rounds**2 * long**2 * state.busy_share * (1 - state.busy_share)
+    variance = variance + np.minimum(mean * state.rate * state.prefill_square, present)
+    if slope is not None and load.users is None:
+        swing = slope[:, None] ** 2 * AVERAGED * np.maximum(state.in_flight, 0.0)
+        variance = variance + rounds**2 * swing
+    spread = np.sqrt(np.log1p(variance / np.maximum(mean, 1e-12) ** 2))
+    return np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
+
+
+def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:
+    """Gaps between tokens: (G - 1) / G of them are 0, the rest one step, with or without prompts.
+
+    Their squared variation follows in closed form: G (1 + cv_step^2) - 1.
+    """
+    emitted = state.tokens_per_round[:, 0]
+    mixed = state.mixed_share[:, 0]
+    steps = np.concatenate([state.round_seconds, state.mixed_seconds[:, 0]], axis=1)
+    weight = np.concatenate([(1 - mixed)[:, None], mixed[:, None] * share], axis=1)
+    values = np.concatenate([np.zeros((state.configs, 1)), steps], axis=1)
+    chance = np.concatenate([(1 - 1 / emitted)[:, None], weight / emitted[:, None]], axis=1)
+    order = np.argsort(values, axis=1, kind="stable")
+    reached = np.cumsum(np.take_along_axis(chance, order, axis=1), axis=1)
+    ranked = np.take_along_axis(values, order, axis=1)
+    found = [
+        np.take_along_axis(ranked, _first(reached, p / 100), axis=1)[:, 0] for p in PERCENTILES
+    ]
+    mean = (weight * steps).sum(axis=1)
+    variation = (weight * steps**2).sum(axis=1) / mean**2
+    return np.stack(found, axis=1), mean / emitted, np.sqrt(np.maximum(emitted * variation - 1, 0))
+
+
+def _first(reached: Array, share: float) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+    """Index of the first entry that reaches a share, [config, 1]."""
+    found = np.argmax(reached >= share - 1e-12, axis=1)
+    return np.asarray(found[:, None])

@@ -1,0 +1,269 @@
+"""`plan`: traffic, lengths and latency limits in; the fleet to buy and how to launch it out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from magicplan import hardware_specs
+from magicplan.errors import UsageError
+from magicplan.planning.fleet import Configuration, Fleet, fleet
+from magicplan.planning.launch import launch_commands
+from magicplan.planning.mixed_fleet import mixed_fleet
+from magicplan.planning.observed import observe
+from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_request import PlanRequest, checked, request_from
+from magicplan.planning.plan_result import (
+    Candidate,
+    Plan,
+    PriceUsed,
+    Roofline,
+    RooflineOp,
+    Searched,
+)
+from magicplan.planning.plan_schedule import curves, grid_prediction, schedule_of
+from magicplan.planning.plan_sensitivity import intervals, sensitivities
+from magicplan.planning.prices import prices_for
+from magicplan.planning.sizing import Sized, size_mixed, size_split
+from magicplan.planning.traffic_load import Load, load_of, traffic_used
+from magicplan.roofline.timing import op_seconds
+
+WRITTEN_OUT = 120
+"""Candidates that the result describes; the best of every GPU type is always among them."""
+
+
+def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
+    """The cheapest fleet that serves a workload within its limits, and why the others lose.
+
+    Takes a `PlanRequest`, or its fields: `plan(model="llama-3.1-70b", requests_per_s=5,
+    prompt=8192, output=400, slo={"ttft_p95_seconds": 2, "tpot_p95_seconds": 0.05})`. Where
+    nothing meets the limits, the answer says so (`feasible`) and shows the nearest. Raises
+    UsageError for names, numbers and options that make no sense, SpecError for files.
+    """
+    if request is not None and options:
+        raise UsageError("plan takes a request or its fields, not both")
+    ask = request_from(options) if request is None else checked(request)
+    started = time.perf_counter()
+    load = load_of(ask)
+    named = {hardware_specs.load(name).name: name for name in reversed(ask.gpus)}
+    ask = replace(ask, gpus=tuple(n for n in ask.gpus if n in named.values()))  # aliases once
+    gpus = [hardware_specs.load(name) for name in ask.gpus]
+    prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
+    found = fleet(ask, load)
+    rejected = Counter(found.rejected)
+    choices = sorted(_choices(ask, load, found, prices, rejected), key=lambda c: c.rank(ask))
+    if not choices:
+        reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
+        raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
+    shown = _shown(choices)
+    candidates = [candidate(ask, load, choice) for choice in shown]
+    best = candidates[0]
+    candidates = [best, *(explained(best, other, ask.objective) for other in candidates[1:])]
+    seconds = time.perf_counter() - started
+    searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
+    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices)
+    if ask.available is None:
+        return found_plan
+    return _with_mix(found_plan, ask.available)
+
+
+def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
+    """The plan with the cheapest mix, which may meet what no single kind of replica does."""
+    mixed = mixed_fleet([found], available)
+    if found.feasible or not mixed.feasible:
+        return replace(found, mixed=mixed)
+    verdict = f"no single kind of replica does within the GPUs at hand; a mix: {mixed.verdict}"
+    return replace(found, mixed=mixed, feasible=True, verdict=verdict)
+
+
+def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = None) -> Plan:
+    """The same plan beside a benchmark of one of its best candidate's replicas.
+
+    Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
+    """
+    return replace(found, observed=observe(path, found.request, found.best, stated))
+
+
+def _choices(
+    ask: PlanRequest,
+    load: Load,
+    found: Fleet,
+    prices: dict[str, PriceUsed],
+    rejected: Counter[str],
+) -> list[Choice]:
+    """Every configuration that can serve at all, in every arrangement asked for."""
+    sized: list[tuple[str, Sized]] = []
+    if ask.disaggregation != "only":
+        mixed = size_mixed(load, found.states, ask.slo, ask.max_utilisation)
+        sized.append((MIXED, mixed))
+    if ask.disaggregation != "off":
+        split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
+        sized.append((SPLIT, split))
+    choices = []
+    for layout, one in sized:
+        for index, row in enumerate(found.rows):
+            reason = _left_out(row, one, index)
+            if reason:
+                rejected[reason] += 1
+                continue
+            name = row.resolved.machine.accelerator.name
+            choices.append(
+                Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
+            )
+    return choices
+
+
+def _left_out(row: Configuration, sized: Sized, index: int) -> str:
+    """Why a configuration is no candidate, "" if it is one."""
+    if not sized.runs[index]:
+        return "does not hold the model and requests of this length, or cannot keep up with prompts"
+    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
+        return "its draft does not pay at the planned batch"
+    return ""
+
+
+def _shown(choices: list[Choice]) -> list[Choice]:
+    """The first ones, and the first of every GPU type, draft and arrangement."""
+    kept: list[Choice] = []
+    seen: set[tuple[str, str]] = set()
+    for number, choice in enumerate(choices):
+        name = choice.row.resolved.machine.accelerator.name
+        keys = {("gpu", name), ("draft", choice.row.draft), ("layout", choice.layout)}
+        if number < WRITTEN_OUT or keys - seen:
+            kept.append(choice)
+        seen |= keys
+    return kept
+
+
+def _answer(
+    ask: PlanRequest,
+    load: Load,
+    choice: Choice,
+    candidates: list[Candidate],
+    rejected: Counter[str],
+    searched: Searched,
+    prices: dict[str, PriceUsed],
+) -> Plan:
+    best = candidates[0]
+    model = choice.row.resolved.model
+    grid = grid_prediction(ask, choice, best)
+    longest = int((load.lengths.prompt + load.lengths.output).max())
+    rate = float(choice.sized.state.rate[choice.index, 0]) * best.replicas
+    peak = load.requests_per_s if load.users is None else rate
+    return Plan(
+        name=ask.name or f"{model.name} plan",
+        model=model.name,
+        parameters=model.parameters,
+        feasible=best.meets,
+        verdict=_verdict(ask, best),
+        traffic=traffic_used(load, peak),
+        slo=dict(ask.slo),
+        best=best,
+        candidates=tuple(candidates),
+        pareto_cost_latency=pareto(candidates, lambda c: c.usd_per_million_tokens),
+        pareto_throughput_latency=pareto(candidates, lambda c: -c.tokens_per_s_per_gpu),
+        rejected=dict(rejected.most_common()),
+        searched=searched,
+        sensitivity=sensitivities(ask, load, choice),
+        schedule=schedule_of(grid) if grid else None,
+        launch=launch_commands(ask, best, longest, grid),
+        roofline=_roofline(choice),
+        curves=curves(choice, best),
+        intervals=intervals(ask, load, choice, best),
+        prices=tuple(prices.values()),
+        assumptions=_assumptions(ask, load, choice, longest),
+        calibration_basis=choice.row.resolved.machine.calibration.origin,
+        request=ask,
+    )
+
+
+def pareto(candidates: Sequence[Candidate], cost: Any) -> tuple[int, ...]:
+    """Indices that nothing beats in both `cost` and p95 time per token, the fastest last; over
+    those that meet the limits, or over all where none does."""
+    able = [i for i, c in enumerate(candidates) if c.meets] or list(range(len(candidates)))
+    ranked = sorted(able, key=lambda i: (cost(candidates[i]), _tpot(candidates[i])))
+    front, fastest = [], math.inf
+    for i in ranked:
+        if not math.isnan(cost(candidates[i])) and _tpot(candidates[i]) < fastest:
+            front.append(i)
+            fastest = _tpot(candidates[i])
+    return tuple(front)
+
+
+def _tpot(c: Candidate) -> float:
+    return c.latency.tpot.p95_seconds
+
+
+def _verdict(ask: PlanRequest, best: Candidate) -> str:
+    if best.meets:
+        price = "" if math.isnan(best.cost_usd_per_hour) else (
+            f" for {best.cost_usd_per_hour:.2f} USD an hour"
+        )  # fmt: skip
+        return f"{best.name}{price}"
+    worst = max(best.violations, key=best.violations.__getitem__)
+    return (
+        f"nothing meets the limits; the nearest, {best.name}, breaks {worst} by "
+        f"{best.violations[worst]:.2f} times"
+    )
+
+
+def _roofline(choice: Choice) -> Roofline:
+    machine = choice.row.resolved.machine
+    _, ops, _ = step_of(choice)
+
+    def total(value: Any, count: Any) -> float:
+        return float(np.max(np.asarray(value) * np.asarray(count)))
+
+    return Roofline(
+        memory_bytes_per_s=machine.bytes_per_s,
+        flops_per_s=dict(machine.accelerator.dense_flops_per_s),
+        ops=tuple(
+            RooflineOp(
+                name=op.name,
+                kind=op.kind,
+                dtype=op.dtype,
+                flops=total(op.flops, op.count),
+                bytes=total(op.bytes, op.count),
+                seconds=total(op_seconds(op, machine), op.count),
+            )
+            for op in ops
+            if op.kind != "collective"  # moves nothing through the GPU's own memory
+        ),
+    )
+
+
+def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> tuple[str, ...]:
+    row, model = choice.row, choice.row.resolved.model
+    lines = list(row.resolved.notes)
+    if longest > model.max_ctx_tokens:
+        lines.append(
+            f"warning: requests of up to {longest} tokens exceed the {model.max_ctx_tokens} that "
+            f"{model.name} was made for"
+        )
+    arrivals = "arrive at random (Poisson)" if load.users is None else "come from users in turns"
+    lines += [
+        f"requests {arrivals}; lengths: {load.source}",
+        f"a step feeds decode tokens first and prompt chunks up to {ask.batched_tokens} tokens "
+        "behind them, as vLLM's scheduler does",
+        f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
+        "leave cache for 99 % of the time",
+        "energy is an upper bound: every GPU at its TDP, host and cooling left out",
+    ]
+    if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):
+        lines.append(f"price indicative: {choice.price.note}; state your own with prices")
+    if row.spec.acceptance is not None:
+        lines.append(f"acceptance: {row.spec.acceptance.origin}")
+    if load.shared_prefix_tokens:
+        lines.append("the shared prefix is held once a replica, and read once a step (cascade)")
+    elif load.prefix_hit_rate:
+        lines.append("prefix hits save prompt computation; cache is counted as if none were shared")
+    if choice.layout == SPLIT:
+        lines.append("caches move from prefill to decode replicas at each GPU's PCIe rate")
+    return tuple(lines)

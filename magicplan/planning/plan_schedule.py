@@ -1,0 +1,140 @@
+"""The best plan's draft length over batch x context, and its step along either axis."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from magicplan.errors import UsageError
+from magicplan.planning.compare import TreePoint, adaptive_trees
+from magicplan.planning.engine import step_parts
+from magicplan.planning.plan_candidates import Choice
+from magicplan.planning.plan_request import PlanRequest
+from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed
+from magicplan.planning.predict import answer
+from magicplan.planning.prediction import Prediction
+from magicplan.planning.request import resolve
+from magicplan.planning.settings import schedule as thresholds
+from magicplan.roofline.deployment import Array
+
+SCHEMA = "magicplan.schedule/1"
+SHORTEST_CTX = 512.0
+MOST_NODES, DEEPEST = 48, 10
+KINDS = ("linear", "attention", "collective", "elementwise", "host")
+
+
+def grid_prediction(ask: PlanRequest, choice: Choice, best: Candidate) -> Prediction | None:
+    """One replica of the best plan over batch x context with its draft; without one, with the
+    first of the request's that can be predicted. None where there is none."""
+    row = choice.row
+    names = [best.draft] if best.draft != "none" else [d for d in ask.drafts if d != "none"]
+    names = [n for name in names for n in (("eagle3", "ngram") if name == "auto" else (name,))]
+    for text in names:
+        name, _, view = text.partition(" ")
+        rate = ask.acceptance
+        if not isinstance(rate, str):
+            rate = rate.get(text, rate.get(name, "auto"))
+        question = replace(
+            row.resolved.request, draft=name, draft_kv=view or None, acceptance=rate,
+            task=ask.task, max_gamma=ask.max_gamma, gpus=row.gpus_per_replica, tp=row.tp,
+            pp=row.pp, batch=_batches(best), ctx=_contexts(choice),
+        )  # fmt: skip
+        try:
+            return answer(resolve(question))
+        except UsageError:
+            continue
+    return None
+
+
+def _batches(best: Candidate) -> list[int]:
+    most = max(best.max_batch_per_replica, int(best.batch_per_replica) + 1, 2)
+    return sorted({int(b) for b in np.unique(np.rint(np.geomspace(1, most, 9)))})
+
+
+def _contexts(choice: Choice) -> list[int]:
+    """Doublings from 512 tokens to past the longest request."""
+    lengths = choice.row.replica.load.lengths
+    longest = max(float((lengths.prompt + lengths.output).max()), 2 * SHORTEST_CTX)
+    octaves = int(np.ceil(np.log2(longest / SHORTEST_CTX)))
+    return [int(SHORTEST_CTX * 2**n) for n in range(octaves + 1)]
+
+
+def schedule_of(grid: Prediction) -> Schedule:
+    """The table and its thresholds, for chains and, where the draft can, for trees."""
+    trees = _trees(grid)
+    shape = grid.placement.fits.shape
+    edges = grid.break_even.speedup_one_ctx_tokens
+    return Schedule(
+        draft=grid.resolved.draft.name if grid.resolved.draft else "none",
+        batches=tuple(int(b) for b in grid.resolved.batch[:, 0]),
+        ctx_tokens=tuple(int(c) for c in grid.resolved.ctx[0]),
+        gammas=tuple(tuple(int(g) for g in row) for row in np.broadcast_to(grid.best.gamma, shape)),
+        speedups=tuple(
+            tuple(float(s) for s in row) for row in np.broadcast_to(grid.best.speedup, shape)
+        ),
+        break_even_ctx_tokens=tuple(float(e) for e in np.asarray(edges).reshape(-1)),
+        thresholds=tuple(
+            ThresholdUsed(
+                batch_lo=t.batch_lo, batch_hi=t.batch_hi, ctx_lo=t.ctx_lo, ctx_hi=t.ctx_hi,
+                gamma=t.gamma, loss=t.loss,
+            )
+            for t in thresholds(grid)
+        ),
+        tree_sizes=tuple(tuple(point.size for point in row) for row in trees),
+        tree_depths=tuple(tuple(point.depth for point in row) for row in trees),
+        tree_speedups=tuple(tuple(point.speedup for point in row) for row in trees),
+    )  # fmt: skip
+
+
+def schedule_document(schedule: Schedule) -> dict[str, Any]:
+    """What a scheduler reads: ranges of batch and context, both ends included, and the draft
+    length there; 0 is off. Cells beyond the last ranges take the nearest."""
+    return {
+        "schema": SCHEMA,
+        "draft": schedule.draft,
+        "thresholds": [
+            {
+                "batch": [t.batch_lo, t.batch_hi],
+                "ctx_tokens": [t.ctx_lo, t.ctx_hi],
+                "gamma": t.gamma,
+            }
+            for t in schedule.thresholds
+        ],
+    }
+
+
+def _trees(grid: Prediction) -> list[list[TreePoint]]:
+    """The best tree of every cell, [batch][ctx]; [] where the draft drafts none."""
+    draft = grid.resolved.draft
+    if draft is None or draft.shape is None or draft.middle is not None:
+        return []
+    found = adaptive_trees(grid.resolved.request, max_size=MOST_NODES, max_depth=DEEPEST)
+    columns = grid.resolved.ctx.shape[1]
+    points = list(found.points)  # by batch, then context
+    return [points[i : i + columns] for i in range(0, len(points), columns)]
+
+
+def curves(choice: Choice, best: Candidate) -> tuple[Curve, ...]:
+    """Step breakdown over batch at the mean context, and over context at the planned batch."""
+    batches = np.asarray(_batches(best), dtype=np.float64)
+    contexts = np.asarray(_contexts(choice), dtype=np.float64)
+    mean = np.asarray(best.ctx_tokens)
+    planned = np.asarray(max(best.batch_per_replica, 1.0))
+    return (
+        _curve(choice, "batch", batches, batches, mean),
+        _curve(choice, "ctx_tokens", contexts, planned, contexts),
+    )
+
+
+def _curve(choice: Choice, axis: str, values: Array, batch: Array, ctx: Array) -> Curve:
+    row = choice.row
+    cost, _ = step_parts(row.resolved.model, row.one_layout, row.resolved.machine, batch, ctx)
+    parts = {
+        f"{kind}_seconds": tuple(
+            float(s) for s in np.broadcast_to(getattr(cost, f"{kind}_seconds"), values.shape)
+        )
+        for kind in KINDS
+    }
+    return Curve(axis=axis, values=tuple(float(v) for v in values), **parts)

@@ -1,0 +1,234 @@
+"""How many replicas: the load that each configuration bears within every limit, found at once.
+
+Latencies rise with the batch, so the largest batch that meets the limits is found by bisection
+on the grid, for all configurations together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicplan.planning.latency import Entry, Sampled, population, sample
+from magicplan.planning.plan_request import SLO_KEYS
+from magicplan.planning.serving import (
+    SAFE_MARGIN,
+    Steady,
+    last_feasible,
+    slope_at,
+    where_reached,
+    without_prefill,
+)
+from magicplan.planning.traffic_load import Load
+from magicplan.roofline.deployment import Array
+
+Whole = NDArray[np.int64]
+Limits = Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sized:
+    """Every configuration at the peak, [config]. Replicas are 0 where it cannot run at all."""
+
+    state: Steady
+    """One entry on the batch axis."""
+    replicas: Whole
+    prefill_replicas: Whole
+    batch: Array
+    figures: Mapping[str, Array]
+    """By `SLO_KEYS`."""
+    itl_cv: Array
+    capacity: Array
+    """Requests a second (or users) that the sized fleet bears within every limit."""
+    utilisation: Array
+    violations: Mapping[str, Array]
+    """Figure over limit, by limit."""
+    most: Array
+    """Largest batch that the replica may run and holds safely."""
+    binding: tuple[str, ...]
+
+    @property
+    def runs(self) -> NDArray[np.bool_]:
+        """Whether a configuration can serve this load at all."""
+        return np.asarray(self.replicas > 0)
+
+    @property
+    def worst(self) -> Array:
+        """Largest violation, at most 1 where all limits hold; infinite where it cannot run."""
+        found = np.ones(self.replicas.shape)
+        for ratio in self.violations.values():
+            found = np.maximum(found, ratio)
+        return np.where(self.runs, found, np.inf)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Borne:
+    """Where on the batch axis each configuration stands at most, and how it is loaded there."""
+
+    states: Steady
+    ladder: Array
+    last: Whole
+    entry: Entry
+    at: Array
+    by_latency: NDArray[np.bool_]
+    """Whether a latency limit, rather than utilisation, is what stops it."""
+
+
+def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: float) -> Sized:
+    """Replicas that prefill and decode."""
+    borne = _borne(load, states, limits, max_utilisation)
+    wanted = load.users if load.users is not None else load.requests_per_s
+    rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
+    most = _reached(borne.ladder, borne.at)
+    able = (most > 0) & (borne.last >= 0)
+    needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
+    replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
+    target = wanted / np.maximum(replicas, 1)
+    at = where_reached(borne.ladder, target, end)
+    found = _sampled(load, states, borne.entry, rows, at)
+    figures = _figures(found)
+    state = states.pick(rows, at)
+    return Sized(
+        state=state,
+        replicas=replicas,
+        prefill_replicas=np.zeros_like(replicas),
+        batch=state.batch[:, 0],
+        figures=figures,
+        itl_cv=found.itl_cv,
+        capacity=most * replicas,
+        utilisation=state.rate[:, 0] / np.maximum(states.rate[rows, end], 1e-12),
+        violations={key: figures[key] / limit for key, limit in limits.items()},
+        most=states.batch[rows, end],
+        binding=_binding(load, borne, limits),
+    )
+
+
+def size_split(
+    load: Load, states: Steady, pools: Steady, limits: Limits, max_utilisation: float
+) -> Sized:
+    """Replicas that only decode, fed by replicas that only prefill."""
+    late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
+    early = {k: v for k, v in limits.items() if k.startswith("ttft")}
+    decode = size_mixed(load, without_prefill(states), late, max_utilisation)
+    rate = decode.state.rate[:, 0] * decode.replicas
+    random = replace(load, users=None)
+    entry = Entry(
+        saturation=np.full(pools.configs, np.inf), slots=np.ones(pools.configs),
+        queued=np.zeros(pools.configs),
+    )  # fmt: skip
+    rows, first = np.arange(pools.configs), np.zeros(pools.configs, dtype=np.int64)
+    last = first + pools.rate.shape[1] - 1
+    at = _bisect(random, pools, entry, early, first, last).astype(np.float64)
+    each = np.minimum(_reached(pools.rate, at), max_utilisation / 0.95 * pools.rate[:, -1])
+    replicas = np.where(decode.runs, np.maximum(np.ceil(rate / each - 1e-9), 1), 0).astype(np.int64)
+    at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
+    prompts = _sampled(random, pools, entry, rows, at)
+    whole = Sampled(
+        ttft=prompts.ttft, tpot=prompts.ttft * 0, e2e=prompts.ttft, itl=prompts.itl,
+        itl_mean=prompts.itl_mean, itl_cv=prompts.itl_cv,
+    )  # fmt: skip
+    figures = dict(decode.figures) | {
+        key: value for key, value in _figures(whole).items() if key.startswith("ttft")
+    }
+    for key in figures:
+        if key.startswith("e2e"):  # the decoding side waits for no prompt of its own
+            own = decode.figures[key.replace("e2e", "ttft")]
+            figures[key] = figures[key] - own + figures[key.replace("e2e", "ttft")]
+    capacity = np.minimum(
+        decode.capacity, decode.capacity * each * replicas / np.maximum(rate, 1e-12)
+    )
+    return replace(
+        decode,
+        prefill_replicas=replicas,
+        figures=figures,
+        capacity=capacity,
+        utilisation=np.maximum(
+            decode.utilisation, rate / np.maximum(replicas, 1) / pools.rate[:, -1]
+        ),
+        violations={key: figures[key] / limit for key, limit in limits.items()},
+    )
+
+
+def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -> _Borne:
+    last = last_feasible(states)
+    ladder = states.rate if load.users is None else population(load, states)
+    end = np.maximum(last, 0)
+    rows = np.arange(states.configs)
+    edge = np.maximum(last_feasible(states, margin=0.0), 0)
+    entry = Entry(
+        saturation=np.maximum(states.rate[rows, edge], 1e-12),
+        slots=states.batch[rows, edge],
+        queued=np.zeros(states.configs),
+    )
+    by_use = where_reached(states.rate, max_utilisation * states.rate[rows, end], end)
+    lowest = np.minimum(np.full(end.shape, 0 if load.users is not None else 1), end)
+    fast = _bisect(load, states, entry, limits, lowest, end).astype(np.float64)
+    at = np.maximum(np.minimum(fast, by_use), lowest)
+    return _Borne(
+        states=states, ladder=ladder, last=last, entry=entry, at=at, by_latency=fast < by_use
+    )
+
+
+def _bisect(
+    load: Load, states: Steady, entry: Entry, limits: Limits, first: Whole, last: Whole
+) -> Whole:
+    """Largest batch index that meets all limits, [config]; `first` where even that does not."""
+    if not limits:
+        return last
+    low, high = first.copy(), last.copy()
+    rows = np.arange(states.configs)
+    while (low < high).any():
+        middle = (low + high + 1) // 2
+        good = _worst(load, states, entry, limits, rows, middle.astype(np.float64)) <= 1
+        low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
+        high = np.maximum(high, low)
+    return low
+
+
+def _worst(
+    load: Load, states: Steady, entry: Entry, limits: Limits, rows: Whole, at: Array
+) -> Array:
+    found = _sampled(load, states, entry, rows, at)
+    ratios = [found.statistic(*_split(key)) / limit for key, limit in limits.items()]
+    return np.asarray(np.max(ratios, axis=0))
+
+
+def _sampled(load: Load, states: Steady, entry: Entry, rows: Whole, at: Array) -> Sampled:
+    return sample(load, states.pick(rows, at), entry, slope_at(states, rows, at))
+
+
+def _figures(found: Sampled) -> dict[str, Array]:
+    return {key: found.statistic(*_split(key)) for key in SLO_KEYS}
+
+
+def _split(key: str) -> tuple[str, str]:
+    metric, statistic, _ = key.split("_")
+    return metric, statistic
+
+
+def _reached(values: Array, at: Array) -> Array:
+    """Values [config, b] at fractional indices."""
+    rows = np.arange(values.shape[0])
+    low = np.clip(np.floor(at).astype(np.int64), 0, values.shape[1] - 1)
+    high = np.minimum(low + 1, values.shape[1] - 1)
+    return np.asarray(values[rows, low] + (at - low) * (values[rows, high] - values[rows, low]))
+
+
+def _binding(load: Load, borne: _Borne, limits: Limits) -> tuple[str, ...]:
+    """What stops each configuration from bearing more."""
+    states, rows = borne.states, np.arange(borne.states.configs)
+    after = np.minimum(np.maximum(borne.last, 0) + 1, states.rate.shape[1] - 1)
+    full = states.kv_margin[rows, after] < SAFE_MARGIN
+    slow = ~states.keeps_up[rows, after] & states.holds[rows, after]
+    cause = np.where(full, "kv_cache", np.where(slow, "prefill", "max_sequences"))
+    if not limits:
+        return tuple(str(c) for c in cause)
+    beyond = np.minimum(np.floor(borne.at) + 1, np.maximum(borne.last, 0))
+    found = _sampled(load, states, borne.entry, rows, beyond)
+    keys = list(limits)
+    ratios = np.stack([found.statistic(*_split(key)) / limits[key] for key in keys])
+    metric = np.asarray(keys)[ratios.argmax(axis=0)]
+    return tuple(str(name) for name in np.where(borne.by_latency, metric, cause))

@@ -1,0 +1,78 @@
+"""A report on a terminal: the verdict first, tables within the width, no figures."""
+
+from __future__ import annotations
+
+from functools import singledispatch
+
+from rich.console import Console
+from rich.text import Text
+
+from magicplan.report.figure_tables import grid_of
+from magicplan.report.page import Block, Bullets, Code, Grid, Page, Plot, Section
+from magicplan.report.terminal import notes, table, wrapped
+
+
+def render(page: Page, console: Console) -> None:
+    """Print a page, the verdict first."""
+    console.print(Text(page.verdict, style="bold"))
+    if page.subject:
+        console.print(Text(page.subject))
+    if page.facts:
+        rows = tuple((fact.name, fact.value, fact.note) for fact in page.facts)
+        _block(Grid(columns=("", "", ""), rows=rows, prose=True), console)
+    for section in page.sections:
+        _section(section, console)
+
+
+def _section(section: Section, console: Console) -> None:
+    blocks = [block for block in section.blocks if not _left_out(block)]
+    if not blocks:
+        return
+    if isinstance(blocks[0], Bullets):
+        notes(console, section.title, blocks[0].lines)
+        blocks = blocks[1:]
+    else:
+        console.print(Text(section.title, style="bold"))
+    for block in blocks:
+        _block(block, console)
+
+
+def _left_out(block: Block) -> bool:
+    if isinstance(block, Plot):
+        return block.quiet or block.repeated
+    return isinstance(block, Code) and block.quiet
+
+
+@singledispatch
+def _block(block: object, console: Console) -> None:
+    console.print(Text(str(block)))
+
+
+@_block.register
+def _(block: Bullets, console: Console) -> None:
+    for line in block.lines:
+        console.print(Text(wrapped(line, console)))
+
+
+@_block.register
+def _(block: Code, console: Console) -> None:
+    """Unwrapped, so that what is copied is one line."""
+    console.print(Text(f"{block.title}:"))
+    console.print(Text(block.text), soft_wrap=True)
+
+
+@_block.register
+def _(block: Grid, console: Console) -> None:
+    grid = table(*block.columns, title=block.title, numeric=not block.prose)
+    grid.show_header = any(block.columns)
+    for index, row in enumerate(block.rows):
+        cells = [Text(cell.replace("\n", ", ")) for cell in row]
+        grid.add_row(*cells, style="bold green" if index in block.best else None)
+    console.print(grid)
+    if block.note:
+        console.print(Text(block.note))
+
+
+@_block.register
+def _(block: Plot, console: Console) -> None:
+    _block(grid_of(block), console)

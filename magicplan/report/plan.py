@@ -1,0 +1,94 @@
+"""A capacity plan as a page: what to buy and launch first, then why, then on what it rests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from magicplan.report import plan_basis, plan_choice
+from magicplan.report.charts import Unit, show
+from magicplan.report.page import Fact, Page
+from magicplan.report.plan_words import (
+    draft_words,
+    ends_words,
+    limit_name,
+    seconds_of,
+    shape_words,
+    verdict,
+)
+from magicplan.report.record import Record
+
+
+def page(plan: Record) -> Page:
+    """From the JSON of a plan. Raises SpecError naming a field that is missing or wrong."""
+    feasible = plan.flag("feasible")
+    sections = (
+        plan_choice.launch(plan),
+        plan_choice.observed(plan),
+        plan_choice.latency(plan),
+        plan_choice.candidates(plan),
+        plan_choice.pareto(plan),
+        plan_basis.memory(plan),
+        plan_basis.sensitivity(plan),
+        plan_basis.schedule(plan),
+        plan_basis.step_time(plan),
+        plan_basis.roofline(plan),
+        plan_basis.accuracy(plan),
+        plan_basis.assumptions(plan),
+    )
+    return Page(
+        title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
+        verdict=verdict(plan),
+        tone="good" if feasible else "bad",
+        subject=_subject(plan),
+        facts=tuple(_facts(plan)),
+        sections=tuple(section for section in sections if section is not None),
+    )
+
+
+def _subject(plan: Record) -> str:
+    t = plan.record("traffic")
+    hit = t.number("prefix_hit_rate")
+    cached = f", {hit:.0%} of prompts from the prefix cache" if hit else ""
+    return (
+        f"{plan.text('model')} ({show(plan.number('parameters'))} parameters); "
+        f"{t.number('mean_requests_per_s'):.3g} requests/s, planned for a peak of "
+        f"{t.number('peak_requests_per_s'):.3g}; prompts of "
+        f"{t.number('prompt_mean_tokens'):.0f} tokens (p95 {t.number('prompt_p95_tokens'):.0f})"
+        f"{cached}, outputs of {t.number('output_mean_tokens'):.0f} "
+        f"(p95 {t.number('output_p95_tokens'):.0f}); {t.text('source')}"
+    )
+
+
+def _facts(plan: Record) -> Iterator[Fact]:
+    best = plan.record("best")
+    yield Fact(
+        name="GPUs" if plan.flag("feasible") else "nearest plan",
+        value=f"{best.number('gpus'):.0f} x {best.text('gpu')}",
+        note=shape_words(best),
+    )
+    rows: tuple[tuple[str, str, float | None, Unit], ...] = (
+        ("cost an hour", "cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
+        ("cost of 1M output tokens", "usd_per_million_tokens",
+         best.maybe("usd_per_million_tokens"), "usd"),
+        ("TTFT p95", "ttft_p95_seconds", seconds_of(best, "ttft", "p95"), "seconds"),
+        ("TPOT p95", "tpot_p95_seconds", seconds_of(best, "tpot", "p95"), "seconds"),
+        ("output tokens/s a GPU", "tokens_per_s_per_gpu",
+         best.maybe("tokens_per_s_per_gpu"), "count"),
+    )  # fmt: skip
+    for name, key, value, unit in rows:
+        yield Fact(name=name, value=show(value, unit), note=ends_words(plan, key, unit))
+    yield Fact(
+        name="headroom",
+        value=f"{best.number('headroom'):+.0%}",
+        note=f"against the peak; what binds: {limit_name(best.text('binding'))}",
+    )
+    yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
+
+
+def _gain(plan: Record, best: Record) -> str:
+    if not best.number("gamma"):
+        return ""
+    tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
+    ends = ends_words(plan, "speedup", "ratio")
+    gain = f"{show(best.number('speedup'), 'ratio')} decode throughput, {tokens}"
+    return f"{gain}; {ends}" if ends else gain

@@ -1,0 +1,172 @@
+"""What a plan rests on: memory, sensitivity, the schedule, step times, accuracy, assumptions."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from magicplan.report import plan_figures as figures
+from magicplan.report.charts import show
+from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
+from magicplan.report.plan_words import range_sentence, spaced, unit_of
+from magicplan.report.record import Record
+
+
+def _rare(share: float) -> str:
+    return "below 0.01 %" if share < 1e-4 else f"{100 * share:.2g} %"
+
+
+def memory(plan: Record) -> Section:
+    bar = plan.record("best").record("memory")
+    available = bar.positive("available_bytes")
+    preempted = plan.record("best").number("preemption_probability")
+    rows = tuple(
+        (name, show(held := bar.number(f"{part}_bytes"), "bytes"), f"{held / available:.0%}")
+        for part, name in figures.MEMORY_NAMES.items()
+    )
+    grid = Grid(
+        columns=("memory of a GPU", "bytes", "share"),
+        rows=(*rows, ("available", show(available, "bytes"), "100%")),
+        note=f"Share of time in which requests in flight outgrow the KV cache: {_rare(preempted)}.",
+    )
+    plot = Plot(
+        title="Memory of a GPU",
+        reading="What the chosen plan and its next rivals hold at the planned load. Bytes follow "
+        "from shapes and formats; only the number of requests in flight is predicted, and free "
+        "memory is its margin.",
+        figure=figures.memory(plan),
+        quiet=True,
+    )
+    return Section(title="Memory", blocks=(plot, grid))
+
+
+def sensitivity(plan: Record) -> Section | None:
+    chart = figures.sensitivity(plan)
+    if chart is None:
+        return None
+    rows = tuple(
+        (
+            spaced(entry.text("what")),
+            entry.text("change"),
+            f"{entry.number('gpus'):.0f}" if entry.flag("meets") else "none",
+            show(entry.maybe("cost_usd_per_hour"), "usd") if entry.flag("meets") else "",
+            show(entry.maybe("usd_per_million_tokens"), "usd") if entry.flag("meets") else "",
+        )
+        for entry in plan.records("sensitivity")
+    )
+    grid = Grid(
+        columns=("if", "changes", "GPUs", "$/h", "$/M"),
+        rows=rows,
+        note="The chosen GPUs, formats and draft, with replicas chosen anew; none: no number of "
+        "them meets the limits.",
+    )
+    plot = Plot(
+        title="Sensitivity: GPUs needed as an assumption changes",
+        reading="Each line changes one assumption by the factor below; a line that ends has no "
+        "fleet beyond. " + range_sentence(plan, "gpus", "the plan's GPUs"),
+        figure=chart,
+        repeated=True,
+    )
+    return Section(title="Sensitivity", blocks=(plot, grid))
+
+
+def schedule(plan: Record) -> Section | None:
+    schedule = plan.maybe_record("schedule")
+    if schedule is None:
+        return None
+    rows = tuple(
+        (
+            f"{t.number('batch_lo'):.0f} - {t.number('batch_hi'):.0f}",
+            f"{show(t.number('ctx_lo'), 'tokens')} - {show(t.number('ctx_hi'), 'tokens')}",
+            f"{t.number('gamma'):.0f}" if t.number("gamma") else "off",
+            f"{t.number('loss'):.1%}",
+        )
+        for t in schedule.records("thresholds")
+    )
+    plot = Plot(
+        title="Speedup of the best draft length",
+        reading=f"Draft: {schedule.text('draft')}. Blue gains, orange loses, off does not draft; "
+        "the line is where speculation breaks even. "
+        + range_sentence(plan, "speedup", "the speedup"),
+        figure=figures.speedups(schedule),
+    )
+    grid = Grid(
+        columns=("batch of a replica", "context", "draft tokens", "loss"),
+        rows=rows,
+        note="loss: throughput given up at most by sharing a draft length over the range.",
+    )
+    rule = Code(title="The schedule as JSON", text=_rules(schedule), quiet=True)
+    return Section(title="Schedule", blocks=(plot, grid, rule))
+
+
+def _rules(schedule: Record) -> str:
+    keys = ("batch_lo", "batch_hi", "ctx_lo", "ctx_hi", "gamma")
+    rules: list[Any] = [
+        json.dumps([int(t.number(key)) for key in keys]) for t in schedule.records("thresholds")
+    ]
+    head = json.dumps({"draft": schedule.text("draft"), "columns": keys})[:-1]
+    return head + ', "rules": [\n  ' + ",\n  ".join(rules) + "\n]}"
+
+
+def step_time(plan: Record) -> Section:
+    step = range_sentence(plan, "step_seconds", "a step")
+    blocks: list[Block] = [
+        Plot(
+            title="A step at the planned load",
+            reading="Mean engine step of a decoding replica, drafting and prompt chunks included. "
+            + step,
+            figure=figures.planned_step(plan),
+        )
+    ]
+    for axis, words in (("batch", "batch"), ("ctx_tokens", "context")):
+        bars = figures.breakdown(plan, axis)
+        if bars is not None:
+            reading = f"A plain decode step of a replica of the chosen plan. {step}"
+            title = f"Where a step's time goes, against {words}"
+            blocks.append(Plot(title=title, reading=reading, figure=bars, quiet=True))
+    return Section(title="Step time", blocks=tuple(blocks))
+
+
+def roofline(plan: Record) -> Section:
+    reading = (
+        "Ops of the decode step on one GPU: under the slope bytes bind, under the flat part FLOP "
+        "do; the distance to the roof is what the calibration takes off. "
+        + range_sentence(plan, "step_seconds", "a step")
+    )
+    plot = Plot(
+        title="Roofline of a decode step",
+        reading=reading,
+        figure=figures.roofline(plan),
+        quiet=True,
+    )
+    return Section(title="Roofline", blocks=(plot,))
+
+
+def accuracy(plan: Record) -> Section:
+    """The calibration, and every interval under what it rests on."""
+    blocks: list[Block] = [f"Calibration: {plan.text('calibration_basis')}."]
+    by_basis: dict[str, list[Record]] = {}
+    for entry in plan.records("intervals"):
+        by_basis.setdefault(entry.text("basis"), []).append(entry)
+    for basis, entries in by_basis.items():
+        rows = tuple(map(_interval, entries))
+        columns = ("80 % interval", "low", "value", "high")
+        blocks += [f"Rests on {basis}:", Grid(columns=columns, rows=rows)]
+    return Section(title="Accuracy", blocks=tuple(blocks))
+
+
+def _interval(entry: Record) -> tuple[str, ...]:
+    name = entry.text("figure")
+    ends = (show(entry.maybe(key), unit_of(name)) for key in ("low", "value", "high"))
+    return (spaced(name), *ends)
+
+
+def assumptions(plan: Record) -> Section:
+    prices = tuple(
+        f"price of {p.text('gpu')}: {show(p.maybe('usd_per_hour'), 'usd')} an hour"
+        f"{', indicative' if p.flag('indicative') else ''}"
+        f"{' (' + p.text('note') + ')' if p.text('note') else ''}"
+        for p in plan.records("prices")
+    )
+    lines = (*plan.texts("assumptions"), *prices)
+    return Section(title="Rests on", blocks=(Bullets(lines=lines),))

@@ -1,0 +1,226 @@
+"""What a plan chose: what to launch, what it does to latency, and why the others lose."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from magicplan.report import plan_figures as figures
+from magicplan.report.charts import show
+from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
+from magicplan.report.plan_words import (
+    ENGINES,
+    METRICS,
+    STATISTICS,
+    draft_words,
+    limit_name,
+    range_sentence,
+    seconds_of,
+    shape_words,
+    spaced,
+    spoken,
+    unit_called,
+)
+from magicplan.report.record import Record
+
+FIRST, LISTED = 6, 16
+"""Candidates in the table of the page: the first, and at most; the JSON has all."""
+SPENT = {
+    "weights": "reading weights",
+    "kv": "reading the KV cache",
+    "compute": "arithmetic",
+    "overhead": "launches and element-wise work",
+    "communication": "communication",
+}
+
+
+def launch(plan: Record) -> Section:
+    """What to rent, and the commands to paste."""
+    feasible = plan.flag("feasible")
+    blocks: list[Block] = [] if feasible else [_broken(plan)]
+    blocks.append(Grid(columns=("", ""), rows=_fleet(plan.record("best")), prose=True))
+    for entry in plan.records("launch"):
+        role = entry.text("role")
+        engine = entry.text("engine")
+        what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
+        blocks.append(Code(title=f"Launch a replica with {what}", text=entry.text("command")))
+        if entry.texts("notes"):
+            blocks.append(Bullets(lines=entry.texts("notes")))
+    return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
+
+
+def _fleet(best: Record) -> tuple[tuple[str, str], ...]:
+    headroom = best.number("headroom")
+    side = "over" if headroom >= 0 else "below"
+    return (
+        ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}"),
+        ("layout", shape_words(best)),
+        ("speculation", draft_words(best)),
+        ("requests at once", f"{best.number('batch_per_replica'):.3g} decode on a replica, of at "
+         f"most {best.number('max_batch_per_replica'):.0f}, mean context "
+         f"{best.number('ctx_tokens'):.0f} tokens"),
+        ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s within the limits, "
+         f"{abs(headroom):.0%} {side} the peak; utilisation {best.number('utilisation'):.0%}"),
+        ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
+         f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
+        ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"),
+        ("stack", f"{best.text('stack')}, calibration {best.text('calibration')}"),
+    )  # fmt: skip
+
+
+def _broken(plan: Record) -> Grid:
+    """Limits that the nearest plan breaks."""
+    best = plan.record("best")
+    rows = tuple(
+        (limit_name(key), f"{factor:.3g} times the limit" if factor else "without end")
+        for key, factor in best.record("violations").items()
+    )
+    note = f"What binds: {limit_name(best.text('binding'))}."
+    return Grid(columns=("limit", "predicted"), rows=rows, prose=True, note=note)
+
+
+def observed(plan: Record) -> Section | None:
+    seen = plan.maybe_record("observed")
+    if seen is None:
+        return None
+    rows = tuple(
+        (
+            spaced(f.text("figure")),
+            show(f.maybe("observed"), unit := unit_called(f.text("unit"))),
+            show(f.maybe("predicted"), unit),
+            f"{f.number('error'):+.1%}",
+            show(f.maybe("refitted"), unit),
+        )
+        for f in seen.records("figures")
+    )
+    reading = (
+        f"{seen.text('file')}, {seen.text('tool')}, {seen.number('concurrency'):.3g} requests at "
+        "once."
+    )
+    blocks: list[Block] = [
+        reading,
+        Grid(columns=("figure", "observed", "predicted", "error", "refitted"), rows=rows),
+        Plot(
+            title="Error of the prediction, before and after the fit",
+            reading="Predicted over observed, minus 1. One run, so no interval; errors after the "
+            "fit are on the figures that it was fitted to.",
+            figure=figures.observed_errors(seen),
+            repeated=True,
+        ),
+        Bullets(lines=tuple(map(spoken, seen.texts("advice")))),
+        Code(title="Calibration fitted to this run, for --stack FILE",
+             text=seen.text("calibration_toml"), quiet=True),
+    ]  # fmt: skip
+    return Section(title="Running server", blocks=tuple(blocks))
+
+
+def latency(plan: Record) -> Section:
+    best, slo = plan.record("best"), plan.record("slo")
+    rows = []
+    for metric, words in METRICS.items():
+        cells = [f"{metric.upper()}, {words}"]
+        for statistic in STATISTICS:
+            value = seconds_of(best, metric, statistic)
+            limit = slo.maybe(f"{metric}_{statistic}_seconds")
+            cells.append(show(value, "seconds") + (f" / {show(limit, 'seconds')}" if limit else ""))
+        rows.append(tuple(cells))
+    note = (
+        "At the peak; the figure behind a slash is the limit. Gaps between tokens have a "
+        f"standard deviation of {best.record('latency').number('itl_cv'):.2f} means."
+    )
+    grid = Grid(columns=("latency", *STATISTICS), rows=tuple(rows), note=note)
+    return Section(title="Latency", blocks=(grid,))
+
+
+def candidates(plan: Record) -> Section:
+    listed = plan.records("candidates")
+    shown = _shown(listed)
+    best = plan.record("best").text("name")
+    columns = ("candidate", "$/h", "$/M", "TTFT p95", "TPOT p95", "room", "meets")
+    grid = Grid(
+        columns=columns,
+        rows=tuple(_candidate(c) for c in shown),
+        best=frozenset(i for i, c in enumerate(shown) if c.text("name") == best),
+        note=_looked_at(plan, len(shown), len(listed)),
+    )
+    losers = [c for c in shown if c.text("why_not", "")]
+    lines = tuple(f"{c.text('name')}: {spoken(c.text('why_not'))}" for c in losers)
+    blocks: tuple[Block, ...] = (grid,)
+    if lines:
+        blocks += ("Why the others lose:", Bullets(lines=lines))
+    rejected = [(name, count) for name, count in plan.record("rejected").items() if count]
+    if rejected:
+        blocks += ("Never became candidates:", Bullets(lines=tuple(
+            f"{count:.0f}: {reason}" for reason, count in rejected
+        )))  # fmt: skip
+    return Section(title="Candidates", blocks=blocks)
+
+
+def _shown(listed: tuple[Record, ...]) -> list[Record]:
+    """The first few, then the first of every GPU, draft and layout, in their order."""
+    kept: list[Record] = []
+    seen: set[tuple[str, str]] = set()
+    for number, c in enumerate(listed):
+        keys = {(key, c.text(key)) for key in ("gpu", "draft", "layout")}
+        if number < FIRST or (keys - seen and len(kept) < LISTED):
+            kept.append(c)
+        seen |= keys
+    return kept
+
+
+def _candidate(c: Record) -> tuple[str, ...]:
+    return (
+        c.text("name"),
+        show(c.maybe("cost_usd_per_hour"), "usd"),
+        show(c.maybe("usd_per_million_tokens"), "usd"),
+        show(seconds_of(c, "ttft", "p95"), "seconds"),
+        show(seconds_of(c, "tpot", "p95"), "seconds"),
+        f"{c.number('headroom'):+.0%}",
+        "yes" if c.flag("meets") else "no",
+    )
+
+
+def _looked_at(plan: Record, shown: int, count: int) -> str:
+    s = plan.record("searched")
+    more = f"{shown} of {count}; the JSON has all. " if count > shown else ""
+    return (
+        f"{more}Looked at: {s.number('configurations'):,.0f} configurations, "
+        f"{s.number('cells'):,.0f} cells of batch and draft length. room: capacity over the peak; "
+        "$/M: a million output tokens at mean traffic."
+    )
+
+
+def pareto(plan: Record) -> Section:
+    listed = plan.records("candidates")
+    fronts = ("pareto_cost_latency", "pareto_throughput_latency")
+    on = [{int(i) for i in plan.numbers(key) if i is not None} for key in fronts]
+    rows = tuple(
+        (
+            c.text("name"),
+            show(c.maybe("usd_per_million_tokens"), "usd"),
+            show(c.maybe("tokens_per_s_per_gpu")),
+            show(seconds_of(c, "tpot", "p95"), "seconds"),
+            ", ".join(n for n, f in zip(("cost", "throughput"), on, strict=True) if i in f),
+        )
+        for i, c in enumerate(listed)
+        if any(i in front for front in on)
+    )
+    grid = Grid(
+        columns=("nothing beats", "$/M", "tokens/s a GPU", "TPOT p95", "in"),
+        rows=rows,
+        note="in: the trade-off against TPOT p95 in which nothing beats it.",
+    )
+    return Section(title="Pareto", blocks=(*_pareto_plots(plan), grid))
+
+
+def _pareto_plots(plan: Record) -> Iterator[Plot]:
+    """Both trade-offs; one that no candidate can be placed in, for want of prices, is left out."""
+    for against, side, better in (("cost", "left", "cheaper"), ("throughput", "right", "more")):
+        chart = figures.pareto(plan, against=against)
+        if chart.series:
+            yield Plot(
+                title=f"Pareto front: {against} against latency",
+                reading=f"Further down is faster, further {side} is {better}; the star is the "
+                "choice. " + range_sentence(plan, "tpot_p95_seconds", "TPOT p95 of the star"),
+                figure=chart,
+                repeated=True,
+            )

@@ -1,0 +1,268 @@
+"""The figures of a capacity plan, as numbers: each reads a plan's JSON and draws nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
+from magicplan.report.plan_words import interval_of, seconds_of, spaced
+from magicplan.report.prediction_page import PARTS
+from magicplan.report.record import Record
+from magicplan.report.sweep_page import mapped, speedup_text
+
+EXTRA = {"draft": "drafting", "overhead": "round overhead", "prefill": "prompt chunks"}
+MEMORY = ("weights", "kv", "draft", "workspace", "free")
+MEMORY_NAMES = {
+    "weights": "weights", "kv": "KV cache", "draft": "draft", "workspace": "workspace",
+    "free": "free",
+}  # fmt: skip
+LOST = "breaks a limit"
+COMPARED = 5
+"""Candidates whose memory is shown beside the best one's."""
+
+
+def spread(plan: Record, figure: str) -> tuple[float, float] | None:
+    """Low and high over the value of an interval of the plan, 1 being the value."""
+    found = interval_of(plan, figure)
+    return (found[0] / found[1], found[2] / found[1]) if found else None
+
+
+def _scaled(values: Numbers, factor: float) -> Numbers:
+    return tuple(None if value is None else value * factor for value in values)
+
+
+def roofline(plan: Record) -> Chart:
+    """Attained FLOP/s against FLOP a byte: a roof for every format in use, a point for every op."""
+    line = plan.record("roofline")
+    rate = line.positive("memory_bytes_per_s")
+    peaks = dict(line.record("flops_per_s").items())
+    points = [op for op in line.records("ops") if _placed(op)]
+    at = [op.number("flops") / op.number("bytes") for op in points]
+    used = dict.fromkeys(op.text("dtype") for op in points)
+    peak_of = {dtype: peak for dtype in used if (peak := peaks.get(dtype)) and peak > 0}
+    ridges = [peak / rate for peak in peak_of.values()]
+    first, last = min([*at, *ridges, 1.0]) / 2, max([*at, *ridges, 1.0]) * 4
+    roofs = [_roof(dtype, peak, rate, first, last) for dtype, peak in peak_of.items()]
+    return Chart(
+        x=Scale(title="FLOP a byte", log=True),
+        y=Scale(title="attained", unit="flops", log=True),
+        series=(*roofs, *(_op(op, x) for op, x in zip(points, at, strict=True))),
+    )
+
+
+def _placed(op: Record) -> bool:
+    """Whether an op has a place on a roofline: collectives and copies compute nothing."""
+    return all((op.maybe(key) or 0) > 0 for key in ("seconds", "bytes", "flops"))
+
+
+def _roof(dtype: str, peak: float, rate: float, first: float, last: float) -> Series:
+    ridge = peak / rate
+    return Series(
+        name=f"{dtype} roof", x=(first, ridge, last), y=(first * rate, peak, peak), style="edge"
+    )
+
+
+def _op(op: Record, x: float) -> Series:
+    share = f"{show(op.number('seconds'), 'seconds')} a step, {op.text('kind')}, {op.text('dtype')}"
+    rate = op.number("flops") / op.number("seconds")
+    return Series(name=op.text("name"), x=(x,), y=(rate,), labels=(share,))
+
+
+def breakdown(plan: Record, axis: str) -> Bars | None:
+    """Seconds of a plain decode step by kind along `batch` or `ctx_tokens`; None if not given."""
+    for curve in plan.records("curves"):
+        if curve.text("axis") == axis:
+            break
+    else:
+        return None
+    unit, prefix = ("tokens", "") if axis == "ctx_tokens" else ("count", "batch ")
+    at = curve.numbers("values")
+    parts = tuple((name, curve.numbers(f"{part}_seconds")) for part, name in PARTS.items())
+    if any(len(values) != len(at) for _, values in parts):
+        curve.fail("values", "as many as every part has")
+    bars = Bars(
+        labels=tuple(prefix + show(value, unit) for value in at),  # type: ignore[arg-type]
+        value=Scale(title="seconds a step", unit="seconds"),
+        parts=tuple((name, values) for name, values in parts if any(values)),
+    )
+    return with_interval(bars, spread(plan, "step_seconds"))
+
+
+def with_interval(bars: Bars, ends: tuple[float, float] | None) -> Bars:
+    """The same bars with the relative interval of their totals."""
+    if ends is None:
+        return bars
+    return Bars(
+        labels=bars.labels, value=bars.value, parts=bars.parts,
+        low=_scaled(bars.totals, ends[0]), high=_scaled(bars.totals, ends[1]),
+    )  # fmt: skip
+
+
+def planned_step(plan: Record) -> Bars:
+    """One engine step of the best plan at its load, drafting and prompt chunks included."""
+    step = plan.record("best").record("step")
+    names = PARTS | EXTRA
+    parts = tuple((name, (step.number(f"{part}_seconds"),)) for part, name in names.items())
+    bars = Bars(
+        labels=("this plan",),
+        value=Scale(title="seconds a step", unit="seconds"),
+        parts=tuple((name, values) for name, values in parts if any(values)),
+    )
+    return with_interval(bars, spread(plan, "step_seconds"))
+
+
+def speedups(schedule: Record) -> HeatMap:
+    """Speedup of the best draft length over batch x context, and where it breaks even."""
+    batches, contexts = schedule.numbers("batches"), schedule.numbers("ctx_tokens")
+    values, gammas = schedule.matrix("speedups"), schedule.matrix("gammas")
+    if [len(values), len(gammas)] != [len(batches)] * 2:
+        schedule.fail("speedups", "a row a batch, as in gammas")
+    edge = schedule.numbers("break_even_ctx_tokens")
+    return HeatMap(
+        x=Scale(title="context", unit="tokens"),
+        y=Scale(title="batch"),
+        value=Scale(title="speedup", unit="ratio"),
+        columns=contexts,
+        rows=batches,
+        values=values,
+        texts=mapped(speedup_text, values, gammas),
+        middle=1.0,
+        lines=(("break-even: speculation pays", edge, batches),) if any(edge) else (),
+    )
+
+
+def pareto(plan: Record, *, against: str) -> Chart:
+    """p95 time per output token against `cost` or `throughput`: a point a candidate.
+
+    Candidates by GPU, those that break a limit apart; the front joined; the best a star.
+    """
+    field, scale = {
+        "cost": (
+            "usd_per_million_tokens",
+            Scale(title="USD a million tokens", unit="usd", log=True),
+        ),
+        "throughput": ("tokens_per_s_per_gpu", Scale(title="tokens/s a GPU")),
+    }[against]
+    all_of = plan.records("candidates")
+    known = [c for c in all_of if c.maybe(field) is not None]
+    groups: dict[str, list[Record]] = {}
+    for candidate in known:
+        name = candidate.text("gpu") if candidate.flag("meets") else LOST
+        groups.setdefault(name, []).append(candidate)
+    lost = groups.pop(LOST, [])
+    series = [_points(name, groups[name], field) for name in sorted(groups)]
+    series += [_points(LOST, lost, field, style="faint")] if lost else []
+    front = _front(plan, all_of, f"pareto_{'cost' if against == 'cost' else 'throughput'}_latency")
+    front = sorted((c for c in front if c.maybe(field) is not None), key=lambda c: c.number(field))
+    if front:
+        series.append(_points("Pareto front", front, field, style="front"))
+    best = plan.record("best")
+    if best.maybe(field) is not None:
+        name = "chosen" if plan.flag("feasible") else "nearest"
+        ends = spread(plan, "tpot_p95_seconds")
+        series.append(_points(name, [best], field, style="best", ends=ends))
+    limit = plan.record("slo").maybe("tpot_p95_seconds")
+    return Chart(
+        x=scale,
+        y=Scale(title="TPOT p95", unit="seconds", log=True),
+        series=tuple(series),
+        floors=((limit, "limit"),) if limit else (),
+    )
+
+
+def _front(plan: Record, candidates: tuple[Record, ...], key: str) -> list[Record]:
+    found = []
+    for index in plan.numbers(key):
+        if index is None or index != int(index) or not 0 <= index < len(candidates):
+            plan.fail(key, "indices of candidates")
+        found.append(candidates[int(index)])
+    return found
+
+
+def _points(
+    name: str,
+    candidates: Iterable[Record],
+    field: str,
+    *,
+    style: Style = "points",
+    ends: tuple[float, float] | None = None,
+) -> Series:
+    chosen = list(candidates)
+    seconds = tuple(seconds_of(c, "tpot", "p95") for c in chosen)
+    return Series(
+        name=name,
+        x=tuple(c.maybe(field) for c in chosen),
+        y=seconds,
+        labels=tuple(c.text("name") for c in chosen),
+        style=style,
+        low=_scaled(seconds, ends[0]) if ends else (),
+        high=_scaled(seconds, ends[1]) if ends else (),
+    )
+
+
+def memory(plan: Record) -> Bars:
+    """Bytes of one GPU, by what holds them: the best plan and the candidates that follow it."""
+    best = plan.record("best")
+    others = [c for c in plan.records("candidates") if c.text("name") != best.text("name")]
+    shown = [best, *others[:COMPARED]]
+    bars = [c.record("memory") for c in shown]
+    return Bars(
+        labels=tuple(c.text("name") for c in shown),
+        value=Scale(title="bytes a GPU", unit="bytes"),
+        parts=tuple(
+            (MEMORY_NAMES[part], tuple(bar.number(f"{part}_bytes") for bar in bars))
+            for part in MEMORY
+        ),
+        limits=tuple(bar.number("available_bytes") for bar in bars),
+        limit_name="available",
+        faint="free",
+    )
+
+
+def sensitivity(plan: Record) -> Chart | None:
+    """GPUs needed when one assumption changes by a factor; None if nothing was varied.
+
+    Only what was tried at more than one factor is a line; every line passes the plan itself.
+    """
+    groups: dict[str, list[Record]] = {}
+    for entry in plan.records("sensitivity"):
+        groups.setdefault(entry.text("what"), []).append(entry)
+    base = plan.record("best").number("gpus")
+    lines = [_line(what, entries, base) for what, entries in groups.items()]
+    series = tuple(line for line in lines if sum(y is not None for y in line.y) > 1)
+    if not series:
+        return None
+    return Chart(
+        x=Scale(title="factor on the assumption", unit="ratio", log=True),
+        y=Scale(title="GPUs"),
+        series=series,
+        walls=((1.0, "this plan"),),
+    )
+
+
+def _line(what: str, entries: list[Record], base: float) -> Series:
+    points = [(1.0, base, "this plan")]
+    for entry in entries:
+        note = entry.text("change") + ("" if entry.flag("meets") else ": no fleet meets the limits")
+        gpus = entry.number("gpus") if entry.flag("meets") else None
+        if entry.number("factor") > 0:  # none at all has no place on a logarithmic axis
+            points.append((entry.number("factor"), gpus, note))  # type: ignore[arg-type]
+    points.sort(key=lambda point: point[0])
+    xs, ys, labels = zip(*points, strict=True)
+    return Series(name=spaced(what), x=xs, y=ys, labels=labels, style="line")
+
+
+def observed_errors(seen: Record) -> Bars:
+    """Prediction over observation, minus 1, in percent, as shipped and after the fit."""
+    figures = seen.records("figures")
+    shipped = tuple(100 * f.number("error") for f in figures)
+    refitted = tuple(
+        None if (new := f.maybe("refitted")) is None else 100 * (new / f.positive("observed") - 1)
+        for f in figures
+    )
+    return Bars(
+        labels=tuple(spaced(f.text("figure")) for f in figures),
+        value=Scale(title="error of the prediction", unit="percent"),
+        parts=(("as shipped", shipped), ("host constants fitted", refitted)),
+        stacked=False,
+    )

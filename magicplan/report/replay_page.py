@@ -1,0 +1,159 @@
+"""Predictions beside published measurements, as a page."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from magicplan.report.charts import Chart, Scale, Series, Unit, show
+from magicplan.report.page import Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.record import Record
+
+UNITS: dict[str, Unit] = {"step": "seconds", "speedup": "ratio"}
+WORST = 10
+
+
+def agreement(series: Sequence[Series], x: str, y: str, unit: Unit) -> Chart:
+    """Predictions and measurements, both logarithmic, with the line on which they agree."""
+    both = [v for s in series for values in (s.x, s.y) for v in values if v and v > 0]
+    ends = (min(both, default=1.0), max(both, default=1.0))
+    agree = Series(name="predicted = measured", x=ends, y=ends, style="front")
+    return Chart(
+        x=Scale(title=x, unit=unit, log=True),
+        y=Scale(title=y, unit=unit, log=True),
+        series=(*series, agree),
+    )
+
+
+def page(found: Record) -> Page:
+    """The JSON of `magicplan replay`."""
+    rows = found.records("rows")
+    skipped = found.records("skipped")
+    kinds = tuple(k for k in UNITS if any(r.text("kind") == k for r in rows))
+    impossible = sum(r.flag("impossible") for r in rows)
+    errors = ", ".join(f"{kind} {_mape(rows, kind):.1f} %" for kind in kinds)
+    sections = [_errors(found), *(_kind(rows, kind) for kind in kinds), _worst(rows)]
+    if skipped:
+        reasons = Counter(s.text("reason") for s in skipped)
+        lines = tuple(f"{count} rows: {reason}" for reason, count in reasons.most_common())
+        sections.append(Section(title="Not used", blocks=(Bullets(lines=lines),)))
+    return Page(
+        title="Predictions against published measurements",
+        verdict=f"Mean absolute error over {len(rows)} predictions: {errors or 'none'}.",
+        facts=tuple(_replay_facts(found, len(skipped), impossible)),
+        sections=tuple(sections),
+    )
+
+
+def _mape(rows: Iterable[Record], kind: str) -> float:
+    return 100 * _mean([abs(_error(r)) for r in rows if r.text("kind") == kind])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _far(row: Record) -> float:
+    """How far off, too long and too short alike."""
+    return abs(math.log(row.positive("predicted")) - math.log(row.positive("measured")))
+
+
+def _error(row: Record) -> float:
+    return row.positive("predicted") / row.positive("measured") - 1
+
+
+def _replay_facts(found: Record, skipped: int, impossible: int) -> Iterable[Fact]:
+    sign = found.maybe("sign_accuracy_percent")
+    lost = [v for _, v in found.record("regret_percent").items() if v is not None]
+    yield Fact(
+        name="right side of 1",
+        value="–" if sign is None else f"{sign:.1f} %",
+        note=f"of {found.number('sign_rows'):.0f} speedups",
+    )
+    yield Fact(
+        name="regret of the draft length",
+        value=f"{max(lost):.1f} %" if lost else "–",
+        note=f"worst of {len(lost)} sweeps",
+    )
+    yield Fact(name="impossible rows", value=str(impossible), note="faster than the datasheet")
+    yield Fact(name="rows not used", value=str(skipped))
+
+
+def _errors(found: Record) -> Section:
+    columns = ("source", "kind", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive")
+    keys = ("mape", "median", "p95", "bias", "coverage", "naive_mape")
+    rows = tuple(
+        (
+            s.text("source"),
+            s.text("kind"),
+            f"{s.number('rows'):.0f}",
+            *(show(s.maybe(key), "percent") for key in keys),
+        )
+        for s in found.records("summaries")
+    )
+    note = "in 80 %: rows inside their interval; naive: MAPE of the naive roofline."
+    return Section(title="Errors", blocks=(Grid(columns=columns, rows=rows, note=note),))
+
+
+def _kind(rows: Sequence[Record], kind: str) -> Section:
+    chosen = [r for r in rows if r.text("kind") == kind]
+    inside = sum(_inside(r) for r in chosen)
+    figure = replay_chart(chosen, kind)
+    plot = Plot(
+        title=f"Predicted against measured: {kind}",
+        reading=f"Bars are 80 % intervals; {inside} of {len(chosen)} rows lie inside theirs. "
+        "Crosses are the naive roofline.",
+        figure=figure,
+        repeated=True,
+    )
+    return Section(title=f"{kind.capitalize()}s", blocks=(plot,))
+
+
+def _inside(row: Record) -> bool:
+    low, high = row.maybe("low"), row.maybe("high")
+    return low is not None and high is not None and low <= row.number("measured") <= high
+
+
+def replay_chart(rows: Sequence[Record], kind: str) -> Chart:
+    """Points by source, the naive roofline faint."""
+    groups: dict[str, list[Record]] = {}
+    for row in rows:
+        groups.setdefault(row.text("source"), []).append(row)
+    series = [
+        Series(
+            name=source,
+            x=tuple(r.maybe("measured") for r in group),
+            y=tuple(r.maybe("predicted") for r in group),
+            low=tuple(r.maybe("low") for r in group),
+            high=tuple(r.maybe("high") for r in group),
+            labels=tuple(r.text("id") for r in group),
+        )
+        for source, group in sorted(groups.items())
+    ]
+    naive = Series(
+        name="naive roofline",
+        x=tuple(r.maybe("measured") for r in rows),
+        y=tuple(r.maybe("naive") for r in rows),
+        labels=tuple(r.text("id") for r in rows),
+        style="faint",
+    )
+    return agreement([*series, naive], "measured", "predicted", UNITS[kind])
+
+
+def _worst(rows: Sequence[Record]) -> Section:
+    ordered = sorted(rows, key=lambda r: (-_far(r), r.text("id")))
+    cells = tuple(
+        (
+            r.text("id"),
+            r.text("kind"),
+            *(
+                show(r.maybe(key), UNITS.get(r.text("kind"), "count"))
+                for key in ("measured", "predicted", "naive")
+            ),
+            f"{_error(r):+.1%}",
+        )
+        for r in ordered[:WORST]
+    )
+    columns = ("row", "kind", "measured", "predicted", "naive", "error")
+    return Section(title="Worst rows", blocks=(Grid(columns=columns, rows=cells),))

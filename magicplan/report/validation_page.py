@@ -1,0 +1,181 @@
+"""A validation as a page: what a real device did beside what was predicted before."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from magicplan.report.charts import Chart, Series, Style, Unit, show
+from magicplan.report.page import Block, Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.record import Record
+from magicplan.report.replay_page import agreement
+
+QUANTITIES = ("decode", "draft", "verify", "round", "speedup")
+CHARTS: tuple[tuple[str, tuple[str, ...], Unit], ...] = (
+    ("times", QUANTITIES[:-1], "seconds"),
+    ("speedup", QUANTITIES[-1:], "ratio"),
+)
+VERDICTS = ("pass", "fail", "impossible", "skipped", "open")
+LISTED = 400
+"""Points in the table of the page; the document has all."""
+
+
+def page(found: Record) -> Page:
+    """The JSON of `magicplan validate`, or what a run file holds so far."""
+    points = found.records("points")
+    counts = Counter(p.text("verdict", "open") for p in points)
+    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    plots = tuple(_plots(points))
+    summary = found.maybe_record("summary")
+    judged = summary.text("verdict", "") if summary else ""
+    verdict = f"Verdict: {judged}. " if judged else ""
+    sections = (
+        *((Section(title="Agreement", blocks=plots),) if plots else ()),
+        *_errors(summary),
+        Section(title="Points", blocks=(_points(points), *_reasons(points))),
+        Section(title="Rests on", blocks=tuple(_basis(found, points))),
+    )
+    return Page(
+        title="Measured on a real device, against the prediction",
+        verdict=f"{verdict}{len(points)} points: {said or 'none'}.",
+        tone={"pass": "good", "fail": "bad"}.get(judged, "plain"),  # type: ignore[arg-type]
+        facts=tuple(_facts(found)),
+        sections=sections,
+    )
+
+
+def field(quantity: str) -> str:
+    """The name of a quantity in a point."""
+    return quantity if quantity == "speedup" else f"{quantity}_seconds"
+
+
+def _facts(found: Record) -> Iterable[Fact]:
+    summary = found.maybe_record("summary")
+    for quantity in QUANTITIES if summary else ():
+        mape = summary.maybe(f"{quantity}_mape")  # type: ignore[union-attr]
+        if mape is not None:
+            yield Fact(name=f"{quantity}, mean error", value=show(mape, "percent"))
+    if summary and summary.maybe("gamma_regret") is not None:
+        regret = show(summary.maybe("gamma_regret"), "percent")
+        yield Fact(name="regret of the draft length", value=regret, note="throughput lost")
+    exactness = found.maybe_record("exactness")
+    if exactness:
+        equal = exactness.flag("greedy_equal")
+        yield Fact(name="greedy output exact", value="yes" if equal else "no")
+
+
+def _plots(points: Sequence[Record]) -> Iterable[Plot]:
+    for title, quantities, unit in CHARTS:
+        chart = measured_chart(points, quantities, unit)
+        if chart:
+            yield Plot(
+                title=f"Measured against predicted: {title}",
+                reading="Filled: calibrated on other points; crosses: the naive roofline, which no "
+                "time may beat. Bars are 95 % intervals of the measured medians.",
+                figure=chart,
+                repeated=True,
+            )
+
+
+def measured_chart(points: Sequence[Record], quantities: Sequence[str], unit: Unit) -> Chart | None:
+    """Measurements with intervals over calibrated and ideal predictions; None without any."""
+    sides: tuple[tuple[str, Style], ...] = (("predicted", "points"), ("ideal", "faint"))
+    series = [
+        found
+        for side, style in sides
+        for quantity in quantities
+        if (found := _series(points, quantity, side, style))
+    ]
+    return agreement(series, "predicted", "measured", unit) if series else None
+
+
+def _series(points: Sequence[Record], quantity: str, side: str, style: Style) -> Series | None:
+    name = field(quantity)
+    rows = [
+        (p, measured, told.maybe(name))
+        for p in points
+        if (measured := p.maybe_record("measured")) and (told := p.maybe_record(side))
+        if measured.maybe(name) and told.maybe(name)
+    ]
+    if not rows:
+        return None
+    ranged = style == "points" and all(m.maybe(f"{name}_low") is not None for _, m, _ in rows)
+    return Series(
+        name=quantity if side == "predicted" else f"{quantity}, naive",
+        x=tuple(told for _, _, told in rows),
+        y=tuple(m.maybe(name) for _, m, _ in rows),
+        low=tuple(m.maybe(f"{name}_low") for _, m, _ in rows) if ranged else (),
+        high=tuple(m.maybe(f"{name}_high") for _, m, _ in rows) if ranged else (),
+        labels=tuple(point_name(p) for p, _, _ in rows),
+        style=style,
+    )
+
+
+def point_name(p: Record) -> str:
+    """Batch, context and draft of a point."""
+    gamma = p.maybe("gamma")
+    shape = f", gamma {gamma:.0f}" if gamma else ", tree" if p.data.get("tree") else ""
+    where = f"batch {p.number('batch'):.0f}, {show(p.number('ctx_tokens'), 'tokens')}"
+    return f"{where}, {p.text('draft', 'no draft')}{shape}"
+
+
+def _errors(summary: Record | None) -> Iterable[Section]:
+    names = ("mape", "p95", "bias")
+    rows = tuple(
+        (quantity, *(show(summary.maybe(f"{quantity}_{name}"), "percent") for name in names))
+        for quantity in (QUANTITIES if summary else ())
+        if summary and summary.maybe(f"{quantity}_mape") is not None
+    )
+    if rows:
+        grid = Grid(columns=("quantity", "MAPE", "p95", "bias"), rows=rows)
+        yield Section(title="Errors", blocks=(grid,))
+
+
+def _points(points: Sequence[Record]) -> Grid:
+    cells = [(q, "ratio" if q == "speedup" else "seconds") for q in QUANTITIES]
+    rows = tuple(
+        (
+            point_name(p),
+            *(_pair(p, field(q), unit) for q, unit in cells),  # type: ignore[arg-type]
+            p.text("verdict", "open"),
+        )
+        for p in points[:LISTED]
+    )
+    more = f" The first {LISTED} of {len(points)}." if len(points) > LISTED else ""
+    return Grid(
+        columns=("point", *QUANTITIES, "verdict"),
+        rows=rows,
+        prose=True,
+        note=f"measured / predicted.{more}",
+    )
+
+
+def _reasons(points: Sequence[Record]) -> Iterable[Block]:
+    lines = [f"{point_name(p)}: {p.text('reason')}" for p in points if p.text("reason", "")]
+    if lines:
+        yield "Why points did not pass:"
+        yield Bullets(lines=tuple(lines))
+
+
+def _pair(p: Record, name: str, unit: Unit) -> str:
+    sides = (p.maybe_record("measured"), p.maybe_record("predicted"))
+    values = [side.maybe(name) if side else None for side in sides]
+    return "" if values == [None, None] else " / ".join(show(value, unit) for value in values)
+
+
+def _basis(found: Record, points: Sequence[Record]) -> Iterable[Block]:
+    """Where acceptance comes from, and every plain field of the environment."""
+    origins = dict.fromkeys(p.text("acceptance_origin", "") for p in points)
+    lines = [f"acceptance: {origin}" for origin in origins if origin]
+    sealed = found.text("prediction_sha256", "")
+    lines += [f"prediction sha256 {sealed[:16]}, written before the first point"] if sealed else []
+    if lines:
+        yield Bullets(lines=tuple(lines))
+    device = found.maybe_record("device")
+    rows = tuple(
+        (key.replace("_", " "), str(value))
+        for key, value in (device.data if device else {}).items()
+        if isinstance(value, str | int | float) and value != ""
+    )
+    if rows:
+        yield Grid(columns=("", ""), rows=rows, prose=True)

@@ -1,0 +1,208 @@
+"""The steady state: laws it must keep, limits it must reach, and its simulated twin."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from magicplan import hardware_specs, model_specs
+from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.planning.engine import RowTable, prefill_cost, row_table
+from magicplan.planning.latency import Entry, sample
+from magicplan.planning.plan_request import PlanRequest
+from magicplan.planning.replica import (
+    PLAIN,
+    EngineLimits,
+    Replica,
+    Speculation,
+    replica,
+    rounds_of,
+    states,
+)
+from magicplan.planning.serving import Steady, last_feasible, where_reached
+from magicplan.planning.traffic_load import load_of
+from magicplan.roofline.acceptance import Iid
+from magicplan.roofline.deployment import Deployment
+from magicplan.roofline.drafts import DRAFTS, DraftRequest
+from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.random_serving import Case, compare, random_case
+
+
+def a_replica(
+    model: str = "llama-3.1-8b", gpu: str = "h100-sxm", tp: tuple[float, ...] = (1.0,),
+    batched_tokens: float = 8192, longest: int = 0, **traffic: Any,
+) -> Replica:  # fmt: skip
+    accelerator = hardware_specs.load(gpu)
+    machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
+    load = load_of(
+        PlanRequest(**({"requests_per_s": 1.0, "prompt": 1000, "output": 200} | traffic))
+    )
+    limits = EngineLimits(batched_tokens=batched_tokens, max_sequences=256, memory_fraction=0.9)
+    layout = Deployment(tp=np.asarray(tp), pp=np.ones(len(tp)))
+    return replica(model_specs.load(model), machine, layout, load, limits, longest)
+
+
+def eagle(r: Replica, alpha: float, gamma: int | None = None) -> Speculation:
+    draft = DRAFTS["eagle3"](DraftRequest(target=r.model))
+    return Speculation(draft=draft, acceptance=Iid(alpha=alpha, origin="test"), gamma=gamma)
+
+
+def test_a_decode_only_step_is_that_of_the_roofline() -> None:
+    r = a_replica(tp=(1.0, 2.0))
+    ctx = float(r.contexts.mean())
+    for index, tp in enumerate((1.0, 2.0)):
+        work = Pass(batch=32.0, ctx=ctx)
+        host = r.machine.calibration.host.pass_seconds(32.0, 32.0)
+        whole = step_cost(forward(r.model, Deployment(tp=tp), work), r.machine, host).seconds
+        column = int(np.flatnonzero(r.batch == 32)[0])
+        assert r.verify[index, column, 0] == pytest.approx(float(whole), rel=1e-9)
+
+
+def test_row_tables_interpolate_their_passes() -> None:
+    r = a_replica()
+    table = row_table(r.model, r.layout, r.machine, 20_000.0)
+    for rows in (3.0, 77.0, 1500.0, 9000.0):
+        exact = forward(r.model, Deployment(), Pass(batch=rows, ctx=1.0))
+        kept = [o for o in exact if o.kind != "attention" and o.name not in ("lm_head", "sampling")]
+        seconds = float(step_cost(kept, r.machine).seconds)
+        assert table.at(np.asarray([[rows]]))[0, 0] == pytest.approx(seconds, rel=0.01)
+    assert isinstance(table, RowTable)
+
+
+def test_prompt_attention_is_quadratic_and_windows_make_it_linear() -> None:
+    full = prefill_cost(model_specs.load("llama-3.1-8b"), a_replica().layout, a_replica().machine)
+    none = np.zeros(1)
+    short, long = (full.of(np.asarray([n]), none)[0, 0] for n in (4000.0, 8000.0))
+    assert long / short == pytest.approx(4, rel=0.01)
+    sliding = prefill_cost(model_specs.load("gemma-3-27b"), a_replica().layout, a_replica().machine)
+    assert sliding.window_tokens == 1024
+    alone = replace(sliding, full_pair_seconds=none)
+    short, long = (alone.of(np.asarray([n]), none)[0, 0] for n in (4000.0, 8000.0))
+    assert 1.9 < long / short < 2.3
+    split = full.of(np.asarray([3000.0]), none) + full.of(np.asarray([5000.0]), none + 3000)
+    assert split[0, 0] == pytest.approx(full.of(np.asarray([8000.0]), none)[0, 0])
+
+
+def test_little_holds_at_every_batch() -> None:
+    found = states(a_replica(), PLAIN)
+    flow = found.rate * found.rounds_per_request * found.step_seconds
+    assert flow == pytest.approx(found.in_flight, rel=1e-9)
+
+
+def test_prompts_stretch_rounds_by_their_share_of_time() -> None:
+    """At a fixed concurrency of long outputs, T = round + B S / n within a few percent."""
+    r = a_replica(requests_per_s=None, users=64, prompt=2000, output=2000)
+    found = states(r, PLAIN)
+    at = int(np.flatnonzero(r.batch == 64)[0])
+    stretched = found.step_seconds[0, at] - found.round_seconds[0, at]
+    share = 64 * found.prefill_seconds[0, at] / found.rounds_per_request[0, at]
+    assert stretched == pytest.approx(share, rel=0.05)
+
+
+def test_rate_rises_with_batch_until_the_cache_is_full() -> None:
+    found = states(a_replica(prompt=4000, output=1000), PLAIN)
+    last = last_feasible(found)
+    assert (np.diff(found.rate[0, : last[0] + 1]) > 0).all()
+    assert found.kv_margin[0, last[0]] >= 2.326
+    assert found.kv_margin[0, last[0] + 1] < 2.326
+
+
+def test_a_drafter_costs_batch_at_equal_memory() -> None:
+    r = a_replica(longest=3, prompt=6000, output=500)
+    plain, drafted = states(r, PLAIN), states(r, eagle(r, 0.8))
+    assert last_feasible(drafted)[0] <= last_feasible(plain)[0]
+    assert (drafted.kv_margin < plain.kv_margin)[:, 5:].all()
+    assert (drafted.kv_share > plain.kv_share)[:, 1:].all()
+
+
+def test_speculation_is_chosen_by_batch() -> None:
+    r = a_replica(longest=6)
+    rounds = rounds_of(r, eagle(r, 0.7))
+    assert rounds.gamma[0, 0] > 0
+    speed = rounds.tokens_per_round / rounds.round_seconds
+    assert (speed >= 1 / r.verify[..., 0] - 1e-9).all()
+    nothing = rounds_of(r, eagle(r, 0.0))
+    assert (nothing.gamma == 0).all()
+
+
+def at_rate(r: Replica, spec: Speculation, share: float) -> tuple[Steady, Any]:
+    found = states(r, spec)
+    last = last_feasible(found)
+    wanted = share * found.rate[0, last]
+    at = where_reached(found.rate, wanted, last)
+    state = found.pick(np.zeros(1, dtype=np.int64), at)
+    entry = Entry(saturation=found.rate[0, last], slots=found.batch[0, last], queued=np.zeros(1))
+    return state, sample(r.load, state, entry)
+
+
+def test_gaps_between_tokens_under_speculation_in_closed_form() -> None:
+    """With nothing but equal rounds, CV^2 = G - 1, and (G - 1) / G of the gaps are 0."""
+    r = a_replica(longest=4, prompt=16, output=400)
+    state, found = at_rate(r, eagle(r, 0.8, gamma=4), 0.02)
+    emitted = float(state.tokens_per_round[0, 0])
+    assert emitted == pytest.approx((1 - 0.8**5) / 0.2)
+    assert found.itl_cv[0] ** 2 == pytest.approx(emitted - 1, rel=0.03)
+    assert found.itl[0, 0] == 0
+    assert found.itl[0, 1] == pytest.approx(float(state.round_seconds[0, 0]), rel=0.2)
+    assert found.itl_mean[0] == pytest.approx(float(state.round_seconds[0, 0]) / emitted, rel=0.05)
+
+
+def test_waits_vanish_on_an_idle_replica_and_grow_with_load() -> None:
+    r = a_replica(prompt="lognormal:1000,6000", output="lognormal:200,800")
+    means, tails = [], []
+    for share in (0.01, 0.4, 0.8):
+        state, found = at_rate(r, PLAIN, share)
+        means.append(float(found.ttft.mean()))
+        tails.append(float(found.statistic("ttft", "p99")[0]))
+        if share == 0.01:
+            own = (state.own_seconds[0, 0] * r.load.groups.share).sum()
+            assert found.ttft.mean() == pytest.approx(own, rel=0.05)
+    assert means == sorted(means)
+    assert tails == sorted(tails)
+
+
+def test_burstier_arrivals_wait_longer() -> None:
+    r = a_replica(prompt=6000, output=100)
+    calm = at_rate(r, PLAIN, 0.7)[1].ttft.mean()
+    rough = replace(r, load=replace(r.load, arrival_cv2=4.0))
+    assert at_rate(rough, PLAIN, 0.7)[1].ttft.mean() > 1.2 * calm
+
+
+def test_a_shared_prefix_is_read_and_held_once() -> None:
+    alone = states(a_replica(prompt=4000, output=500), PLAIN)
+    shared = states(a_replica(prompt=4000, output=500, shared_prefix_tokens=3000), PLAIN)
+    assert (shared.round_seconds <= alone.round_seconds + 1e-12).all()
+    assert shared.round_seconds[0, -1] < 0.8 * alone.round_seconds[0, -1]
+    assert shared.kv_share[0, 20] < 0.5 * alone.kv_share[0, 20]
+
+
+def test_the_steady_state_agrees_with_its_simulation() -> None:
+    """A dozen random workloads; the benchmark does the same with two hundred, and longer."""
+    rows = [compare(random_case(seed), requests=400, seed=seed) for seed in range(12)]
+    for name, goal in (("throughput", 6.0), ("tpot", 8.0), ("e2e_p95", 15.0)):
+        errors = [abs(row.error(name)) for row in rows]
+        assert 100 * np.mean(errors) <= goal, name
+
+
+def prompts_rule(case: Case) -> bool:
+    """Prompts of thirty times their outputs, and a cache that holds the concurrency."""
+    lengths = case.replica.load.lengths
+    return "kv" not in case.label and bool(lengths.prompt.mean() > 30 * lengths.output.mean())
+
+
+def test_the_simulation_notices_a_wrong_steady_state() -> None:
+    """Positive control: without the prompts of neighbours the error is far outside the goal."""
+    cases = (random_case(seed) for seed in range(200))
+    heavy = next(c for c in cases if c.kind == "closed" and c.concurrency > 8 and prompts_rule(c))
+    row = compare(heavy, requests=300, seed=1)
+    found = states(heavy.replica, heavy.spec)
+    emitted = found.tokens_per_round[0]
+    alone = float(
+        np.interp(heavy.concurrency, heavy.replica.batch, found.round_seconds[0] / emitted)
+    )
+    assert alone < 0.5 * row.simulated["tpot"]
+    assert abs(row.error("tpot")) < 0.2

@@ -1,0 +1,94 @@
+"""One small document of every schema, made by the package itself where it can."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+from magicplan.planning.compare import adaptive_trees, compare
+from magicplan.planning.predict import answer
+from magicplan.planning.request import Request, resolve
+from magicplan.report import drafts, replay, sweep, trees
+from magicplan.validate import published
+from magicplan.validate.replay import replay as run_replay
+from tests.report.a_plan import a_plan, hopeless
+
+ROWS = Path(__file__).parents[1] / "data" / "published.csv"
+
+
+def asked(**options: Any) -> Request:
+    chosen: dict[str, Any] = {"gpu": "h100", "acceptance": "0.8", "max_gamma": 4}
+    return Request(**(chosen | options))
+
+
+def validation(**changes: Any) -> dict[str, Any]:
+    """A run of two points, one of which fails."""
+    measured = {
+        "decode_seconds": 0.010, "draft_seconds": 0.002, "verify_seconds": 0.011,
+        "round_seconds": 0.014, "speedup": 1.5,
+    }  # fmt: skip
+    measured |= {"decode_seconds_low": 0.0099, "decode_seconds_high": 0.0103}
+    told = {key: 1.05 * value for key, value in measured.items()}
+    floor = {key: 0.7 * value for key, value in measured.items()}
+    good = {
+        "id": "b1-c1024", "batch": 1, "ctx_tokens": 1024, "draft": "ngram", "gamma": 3,
+        "measured": measured, "predicted": told, "ideal": floor, "verdict": "pass", "reason": "",
+    }  # fmt: skip
+    bad = good | {"id": "b8-c1024", "batch": 8, "verdict": "fail", "reason": "20 % off"}
+    summary = {"decode_mape": 5.0, "speedup_mape": 5.0, "points": 2, "verdict": "fail"}
+    return {
+        "schema": "magicplan.validation/1",
+        "device": {"name": "a small device", "memory_bytes": 8e9, "notes": ["x"]},
+        "points": [good, bad],
+        "summary": summary,
+        "exactness": {"greedy_equal": True},
+    } | changes
+
+
+def run_lines() -> str:
+    """A run as the lines of its file, while it is measured: samples, and no verdicts yet."""
+    points = validation()["points"]
+    told = [{k: p[k] for k in ("id", "batch", "ctx_tokens", "predicted", "ideal")} for p in points]
+    content = {"points": told, "draft": "ngram", "acceptance_origin": "simulated:0.8"}
+    samples = {
+        "decode": {"wall": [0.012, 0.013, 0.012], "own": [0.009, 0.010, 0.011]},
+        "round": {"wall": [0.018, 0.020, 0.022], "own": []},
+    }
+    seen = {"batch": 8, "ctx_tokens": 1024, "samples": samples, "emitted_tokens": [24, 24]}
+    lines: list[dict[str, Any]] = [
+        {"kind": "header", "schema": "magicplan.run/1", "settings": {}, "device": {"name": "d"}},
+        {"kind": "exactness", "greedy_equal": True, "drafts": {"ngram": True}},
+        {"kind": "ceilings", "read_bytes_per_s": 1e10},
+        {"kind": "prediction", "content": content, "sha256": "0123456789abcdef01"},
+        {"kind": "point", "id": "b8-c1024", **seen},
+        {"kind": "point", "id": "b1-c1024", "batch": 1, "ctx_tokens": 1024, "skipped": "no time"},
+    ]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+@functools.cache
+def documents() -> dict[str, str]:
+    """Name -> JSON text."""
+    grid = {"batch": [1, 16], "ctx": [4096, 65536]}
+    cell = answer(resolve(asked(batch=32, ctx=32768)))
+    cells = answer(resolve(asked(**grid)))
+    found: dict[str, Any] = {
+        "plan": a_plan().to_dict(),
+        "hopeless": hopeless().to_dict(),
+        "prediction": cell.to_dict(),
+        "grid": cells.to_dict(),
+        "sweep": sweep.as_dict([cells, answer(resolve(asked(gpu="a100", **grid)))]),
+        "tree": trees.as_dict(adaptive_trees(asked(**grid), max_size=16, max_depth=4)),
+        "drafts": drafts.as_dict(compare(asked(batch=8, ctx=8192, acceptance="auto"), max_size=16)),
+        "replay": replay.as_dict(*_replayed()),
+        "validation": validation(),
+    }
+    return {name: json.dumps(document) for name, document in found.items()} | {"run": run_lines()}
+
+
+def _replayed() -> Any:
+    rows = published.read([ROWS])
+    outcomes, skipped = run_replay(rows.cases)
+    return outcomes, [*rows.skipped, *skipped]

@@ -1,0 +1,156 @@
+"""`magicplan plan` and `magicplan report` as a user meets them: files, exit codes, one sentence."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.report.a_plan import a_plan
+
+OBSERVED = Path(__file__).parents[1] / "data" / "observed" / "vllm_serve.json"
+QUICK = ("--gpu", "h100", "--draft", "none", "--requests-per-s", "4", "--prompt", "2048",
+         "--output", "256", "--stack", "ideal")  # fmt: skip
+Done = subprocess.CompletedProcess[str]
+
+
+def run(*words: str, cwd: Path, blocked: str = "") -> Done:
+    """The command line, without one package where `blocked` names it."""
+    code = (
+        f"import sys; sys.modules[{blocked!r}] = None; sys.argv[0] = 'magicplan';"
+        "from magicplan.cli import main; main()"
+    )
+    words = ("-c", code, *words) if blocked else ("-m", "magicplan", *words)
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(
+        [sys.executable, *words], capture_output=True, text=True, check=False, cwd=cwd,
+        env=os.environ | {"COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb", "PYTHONPATH": root},
+    )  # fmt: skip
+
+
+def test_a_written_file_plans_as_it_is(tmp_path: Path) -> None:
+    done = run("plan", "--init", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "plan.toml written" in done.stderr
+    again = run("plan", "--init", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "plan.toml exists" in again.stderr
+    files = ("--html", "plan.html", "--markdown", "plan.md")
+    done = run("plan", "plan.toml", "--json", *files, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == "magicplan.plan/1"
+    page = (tmp_path / "plan.html").read_text(encoding="utf-8")
+    assert page.startswith("<!DOCTYPE html>")
+    assert (tmp_path / "plan.md").read_text(encoding="utf-8").startswith("# Chat\n\n**Rent ")
+    (tmp_path / "stored.json").write_text(done.stdout, encoding="utf-8")
+    again = run("report", "stored.json", "--html", "again.html", cwd=tmp_path)
+    assert (again.returncode, again.stdout) == (0, "")
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
+    alone = run("plan", *QUICK, "--slo", "tpot_p95=0.05", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    assert alone.stdout.startswith("Rent 1 x h100-sxm (1 replica of TP1")
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        '[traffic]\nusers = 9\nprompt = 100\noutput = 10\n[slo]\nttft_p95_seconds = 1\n'
+        '[choices]\ngpus = ["l40s"]\n'
+    )  # fmt: skip
+    done = run("plan", str(file), *QUICK, "--slo", "tpot_p95=0.05", "--json", cwd=tmp_path)
+    document = json.loads(done.stdout)
+    assert document["best"]["gpu"] == "h100-sxm"
+    assert document["traffic"]["mean_requests_per_s"] == 4
+    assert document["slo"] == {"ttft_p95_seconds": 1, "tpot_p95_seconds": 0.05}
+
+
+def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Path) -> None:
+    done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", "--html", "no.html", cwd=tmp_path)
+    assert done.returncode == 1
+    done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", cwd=tmp_path)
+    assert done.returncode == 1
+    text = " ".join(done.stdout.split())
+    assert text.startswith("Nothing meets the limits: the nearest, ")
+    assert "What binds: TTFT p95." in text
+
+
+def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) -> None:
+    words = ("plan", *QUICK[:-2], "--observed", str(OBSERVED), "--fitted", "mine.toml")
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "vllm bench serve" in done.stdout
+    assert "TPOT mean" in done.stdout
+    again = run("plan", *QUICK[:-2], "--stack", "mine.toml", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "calibration mine" in again.stdout or "fitted" in again.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("plan",), "plan needs a file or a traffic"),
+        (("plan", "no.toml"), "no.toml: cannot be read"),
+        (("plan", "--requests-per-s", "nan"), "--requests-per-s 'nan': expected a positive number"),
+        (("plan", "--requests-per-s", "1", "--users", "2"), "stated by requests_per_s and users"),
+        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a number"),
+        (("plan", *QUICK, "--slo", "speed=1"), "slo.speed_seconds is no limit"),
+        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a positive"),
+        (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
+        (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
+        (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),
+        (("plan", *QUICK, "--prices", "no.toml"), "no.toml: cannot be read"),
+        (("plan", *QUICK, "--fitted", "x.toml"), "--stated and --fitted go with --observed"),
+        (("plan", *QUICK, "--observed", "no.json"), "no.json: cannot be read"),
+        (
+            ("plan", *QUICK, "--json", "--html", "/no/such/folder/x.html"),
+            "--html /no/such/folder/x.html",
+        ),
+        (("plan", "--init", "/no/such/folder/x.toml"), "--init /no/such/folder/x.toml"),
+        (("report",), "Missing argument"),
+        (("report", "no.json"), "no.json: cannot be read"),
+    ],
+)
+def test_what_is_wrong_is_said_in_a_sentence(
+    words: tuple[str, ...], says: str, tmp_path: Path
+) -> None:
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert done.stdout == ""
+    assert says in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("package", ["jinja2", "plotly"])
+def test_without_the_report_extra_only_html_is_missing(package: str, tmp_path: Path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text(json.dumps(a_plan().to_dict()), encoding="utf-8")
+    done = run("report", str(path), "--html", "x.html", cwd=tmp_path, blocked=package)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "magicplan[report]" in done.stderr
+    assert not (tmp_path / "x.html").exists()
+    done = run("report", str(path), "--markdown", "x.md", cwd=tmp_path, blocked=package)
+    assert done.returncode == 0
+    done = run("report", str(path), cwd=tmp_path, blocked=package)
+    assert done.stdout.startswith("Rent 4 x h100-sxm")
+
+
+def test_a_plan_starts_without_drawing(tmp_path: Path) -> None:
+    """Nor do jinja2 and plotly load where no HTML is asked for."""
+    code = (
+        "import sys; sys.argv = ['magicplan', 'report', 'plan.json'];"
+        "from magicplan.cli import main; main();"
+        "print(*{'plotly', 'jinja2', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+    )
+    (tmp_path / "plan.json").write_text(json.dumps(a_plan().to_dict()), encoding="utf-8")
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": root},
+    )  # fmt: skip
+    assert done.stderr.strip() == ""
