@@ -33,8 +33,7 @@ class AttentionFit:
 
     Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
     over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
-    predicts both ends as well. The inner norm is what query rows cost before they compute longer
-    than they read: 64 rows a KV head take 5 (H100) to 14 % (A100) more than four.
+    predicts both ends as well.
     """
 
     launch_seconds: float = 0.0
@@ -42,7 +41,10 @@ class AttentionFit:
     memory_efficiency: float = 1.0
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
-    compute_sharpness: float = math.inf
+    roof_sharpness: float = math.inf
+    """The q between bytes and FLOP: infinite where a kernel reads and computes at once, 1 where it
+    does one after the other, so that every query token of a verification adds its share. Between
+    them, 64 rows a KV head take 5 (H100) to 14 % (A100) more than four."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -157,7 +157,7 @@ def attention_time(
 ) -> Num:
     """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
     reading, multiplying = moving / fit.memory_efficiency, computing / fit.compute_efficiency
-    busy = _p_norm(reading, multiplying, fit.compute_sharpness, xp)
+    busy = _p_norm(reading, multiplying, fit.roof_sharpness, xp)
     if fit.wave_seconds:
         busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
     return fit.launch_seconds + busy

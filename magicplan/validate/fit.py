@@ -151,14 +151,14 @@ def fit_attention(
             "wave_seconds": w,
             "memory_efficiency": 0.8,
             "sharpness": p,
-            "compute_sharpness": 2,
+            "roof_sharpness": 2,
         }
         for w, p in ((0.5, 2), (3, 5), (1, 1.2))
     ]
 
     def build(**constants: float) -> AttentionFit:
         return AttentionFit(
-            compute_efficiency=compute_efficiency, compute_sharpness=ROW_SHARPNESS, **constants
+            compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
     return _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
