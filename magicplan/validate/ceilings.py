@@ -1,0 +1,121 @@
+"""What this device reaches at most, measured here: memory, matrix products, launches.
+
+Best of three, because a neighbour can only take away. On a CPU these are the "ideal" machine.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from magicplan.validate.clock import Clock, Step, clock_of
+
+BEST_OF = 3
+PROBE_BYTES = 2**26
+"""Read between points: a memory neighbour shows only here."""
+LAUNCHES = 200
+WIDE, DEEP = 2048, 1024
+"""Largest and smallest edge of the square product that gives a CPU's matrix rate."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ceilings:
+    """Peaks of one device in this run."""
+
+    read_bytes_per_s: float
+    """One stream of reads."""
+    copy_bytes_per_s: float
+    """Bytes read plus bytes written."""
+    matrix_flops_per_s: dict[str, float]
+    """Dense product by dtype."""
+    launch_seconds: float
+    """One empty operation, launched from Python."""
+    replay_seconds: float | None
+    """One empty kernel inside a CUDA graph; None on a CPU."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self)
+
+
+def ceilings(device: str, dtypes: tuple[str, ...]) -> Ceilings:
+    """Measure them; takes a few seconds and up to 2 GiB on a GPU, 0.5 GiB on a CPU."""
+    import torch
+
+    clock = clock_of(device)
+    size = 2**30 if device == "cuda" else 2**28
+    source = torch.ones(size // 4, dtype=torch.float32, device=device)
+    target = torch.empty_like(source)
+    read = best(clock, lambda: source.sum())
+    copied = best(clock, lambda: target.copy_(source))
+    del target
+    launch, replay = _launches(device)
+    return Ceilings(
+        read_bytes_per_s=size / read,
+        copy_bytes_per_s=2 * size / copied,
+        matrix_flops_per_s={dtype: matrix_rate(device, dtype) for dtype in dtypes},
+        launch_seconds=launch,
+        replay_seconds=replay,
+    )
+
+
+def best(clock: Clock, step: Step, runs: int = BEST_OF) -> float:
+    """Shortest of a few runs after one that warms up, seconds."""
+    ready = clock.prepared(step)
+    ready()
+    return min(clock.time(ready)[0] for _ in range(runs))
+
+
+def matrix_rate(device: str, dtype: str) -> float:
+    """FLOP a second of the best square product of random numbers."""
+    import torch
+
+    kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
+    edges = (8192, 4096) if device == "cuda" else (WIDE, DEEP)
+    clock, rates = clock_of(device), []
+    for n in edges:
+        a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(kind) for _ in range(2))
+        out = torch.empty(n, n, device=device, dtype=kind)
+
+        def product(a: Any = a, b: Any = b, out: Any = out) -> None:
+            torch.mm(a, b, out=out)
+
+        rates.append(2 * n**3 / best(clock, product))
+    return max(rates)
+
+
+def _launches(device: str) -> tuple[float, float | None]:
+    """Seconds of one empty operation from Python, and of one inside a replayed graph."""
+    import torch
+
+    one = torch.zeros(1, device=device)
+
+    def many() -> None:
+        for _ in range(LAUNCHES):
+            one.add_(1.0)
+
+    eager = best(clock_of(device, graphs=False), many) / LAUNCHES
+    if device == "cpu":
+        return eager, None
+    return eager, best(clock_of(device), many) / LAUNCHES
+
+
+class Probe:
+    """A fixed read, repeated between points; its time over the first one's is the drift."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._clock = clock_of(device, graphs=False)
+        self._data = torch.ones(PROBE_BYTES // 4, dtype=torch.float32, device=device)
+        self._first = self._seconds()
+
+    def _seconds(self) -> float:
+        return best(self._clock, lambda: self._data.sum())
+
+    def drift(self) -> float:
+        """Now over then: 1 on a quiet machine, 2 where memory has become half as fast."""
+        now = self._seconds()
+        ratio = now / self._first
+        self._first = min(self._first, now)
+        return ratio
