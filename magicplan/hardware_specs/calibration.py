@@ -29,7 +29,7 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class AttentionFit:
-    """t = launch + p-norm(wave (batch kv_heads / SMs), max(bytes / (eb BW), flops / (ef F))).
+    """t = launch + p-norm(wave (batch kv_heads / SMs), q-norm(bytes / (eb BW), flops / (ef F))).
 
     Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
     over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
@@ -41,6 +41,9 @@ class AttentionFit:
     memory_efficiency: float = 1.0
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
+    roof_sharpness: float = math.inf
+    """The q between bytes and FLOP: infinite where a kernel reads and computes at once, 1 where it
+    does one after the other, so that every query token of a verification adds its share."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -146,8 +149,8 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
         value = getattr(part, entry.name)
         if entry.name.endswith("seconds") and not 0 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
-        if entry.name == "sharpness" and not value >= 1:
-            raise SpecError(name, f"sharpness is {value}, expected 1 or more")
+        if entry.name.endswith("sharpness") and not value >= 1:
+            raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
         if entry.name.endswith("efficiency") and not 0 < value <= 1:
             free = entry.name == "requantise_efficiency" and value > 0
             if not free:
