@@ -1,0 +1,293 @@
+"""Drafts that run a model: the target's own weights on part of its cache, or a smaller model.
+
+A chain is drafted token by token, a tree level by level. A draft on the target's own cache writes
+where verification will write again, so it costs no memory and needs no repair. A draft with a
+cache of its own lacks the last accepted token whenever all were accepted; its first pass therefore
+always takes the last two tokens, whatever happened: no branch, no host synchronisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from magicplan.errors import UsageError
+from magicplan.kernels import load
+from magicplan.kernels.backend import Accepted, Backend, Noise, Topology, Window
+from magicplan.validate.cache import KVCache
+from magicplan.validate.sampling import Sampling
+from magicplan.validate.transformer import Block, Transformer
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Level:
+    """Nodes start to end of a tree, one level: `above` [nodes] is each one's parent among the nodes
+    of the level above, `rank` [nodes] its place among its siblings, `widest` the most siblings."""
+
+    start: int
+    end: int
+    above: Tensor
+    rank: Tensor
+    widest: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Shape:
+    """What is drafted: a chain of `drafted` tokens, or a tree's nodes without its root.
+
+    parents: as in a tree file, also for a chain. levels: of a tree, below the root; none: a chain.
+    """
+
+    parents: tuple[int, ...]
+    topology: Topology
+    levels: tuple[Level, ...] = ()
+
+    @classmethod
+    def chain(cls, gamma: int, device: torch.device | str = "cpu") -> Shape:
+        """Raises UsageError for fewer than one token."""
+        if gamma < 1:
+            raise UsageError(f"gamma {gamma}: a draft has at least one token")
+        parents = tuple(range(-1, gamma))
+        return cls(parents=parents, topology=Topology.of(parents, device))
+
+    @classmethod
+    def tree(cls, parents: tuple[int, ...], device: torch.device | str = "cpu") -> Shape:
+        """Nodes breadth first, parents[0] = -1. Raises UsageError if that is no tree with drafts."""
+        if len(parents) < 2:
+            raise UsageError("a draft tree has at least one node below its root")
+        topology = Topology.of(parents, device)
+        depths = topology.depths.tolist()
+        if depths != sorted(depths):
+            raise UsageError("nodes of a draft tree are not in breadth-first order")
+        levels = tuple(
+            _level(parents, depths, level, device) for level in range(1, max(depths) + 1)
+        )
+        return cls(parents=parents, topology=topology, levels=levels)
+
+    @property
+    def seen(self) -> Tensor | None:
+        """What verification's attention takes as `tree`: nothing for a chain."""
+        return self.topology.ancestors if self.levels else None
+
+    @property
+    def drafted(self) -> int:
+        """Tokens drafted a round."""
+        return len(self.parents) - 1
+
+    @property
+    def most(self) -> int:
+        """The most tokens a verification can accept."""
+        return len(self.levels) or self.drafted
+
+
+def _level(
+    parents: tuple[int, ...], depths: list[int], level: int, device: torch.device | str
+) -> Level:
+    nodes = [node for node, depth in enumerate(depths) if depth == level]
+    first_above = depths.index(level - 1)
+    above = [parents[node] - first_above for node in nodes]
+    rank = [above[:i].count(parent) for i, parent in enumerate(above)]
+    return Level(
+        start=nodes[0],
+        end=nodes[-1] + 1,
+        above=torch.tensor(above, device=device),
+        rank=torch.tensor(rank, device=device),
+        widest=max(rank) + 1,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Proposal:
+    """tokens: [B, drafted] int64, in the order of the shape's nodes. law: [B, drafted, V] logits
+    that they were drawn from, or None where they were not drawn (greedy, n-gram, trees)."""
+
+    tokens: Tensor
+    law: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Text:
+    """What is known: tokens [B, room] int64 and, of each row, how many stand in the cache.
+
+    lengths: [B] int32. The token at `lengths` is the last committed one, which no cache holds yet;
+    whatever stands behind it is scratch.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    def last(self, count: int = 1) -> Tensor:
+        """[B, count]: the last committed tokens."""
+        back = torch.arange(1 - count, 1, device=self.tokens.device)
+        return self.tokens.gather(1, self.lengths[:, None].long() + back)
+
+
+class Draft(Protocol):
+    """Proposes tokens that the target then verifies."""
+
+    shape: Shape
+    cache_bytes: int
+    """Memory of its own: caches, not weights."""
+
+    def read_prompt(self, text: Text, longest: int) -> None:
+        """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
+        ...
+
+    def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
+        """The same with random keys and values, for timing."""
+        ...
+
+    def propose(self, text: Text, noise: Noise) -> Proposal:
+        """Draft behind the last token of the text."""
+        ...
+
+    def step(self, text: Text, noise: Noise) -> Tensor:
+        """One pass of the draft alone, for timing; [B] tokens."""
+        ...
+
+    def settle(self, text: Text, accepted: Accepted) -> None:
+        """Keep what was accepted, before the lengths advance."""
+        ...
+
+
+class ModelDraft:
+    """A model drafts through a view of a cache: by default the target's own (self-speculation)."""
+
+    cache_bytes = 0
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: KVCache,
+        backend: Backend,
+        shape: Shape,
+        *,
+        view: Window | None,
+        sampling: Sampling,
+    ) -> None:
+        self.model, self.cache, self.backend = model, cache, backend
+        self.shape, self.view, self.sampling = shape, view, sampling
+
+    def read_prompt(self, text: Text, longest: int) -> None:
+        """The target has filled the cache."""
+
+    def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
+        """The target has filled the cache."""
+
+    def settle(self, text: Text, accepted: Accepted) -> None:
+        """Verification has rewritten the cache."""
+
+    def propose(self, text: Text, noise: Noise) -> Proposal:
+        """See `Draft.propose`. Trees take the most probable children of every node."""
+        return self._tree(text) if self.shape.levels else self._chain(text, noise)
+
+    def step(self, text: Text, noise: Noise) -> Tensor:
+        """See `Draft.step`: the pass that every token but the first costs."""
+        logits = self._forward(text, text.last(), 0, 1)
+        return self._chosen(logits[:, -1], noise, 0)[0]
+
+    def _chain(self, text: Text, noise: Noise) -> Proposal:
+        tokens, laws = [], []
+        logits = self._first(text)
+        for node in range(self.shape.drafted):
+            if node:
+                logits = self._forward(text, tokens[-1][:, None], node, node + 1)[:, -1]
+            token, law = self._chosen(logits, noise, node)
+            tokens.append(token)
+            laws.append(law)
+        drawn = [law for law in laws if law is not None]
+        law = torch.stack(drawn, 1) if drawn else None
+        return Proposal(tokens=torch.stack(tokens, 1), law=law)
+
+    def _tree(self, text: Text) -> Proposal:
+        logits = self._first(text)[:, None]
+        tokens: list[Tensor] = []
+        for level in self.shape.levels:
+            if tokens:
+                start, end = level.start - tokens[-1].shape[1], level.start
+                seen = self.shape.topology.ancestors[start:end]
+                logits = self._forward(text, tokens[-1], start, end, tree=seen)
+            best = self.model.whole(logits).topk(level.widest, -1).indices
+            tokens.append(best[:, level.above, level.rank])
+        return Proposal(tokens=torch.cat(tokens, 1))
+
+    def _first(self, text: Text) -> Tensor:
+        """[B, V / ranks]: logits behind the last committed token."""
+        return self._forward(text, text.last(), 0, 1)[:, -1]
+
+    def _forward(
+        self, text: Text, tokens: Tensor, start: int, end: int, tree: Tensor | None = None
+    ) -> Tensor:
+        """[B, end - start, V / ranks]: logits of nodes start to end."""
+        depths = self.shape.topology.depths[start:end]
+        block = Block(lengths=text.lengths, depths=depths, first=start, view=self.view, tree=tree)
+        return self.model.forward(tokens, self.cache, block, self.backend)
+
+    def _chosen(self, logits: Tensor, noise: Noise, node: int) -> tuple[Tensor, Tensor | None]:
+        if self.sampling.greedy:
+            return self.model.choose(logits), None
+        law = self.sampling.law(self.model.whole(logits))
+        return self.backend.sample(law, noise, node=node), law
+
+
+class OwnCacheDraft(ModelDraft):
+    """A draft with a ring of its own: a smaller model, or MagicDec's separate StreamingLLM cache."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: KVCache,
+        backend: Backend,
+        shape: Shape,
+        *,
+        view: Window | None,
+        sampling: Sampling,
+    ) -> None:
+        super().__init__(model, cache, backend, shape, view=view, sampling=sampling)
+        self.cache_bytes = cache.bytes
+        self._pair = torch.arange(2, dtype=torch.int32, device=model.device)
+
+    def read_prompt(self, text: Text, longest: int) -> None:
+        """A forward pass of the draft over the prompt, which sees through the same view."""
+        read_prompt(self.model, self.cache, text, longest, self.view)
+
+    def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
+        """Random keys and values in the ring."""
+        self.cache.fill_random(generator)
+
+    def settle(self, text: Text, accepted: Accepted) -> None:
+        """Accepted nodes of a tree move to consecutive slots; a chain's stand there already."""
+        if self.shape.levels and accepted.nodes is not None:
+            shift = self.cache.shift
+            lengths = text.lengths if shift is None else text.lengths + shift
+            for layer in self.cache.layers:
+                self.backend.compact(layer, lengths, accepted.nodes)
+
+    def _first(self, text: Text) -> Tensor:
+        """The last two tokens: the cache may lack the one before the last."""
+        block = Block(lengths=text.lengths - 1, depths=self._pair, view=self.view)
+        return self.model.forward(text.last(2), self.cache, block, self.backend)[:, -1]
+
+
+PROMPT_CHUNK = 128
+"""Tokens of a prompt that pass at once; a ring has room for as many beyond its window."""
+
+
+def read_prompt(
+    model: Transformer, cache: KVCache, text: Text, longest: int, view: Window | None = None
+) -> None:
+    """Fill a cache for the first `lengths` tokens of each text; `longest` is their maximum.
+
+    Shorter texts are padded by what stands behind them; those slots are written again later.
+    Always by the torch backend: reading a prompt is not what is measured.
+    """
+    backend = load("torch")
+    for start in range(0, longest, PROMPT_CHUNK):
+        end = min(start + PROMPT_CHUNK, longest)
+        depths = torch.arange(end - start, dtype=torch.int32, device=model.device)
+        lengths = torch.full_like(text.lengths, start)
+        block = Block(lengths=lengths, depths=depths, view=view)
+        model.forward(text.tokens[:, start:end], cache, block, backend)
