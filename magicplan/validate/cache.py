@@ -68,7 +68,7 @@ class KVCache:
         dtype: torch.dtype,
         page_size: int = PAGE,
     ) -> KVCache:
-        """Memory of a window for contexts of up to `slots`: pages behind the sinks come round again.
+        """Memory of a window for contexts of up to `slots`: the pages behind the sinks repeat.
 
         scratch: tokens written at once beyond the committed length (a draft, a chunk of a prompt).
         """
@@ -89,6 +89,11 @@ class KVCache:
     def capacity(self) -> int:
         """Tokens of a sequence that can be addressed."""
         return self.layers[0].capacity
+
+    @property
+    def page_size(self) -> int:
+        """Slots of a page."""
+        return self.layers[0].page_size
 
     @property
     def bytes(self) -> int:

@@ -19,7 +19,7 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 
 
 class Checkpoint:
-    """The tensors of a folder by name. Files stay mapped; nothing is read before it is asked for."""
+    """The tensors of a folder by name. Files stay mapped; a tensor is read when it is asked for."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

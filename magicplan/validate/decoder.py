@@ -18,7 +18,7 @@ from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.acceptance_source import SimulatedLaw
 from magicplan.validate.cache import KVCache
-from magicplan.validate.drafts import Draft, Proposal, Text, read_prompt
+from magicplan.validate.drafts import Draft, Proposal, Text, emitted, read_prompt
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.transformer import Block, Transformer
 
@@ -89,8 +89,8 @@ class Decoder:
         self.model, self.cache, self.backend, self.draft = model, cache, backend, draft
         self.sampling, self.law = sampling or Sampling(), law
         device, batch = model.device, cache.batch
-        drafted, most = (draft.shape.drafted, draft.shape.most) if draft else (0, 0)
-        self.longest = cache.capacity - drafted
+        reach, most = (draft.reach, draft.shape.most) if draft else (0, 0)
+        self.longest = cache.capacity - reach
         """Tokens a sequence may reach: a round writes what it drafts behind them."""
         self.text = Text(
             tokens=torch.zeros(batch, cache.capacity + 2, dtype=torch.int64, device=device),
@@ -236,10 +236,9 @@ class Decoder:
         path: [B, most accepted]; `accepted.count` of its tokens count.
         """
         lengths, count = self.text.lengths, accepted.count.long()
-        step = torch.arange(path.shape[1] + 1, device=path.device)
-        emitted = torch.nn.functional.pad(path, (0, 1))
-        emitted = torch.where(step == count[:, None], accepted.token[:, None], emitted)
-        self.text.tokens.scatter_(1, lengths[:, None].long() + 1 + step, emitted)
+        tokens = emitted(path, accepted)
+        step = torch.arange(tokens.shape[1], device=path.device)
+        self.text.tokens.scatter_(1, lengths[:, None].long() + 1 + step, tokens)
         live = ~self.done
         self._count(count, live, drafted)
         if not self.advancing:
@@ -248,7 +247,7 @@ class Decoder:
         taken = torch.minimum(count + 1, (self.limit - lengths - 1).long())
         ended = torch.zeros_like(self.done)
         if self._ends.numel():
-            is_end = (emitted[..., None] == self._ends).any(-1) & (step < taken[:, None])
+            is_end = (tokens[..., None] == self._ends).any(-1) & (step < taken[:, None])
             ended = is_end.any(1)
             taken = torch.where(ended, is_end.long().argmax(1) + 1, taken)
         taken = taken * live

@@ -3,7 +3,7 @@
 A chain is drafted token by token, a tree level by level. A draft on the target's own cache writes
 where verification will write again, so it costs no memory and needs no repair. A draft with a
 cache of its own lacks the last accepted token whenever all were accepted; its first pass therefore
-always takes the last two tokens, whatever happened: no branch, no host synchronisation.
+always takes the last `again` tokens, whatever happened: no branch, no host synchronisation.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Shape:
 
     @classmethod
     def tree(cls, parents: tuple[int, ...], device: torch.device | str = "cpu") -> Shape:
-        """Nodes breadth first, parents[0] = -1. Raises UsageError if that is no tree with drafts."""
+        """Nodes breadth first, parents[0] = -1. Raises UsageError for another order or no draft."""
         if len(parents) < 2:
             raise UsageError("a draft tree has at least one node below its root")
         topology = Topology.of(parents, device)
@@ -131,6 +131,8 @@ class Draft(Protocol):
     shape: Shape
     cache_bytes: int
     """Memory of its own: caches, not weights."""
+    reach: int
+    """Tokens that a round may write behind the last committed one."""
 
     def read_prompt(self, text: Text, longest: int) -> None:
         """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
@@ -170,6 +172,7 @@ class ModelDraft:
     ) -> None:
         self.model, self.cache, self.backend = model, cache, backend
         self.shape, self.view, self.sampling = shape, view, sampling
+        self.reach = shape.drafted
 
     def read_prompt(self, text: Text, longest: int) -> None:
         """The target has filled the cache."""
@@ -190,7 +193,8 @@ class ModelDraft:
         return self._chosen(logits[:, -1], noise, 0)[0]
 
     def _chain(self, text: Text, noise: Noise) -> Proposal:
-        tokens, laws = [], []
+        tokens: list[Tensor] = []
+        laws: list[Tensor | None] = []
         logits = self._first(text)
         for node in range(self.shape.drafted):
             if node:
@@ -234,7 +238,7 @@ class ModelDraft:
 
 
 class OwnCacheDraft(ModelDraft):
-    """A draft with a ring of its own: a smaller model, or MagicDec's separate StreamingLLM cache."""
+    """A draft with its own ring: a smaller model, or MagicDec's separate StreamingLLM cache."""
 
     def __init__(
         self,
@@ -245,10 +249,12 @@ class OwnCacheDraft(ModelDraft):
         *,
         view: Window | None,
         sampling: Sampling,
+        again: int = 2,
     ) -> None:
+        """again: tokens of a round's first pass: one more than the cache may lack."""
         super().__init__(model, cache, backend, shape, view=view, sampling=sampling)
-        self.cache_bytes = cache.bytes
-        self._pair = torch.arange(2, dtype=torch.int32, device=model.device)
+        self.cache_bytes, self.again = cache.bytes, again
+        self._again = torch.arange(again, dtype=torch.int32, device=model.device)
 
     def read_prompt(self, text: Text, longest: int) -> None:
         """A forward pass of the draft over the prompt, which sees through the same view."""
@@ -267,9 +273,16 @@ class OwnCacheDraft(ModelDraft):
                 self.backend.compact(layer, lengths, accepted.nodes)
 
     def _first(self, text: Text) -> Tensor:
-        """The last two tokens: the cache may lack the one before the last."""
-        block = Block(lengths=text.lengths - 1, depths=self._pair, view=self.view)
-        return self.model.forward(text.last(2), self.cache, block, self.backend)[:, -1]
+        block = Block(lengths=text.lengths + 1 - self.again, depths=self._again, view=self.view)
+        tokens = text.last(self.again)
+        return self.model.forward(tokens, self.cache, block, self.backend)[:, -1]
+
+
+def emitted(path: Tensor, accepted: Accepted) -> Tensor:
+    """[B, path + 1]: the accepted tokens of a path [B, path], the token behind, then anything."""
+    step = torch.arange(path.shape[1] + 1, device=path.device)
+    behind = step == accepted.count[:, None]
+    return torch.where(behind, accepted.token[:, None], torch.nn.functional.pad(path, (0, 1)))
 
 
 PROMPT_CHUNK = 128

@@ -41,7 +41,7 @@ class Sampling:
         scaled = logits.float() / self.temperature
         if self.top_p == 1:
             return scaled
-        ordered, place = scaled.sort(-1, descending=True, stable=True)
+        ordered, place = scaled.sort(dim=-1, descending=True, stable=True)
         p = ordered.softmax(-1)
         # a token stays if those before it have not reached top_p; the first always stays
         dropped = p.cumsum(-1) - p >= self.top_p

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from magicplan.kernels.backend import Backend, LayerCache, Window
@@ -50,7 +50,7 @@ Watch = Callable[[int, Tensor], None]
 
 
 class Transformer:
-    """Weights on a device and the pass over them. `ranks` share the heads, widths and vocabulary."""
+    """Weights on a device and the pass over them. `ranks` share heads, widths and vocabulary."""
 
     def __init__(
         self,
@@ -182,7 +182,7 @@ class Transformer:
         batch, tokens, _ = x.shape
         heads, kv_heads, dim = self.shard.q_heads, self.shard.kv_heads, self.shape.head_dim
         packed = F.linear(x, layer.qkv, layer.qkv_bias).view(batch, tokens, -1, dim)
-        query, key, value = packed.split([heads, kv_heads, kv_heads], dim=2)
+        query, key, value = torch.split(packed, [heads, kv_heads, kv_heads], dim=2)
         if layer.q_norm is not None and layer.k_norm is not None:
             query, key = self._norm(query, layer.q_norm), self._norm(key, layer.k_norm)
         lengths = block.lengths

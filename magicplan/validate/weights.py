@@ -61,7 +61,7 @@ class Shard:
 
 @dataclass(slots=True, kw_only=True)
 class LayerWeights:
-    """One layer. Matrices are [out, in]; biases and per-head norms are None where there are none."""
+    """One layer. Matrices are [out, in]; biases and per-head norms may be None: there are none."""
 
     attention_norm: Tensor
     qkv: Tensor
@@ -79,7 +79,7 @@ class LayerWeights:
 
 @dataclass(slots=True, kw_only=True)
 class Weights:
-    """All tensors of one rank: `embedding` [vocab, hidden] whole, `head` [vocab / ranks, hidden]."""
+    """All tensors of one rank: `embedding` [vocab, hidden], `head` [vocab / ranks, hidden]."""
 
     embedding: Tensor
     layers: list[LayerWeights]

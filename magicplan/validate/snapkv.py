@@ -1,0 +1,112 @@
+"""SnapKV (arXiv 2404.14469): a draft that keeps the tokens the end of the prompt looked at.
+
+The queries of the prompt's last tokens score all tokens before them; every KV head keeps its best
+ones and that end itself. Tokens drafted later are appended behind the selection, at their original
+positions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from magicplan.errors import UsageError
+from magicplan.kernels import load
+from magicplan.kernels.backend import Backend, LayerCache
+from magicplan.kernels.torch_attention import gather
+from magicplan.validate.cache import KVCache
+from magicplan.validate.drafts import OwnCacheDraft, Shape, Text
+from magicplan.validate.sampling import Sampling
+from magicplan.validate.transformer import Block, Transformer
+
+OBSERVED = 32
+"""Tokens at the prompt's end whose queries choose (the paper's observation window)."""
+
+
+def select(
+    query: Tensor, cache: LayerCache, lengths: Tensor, keep: int, longest: int
+) -> tuple[Tensor, Tensor]:
+    """Slots that each KV head keeps, and how many of them count.
+
+    query: [B, T, Hq, D], rotated queries of the last T tokens before `lengths` [B]. A token's score
+    is the attention it gets, softmax(q k / sqrt(D)) causal within the T tokens, summed over them
+    and over the query heads of the KV head.
+    Returns slots [B, Hkv, keep + T] in rising order, those that count first, and [B] counts: where
+    fewer than `keep` tokens stand before the T, all of them are kept.
+    """
+    batch, seen, _, dim = query.shape
+    slots = torch.arange(longest, device=query.device).expand(batch, -1)
+    keys = gather(cache.key, cache, slots).float()
+    rows = query.float().view(batch, seen, keys.shape[2], -1, dim)
+    score = torch.einsum("bthgd,bshd->bhgts", rows, keys) / math.sqrt(dim)
+    start = lengths[:, None].long() - seen
+    own = start + torch.arange(seen, device=query.device)
+    score = score.masked_fill(slots[:, None, None, None] > own[:, None, None, :, None], -torch.inf)
+    weight = score.softmax(-1).sum((2, 3))
+    weight = weight.masked_fill(slots[:, None] >= start[:, None], -1.0)
+    best = weight.topk(min(keep, longest), -1)
+    # what does not count sorts behind everything
+    chosen = torch.where(best.values < 0, longest, best.indices).sort(-1).values
+    chosen = torch.nn.functional.pad(chosen, (0, keep - chosen.shape[-1]), value=longest)
+    before = torch.minimum(start[:, 0], torch.tensor(keep, device=query.device))
+    order = torch.arange(keep + seen, device=query.device)
+    place = (order - before[:, None]).clamp(min=0, max=seen - 1)
+    tail = (start + place)[:, None].expand(-1, keys.shape[2], -1)
+    head = torch.nn.functional.pad(chosen, (0, seen), value=longest)
+    kept = torch.where((order < before[:, None])[:, None], head, tail)
+    return kept, before + seen
+
+
+class SnapKVDraft(OwnCacheDraft):
+    """Self-speculation on a selection of the target's cache, made when the prompt has been read."""
+
+    def __init__(
+        self,
+        model: Transformer,
+        cache: KVCache,
+        backend: Backend,
+        shape: Shape,
+        *,
+        budget: int,
+        source: KVCache,
+        sampling: Sampling,
+    ) -> None:
+        """`cache` has room for the budget and what is generated; `source` is the target's."""
+        super().__init__(model, cache, backend, shape, view=None, sampling=sampling)
+        if cache.shift is None:
+            raise ValueError("a SnapKV draft's cache holds a selection: give it positions")
+        self.budget, self.source, self.shift = budget, source, cache.shift
+        if budget <= OBSERVED:
+            raise UsageError(f"a SnapKV budget of {budget} tokens: expected more than {OBSERVED}")
+
+    def read_prompt(self, text: Text, longest: int) -> None:
+        """Score with the prompt's last tokens, and copy what each KV head keeps."""
+        seen = min(OBSERVED, int(text.lengths.min()))
+        depths = torch.arange(seen, dtype=torch.int32, device=self.model.device)
+        tokens = text.tokens.gather(1, text.lengths[:, None].long() - seen + depths)
+        block = Block(lengths=text.lengths - seen, depths=depths)
+
+        def keep(number: int, query: Tensor) -> None:
+            self._copy(number, query, text.lengths, longest)
+
+        self.model.forward(tokens, self.source, block, load("torch"), watch=keep)
+
+    def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
+        """A random selection of the whole budget."""
+        super().fill_random(ctx_tokens, generator)
+        self.shift.fill_(min(self.budget, ctx_tokens) - ctx_tokens)
+
+    def _copy(self, number: int, query: Tensor, lengths: Tensor, longest: int) -> None:
+        source, own = self.source.layers[number], self.cache.layers[number]
+        keep = self.budget - query.shape[1]
+        kept, counts = select(query, source, lengths, keep, longest)
+        slots = torch.arange(kept.shape[2], device=kept.device).expand(kept.shape[0], -1)
+        page = own.page_table.gather(1, slots // own.page_size).long()
+        at = page, slots % own.page_size
+        for head in range(kept.shape[1]):
+            rows = kept[:, head].clamp(max=source.capacity - 1)
+            for of, to in ((source.key, own.key), (source.value, own.value)):
+                to[:, :, head][at] = gather(of[:, :, head : head + 1], source, rows)[:, :, 0]
+        self.shift.copy_(counts - lengths)
