@@ -23,6 +23,8 @@ BACKENDS = {
     "flashinfer": "flashinfer_backend",
 }
 """Module of every backend; each has one `create()`."""
+NEEDS = {"triton": ("triton", "validate"), "flashinfer": ("flashinfer", "flashinfer")}
+"""Packages beyond torch, and the extras that bring them."""
 
 
 def load(name: str) -> Backend:
@@ -33,8 +35,9 @@ def load(name: str) -> Backend:
     """
     if name not in BACKENDS:
         raise UnknownName("backend", name, BACKENDS, f"known are {', '.join(BACKENDS)}")
-    if importlib.util.find_spec("torch") is None:
-        raise MissingExtra(f"the {name} backend", "validate")
+    needed, extra = NEEDS.get(name, ("torch", "validate"))
+    if importlib.util.find_spec("torch") is None or importlib.util.find_spec(needed) is None:
+        raise MissingExtra(f"the {name} backend", extra)
     backend: Backend = importlib.import_module(f"magicplan.kernels.{BACKENDS[name]}").create()
     return backend
 

@@ -10,6 +10,7 @@ V vocabulary, N tree nodes (the root included), S slots of a sequence.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -59,6 +60,12 @@ class LayerCache:
     def page_size(self) -> int:
         """Slots of a page."""
         return self.key.shape[1]
+
+    @property
+    def strides(self) -> tuple[int, int, int]:
+        """Elements from page to page, slot to slot and head to head, of K and of V alike."""
+        page, slot, head, _ = self.key.stride()
+        return page, slot, head
 
     @property
     def capacity(self) -> int:
@@ -129,10 +136,11 @@ class Topology:
     depths: [N] int32, the root's 0: node n stands at position lengths + depths[n].
     ancestors: [N] int64, or [N, words] above 64 nodes; bit j % 64 of word j // 64: node j is the
         node or its ancestor. What `attention` takes as `tree`.
-    first_child, next_sibling: [N] int32, -1 where there is none.
+    parents, first_child, next_sibling: [N] int32, -1 where there is none; siblings in order.
     levels: levels below the root, at least 1 so that paths have an axis.
     """
 
+    parents: Tensor
     depths: Tensor
     ancestors: Tensor
     first_child: Tensor
@@ -161,11 +169,16 @@ class Topology:
             else:
                 next_sibling[youngest[parent]] = node
             youngest[parent] = node
+
+        def column(values: Sequence[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int32, device=device)
+
         return cls(
-            depths=torch.tensor(depths, dtype=torch.int32, device=device),
+            parents=column(parents),
+            depths=column(depths),
             ancestors=_words(masks).to(device),
-            first_child=torch.tensor(first_child, dtype=torch.int32, device=device),
-            next_sibling=torch.tensor(next_sibling, dtype=torch.int32, device=device),
+            first_child=column(first_child),
+            next_sibling=column(next_sibling),
             levels=max(1, *depths),
         )
 
