@@ -5,6 +5,7 @@ Best of three, because a neighbour can only take away. On a CPU these are the "i
 
 from __future__ import annotations
 
+import functools
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -46,9 +47,9 @@ def ceilings(device: str, dtypes: tuple[str, ...]) -> Ceilings:
     size = 2**30 if device == "cuda" else 2**28
     source = torch.ones(size // 4, dtype=torch.float32, device=device)
     target = torch.empty_like(source)
-    read = best(clock, lambda: source.sum())
-    copied = best(clock, lambda: target.copy_(source))
-    del target
+    read = best(clock, source.sum)
+    copied = best(clock, functools.partial(target.copy_, source))
+    del source, target
     launch, replay = _launches(device)
     return Ceilings(
         read_bytes_per_s=size / read,
@@ -111,7 +112,7 @@ class Probe:
         self._first = self._seconds()
 
     def _seconds(self) -> float:
-        return best(self._clock, lambda: self._data.sum())
+        return best(self._clock, self._data.sum)
 
     def drift(self) -> float:
         """Now over then: 1 on a quiet machine, 2 where memory has become half as fast."""

@@ -34,27 +34,36 @@ class Interval:
 
 @dataclass(slots=True)
 class Samples:
-    """Times of one step, seconds; `cpu` is the thread's own time, empty on a GPU."""
+    """Times of one step, seconds.
+
+    `own` is what the thread itself ran: on a CPU with one thread it is judged, because a neighbour
+    that took the core is no property of the decoder. Empty on a GPU and with more threads.
+    """
 
     wall: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
+    own: list[float] = field(default_factory=list)
 
     def add(self, one: tuple[float, float | None]) -> None:
         """Wall time and the thread's own."""
         self.wall.append(one[0])
         if one[1] is not None:
-            self.cpu.append(one[1])
+            self.own.append(one[1])
+
+    @property
+    def judged(self) -> list[float]:
+        """The times that count."""
+        return self.own or self.wall
 
     @property
     def disturbance(self) -> float:
-        """Median of wall over thread time; 1 on a GPU."""
-        if not self.cpu:
+        """Median of wall over own time; 1 where there is none."""
+        if not self.own:
             return 1.0
-        return float(np.median(np.asarray(self.wall) / np.maximum(self.cpu, 1e-9)))
+        return float(np.median(np.asarray(self.wall) / np.maximum(self.own, 1e-9)))
 
     def as_dict(self) -> dict[str, list[float]]:
         """Every sample, to the tenth of a microsecond."""
-        kept = {"wall": self.wall} | ({"cpu": self.cpu} if self.cpu else {})
+        kept = {"wall": self.wall} | ({"own": self.own} if self.own else {})
         return {name: [round(value, 7) for value in values] for name, values in kept.items()}
 
 
@@ -87,7 +96,10 @@ class Clock(Protocol):
 
 
 class CpuClock:
-    """`perf_counter` and `thread_time` around a call."""
+    """`perf_counter` around a call, and `thread_time` where one thread does all the work."""
+
+    def __init__(self, threads: int) -> None:
+        self.alone = threads == 1
 
     def prepared(self, step: Step) -> Step:
         """A CPU runs the step as it is."""
@@ -97,7 +109,8 @@ class CpuClock:
         """Seconds of one call."""
         wall, cpu = time.perf_counter(), time.thread_time()
         step()
-        return time.perf_counter() - wall, time.thread_time() - cpu
+        own = time.thread_time() - cpu
+        return time.perf_counter() - wall, own if self.alone else None
 
 
 class CudaClock:
@@ -135,8 +148,12 @@ class CudaClock:
 
 
 def clock_of(device: str, *, graphs: bool = True) -> Clock:
-    """The clock of a device, `cpu` or `cuda`."""
-    return CpuClock() if device == "cpu" else CudaClock(graphs=graphs)
+    """The clock of a device, `cpu` (with torch's present threads) or `cuda`."""
+    if device != "cpu":
+        return CudaClock(graphs=graphs)
+    import torch
+
+    return CpuClock(torch.get_num_threads())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,16 +171,28 @@ def warm_up(clock: Clock, step: Step, effort: Effort) -> None:
     end = time.perf_counter() + effort.seconds / 4
     before = np.inf
     while True:
-        now = float(np.median([clock.time(step)[0] for _ in range(WARM_UP)]))
+        runs = Samples()
+        for _ in range(WARM_UP):
+            runs.add(clock.time(step))
+        now = float(np.median(runs.judged))
         if abs(now / before - 1) < STEADY or time.perf_counter() > end:
             return
         before = now
 
 
-def alternate(clock: Clock, steps: dict[str, Step], effort: Effort) -> dict[str, Samples]:
-    """Time steps in turn, A B A B, so that a drift of the machine meets all of them alike."""
+def alternate(
+    clock: Clock,
+    steps: dict[str, Step],
+    effort: Effort,
+    after: Callable[[str], None] = lambda _: None,
+) -> dict[str, Samples]:
+    """Time steps in turn, A B A B, so that a drift of the machine meets all of them alike.
+
+    `after` hears the name of a step once it was timed, and `""` when all are warm.
+    """
     for step in steps.values():
         warm_up(clock, step, Effort(seconds=effort.seconds / len(steps)))
+    after("")
     samples = {name: Samples() for name in steps}
     end = time.perf_counter() + effort.seconds
     for run in range(effort.most):
@@ -171,4 +200,5 @@ def alternate(clock: Clock, steps: dict[str, Step], effort: Effort) -> dict[str,
             break
         for name, step in steps.items():
             samples[name].add(clock.time(step))
+            after(name)
     return samples

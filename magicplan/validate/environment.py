@@ -1,4 +1,4 @@
-"""What a measurement was taken on: device, clocks, versions, commit and seed; recorded, never typed.
+"""What a measurement was taken on: device, clocks, versions, commit, seed; recorded, never typed.
 
 NVML (`nvidia-ml-py`, imported as `pynvml`) is asked where it and a driver are present; settings of
 a device are read and never changed.

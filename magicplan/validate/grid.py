@@ -130,9 +130,7 @@ def grid_of(
             f"--grid {text}: takes up the calibration's points; leave out one of "
             + ", ".join(f"({b}, {s})" for b, s in CALIBRATION[profile])
         )
-    points = [
-        Point(batch=b, ctx=s, gamma=g) for b, s, wanted in rows for g in sorted(set(wanted))
-    ]
+    points = [Point(batch=b, ctx=s, gamma=g) for b, s, wanted in rows for g in sorted(set(wanted))]
     for b, s, _ in rows:
         points += [Point(batch=b, ctx=s, gamma=t.depth - 1, tree=t) for t in trees or ()]
     points.sort(key=lambda p: [(b, s) for b, s, _ in rows].index((p.batch, p.ctx)))
