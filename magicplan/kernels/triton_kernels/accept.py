@@ -86,14 +86,20 @@ def _leader(score, token, best, high):
 
 @triton.jit
 def _race(
-    p_row, p_sum, q_row, q_sum, vocab, seed, request, step, last, tried,
-    PAIR: tl.constexpr, TRIED: tl.constexpr, LANES: tl.constexpr,
+    p_row, p_sum, q_row, q_sum, vocab, seed, request, step, last, parents, tokens, node, size,
+    PAIR: tl.constexpr, TRIED: tl.constexpr, NODES: tl.constexpr, LANES: tl.constexpr,
 ):  # fmt: skip
-    """Draws from max(p - q, 0) (PAIR), or p without the tokens of `tried` [N] (TRIED), or p.
+    """Draws from max(p - q, 0) (PAIR), or from p without the tokens of a node's children (TRIED).
 
-    Where nothing is left, from p. q_sum = +inf stands for no q at all.
+    Where nothing is left, from p. q_sum = +inf stands for no q at all. Children are looked at one
+    by one, and only in a block that holds a token of one.
     """
     lane = tl.arange(0, LANES)
+    if TRIED:
+        tree_lane = tl.arange(0, NODES)
+        inside = tl.load(parents + tree_lane, mask=tree_lane < size, other=-2) == node
+        tried = tl.load(tokens + tree_lane, mask=tree_lane < size, other=-1)
+        tried = tl.where(inside, tried, -1)
     best = tl.full((), 0, tl.int32)
     high = tl.full((), 0.0, tl.float32)
     spare = tl.full((), 0, tl.int32)
@@ -108,10 +114,11 @@ def _race(
             y = tl.load(q_row + token, mask=live, other=float("-inf")).to(tl.float32)
             left = tl.maximum(p - tl.exp(y - q_sum), 0.0)
         if TRIED:
-            inside = (tried >= begin) & (tried < begin + LANES)
-            if tl.sum(inside.to(tl.int32), 0) > 0:
-                hit = tl.sum((token[:, None] == tried[None, :]).to(tl.int32), 1) > 0
-                left = tl.where(hit, 0.0, left)
+            here = (tried >= begin) & (tried < begin + LANES)
+            if tl.sum(here.to(tl.int32), 0) > 0:
+                for child in range(1, size):
+                    hit = (tl.load(parents + child) == node) & (tl.load(tokens + child) == token)
+                    left = tl.where(hit, 0.0, left)
         time = _exponential(_uniform(seed, token, request, step, last))
         best, high = _leader(left / time, token, best, high)
         if PAIR or TRIED:
@@ -165,7 +172,8 @@ def accept_chain_sampled(
     drawn = _race(
         target_logits + accepted.to(tl.int64) * p_row, tl.load(target_sum + accepted),
         draft_logits + at.to(tl.int64) * q_row, q_sum,
-        vocab, seed, request, step, accepted + DRAW * 65536, drafted, True, False, LANES,
+        vocab, seed, request, step, accepted + DRAW * 65536, draft, draft, 0, 0,
+        True, False, 1, LANES,
     )  # fmt: skip
     tl.store(count + sequence, accepted)
     tl.store(token + sequence, drawn)
@@ -225,10 +233,10 @@ def accept_tree_sampled(
         tl.store(path + sequence * levels + level, tl.where(found, child, -1))
         node = tl.where(found, child, node)
         accepted += found.to(tl.int32)
-    tried = tl.where(parent == node, drafted, -1)
     drawn = _race(
         logits + node.to(tl.int64) * l_row, tl.load(logsum + node), logits, 0.0,
-        vocab, seed, request, step, node + DRAW * 65536, tried, False, True, LANES,
+        vocab, seed, request, step, node + DRAW * 65536,
+        parents, tokens + sequence * t_batch, node, size, False, True, NODES, LANES,
     )  # fmt: skip
     tl.store(count + sequence, accepted)
     tl.store(token + sequence, drawn)
@@ -245,7 +253,7 @@ def sample(
     step = tl.load(steps + sequence)
     drawn = _race(
         logits + sequence * l_batch, tl.load(logsum + sequence), logits, 0.0, vocab, seed,
-        request, step, node + SAMPLE * 65536, tl.arange(0, 1), False, False, LANES,
+        request, step, node + SAMPLE * 65536, requests, requests, 0, 0, False, False, 1, LANES,
     )  # fmt: skip
     tl.store(token + sequence, drawn)
 

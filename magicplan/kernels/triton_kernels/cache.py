@@ -36,13 +36,13 @@ def rope_append(
     c = tl.load(cos + angle, mask=dim < HALF, other=0.0)
     s = tl.load(sin + angle, mask=dim < HALF, other=0.0)
     if tl.program_id(1) == 0:
-        head = tl.arange(0, HEADS_TILE)[:, None]
-        live = (head < HEADS) & (dim < HALF)
-        at = sequence * q_batch + token * q_token + head * q_head
-        low, high = _rotated(query, at, c, s, dim, live, HALF)
-        at = sequence * o_batch + token * o_token + head * o_head + dim
-        tl.store(out + at, low.to(out.dtype.element_ty), mask=live)
-        tl.store(out + at + HALF, high.to(out.dtype.element_ty), mask=live)
+        q_heads = tl.arange(0, HEADS_TILE)[:, None]
+        live_q = (q_heads < HEADS) & (dim < HALF)
+        source = sequence * q_batch + token * q_token + q_heads * q_head
+        q_low, q_high = _rotated(query, source, c, s, dim, live_q, HALF)
+        target = sequence * o_batch + token * o_token + q_heads * o_head + dim
+        tl.store(out + target, q_low.to(out.dtype.element_ty), mask=live_q)
+        tl.store(out + target + HALF, q_high.to(out.dtype.element_ty), mask=live_q)
     else:
         slot = length + first + token
         page = tl.load(table + sequence * table_batch + slot // PAGE).to(tl.int64)
@@ -54,10 +54,10 @@ def rope_append(
         tl.store(key_pool + to, low.to(key_pool.dtype.element_ty), mask=live)
         tl.store(key_pool + to + HALF, high.to(key_pool.dtype.element_ty), mask=live)
         at = sequence * v_batch + token * v_token + head * v_head + dim
-        low = tl.load(value + at, mask=live, other=0.0)
-        high = tl.load(value + at + HALF, mask=live, other=0.0)
-        tl.store(value_pool + to, low.to(value_pool.dtype.element_ty), mask=live)
-        tl.store(value_pool + to + HALF, high.to(value_pool.dtype.element_ty), mask=live)
+        v_low = tl.load(value + at, mask=live, other=0.0)
+        v_high = tl.load(value + at + HALF, mask=live, other=0.0)
+        tl.store(value_pool + to, v_low.to(value_pool.dtype.element_ty), mask=live)
+        tl.store(value_pool + to + HALF, v_high.to(value_pool.dtype.element_ty), mask=live)
 
 
 @triton.jit

@@ -2,8 +2,8 @@
 
 The tile holds `rows` query rows (group x tokens) and `slots` slots of one KV head. A work item is
 a run of tiles of one sequence; items are dealt on the device, so that a graph stays right while
-lengths grow. Values come from compilation (registers, shared memory) and arithmetic; what a GPU
-says about them is in benchmarks/.
+lengths grow. Values come from cross-compilation (registers, shared memory) and from arithmetic:
+a GPU reads at full rate with some 40 KiB in flight on every multiprocessor.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SMS_UNKNOWN = 132
-"""Streaming multiprocessors assumed where there is no GPU (cross-compilation, the interpreter)."""
+"""Multiprocessors assumed where there is no GPU (cross-compilation, the interpreter)."""
+LITTLE_SHARED = {86, 89, 120}
+"""Compute capabilities with 100 KiB of shared memory a multiprocessor, 99 of them a program's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
-    """rows, slots of the score tile; warps, stages of a program; programs resident on an SM."""
+    """rows, slots of the score tile; warps, stages of a program; programs resident on an SM.
+
+    Page ids are loaded ahead of keys and values, so one buffer of these takes two stages.
+    """
 
     rows: int
     slots: int
@@ -33,16 +38,22 @@ def next_power(n: int) -> int:
 def tile(*, query_rows: int, dim: int, element_bytes: int, page_size: int, arch: int) -> Tile:
     """The tile for `query_rows` = group x tokens rows of `dim` on compute capability arch (80, 90).
 
-    A tile never spans pages where pages are at least a tile, so that one page id serves it.
+    A tile lies in one page where pages are a multiple of it, so that one page id serves it; pages
+    of fewer than 16 slots are gathered slot by slot.
     """
     rows = min(64, max(16, next_power(query_rows)))
-    wide = next_power(dim) * element_bytes >= 512
-    slots = 32 if wide else 64
-    if 16 <= page_size < slots:
-        slots = next_power(page_size) if next_power(page_size) == page_size else slots
-    warps = 8 if rows == 64 and arch < 90 else 4
-    stages = 2 if wide or arch in (86, 89) else 3
-    return Tile(rows=rows, slots=slots, warps=warps, stages=stages, resident=2)
+    slots = 32 if next_power(dim) * element_bytes >= 512 else 64
+    if page_size in (16, 32):
+        slots = min(slots, page_size)
+    if rows == 64:
+        # 4 warps spill on sm_80, and where heads are wide; from sm_90 on they are one wgmma
+        many = arch < 90 or arch in LITTLE_SHARED or slots == 32
+        warps, stages, resident = (8, 3, 1) if many else (4, 3, 2)
+    elif arch in LITTLE_SHARED:
+        warps, stages, resident = 4, 3, 2
+    else:
+        warps, stages, resident = 4, 5, 3 if rows == 16 and arch >= 90 else 2
+    return Tile(rows=rows, slots=slots, warps=warps, stages=stages, resident=resident)
 
 
 def work_items(*, batch: int, parallel: int, blocks: int, least: int, sms: int, tile: Tile) -> int:
