@@ -9,62 +9,118 @@ simulated:A     the draft and the verification run, but a given law says how muc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from magicplan.errors import UsageError
-from magicplan.kernels.backend import Accepted, Backend, Noise
-from magicplan.validate.drafts import Shape
+from magicplan.validate.decoder import Decoder
+from magicplan.validate.transformer import Transformer
+
+SCALES = (2.0**-8, 2.0**6)
+"""Attention scales among which a rate is looked for."""
+TRIES = 7
 
 
-class SimulatedLaw:
-    """Accepts a random path of the shape with given rates.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Acceptance:
+    """A measured acceptance and its label.
 
-    rates: probability that the k-th child drawn is accepted, given that its parent was, by rank;
-    one number is a chain's rate. Ranks sum to at most 1. One draw a round: the node the path ends
-    at, whose probability is that of reaching it and accepting none of its children.
+    acceptance: share of looked-at draft tokens accepted; standard_error: of that share, as if
+    tokens were independent. distinct_tokens: different tokens generated: a model that repeats
+    itself is easy to draft for.
     """
 
-    def __init__(
-        self, shape: Shape, rates: Sequence[float], backend: Backend, device: torch.device | str
-    ) -> None:
-        if not rates or not all(0 <= rate <= 1 for rate in rates) or math.fsum(rates) > 1 + 1e-9:
-            raise UsageError("acceptance rates are probabilities that sum to at most 1")
-        self.label = f"simulated:{','.join(f'{rate:g}' for rate in rates)}"
-        self.backend = backend
-        paths, self.ends = _paths(shape.parents, rates)
-        self.tokens_per_round = 1 + sum(
-            p * len(path) for p, path in zip(self.ends, paths, strict=True)
+    label: str
+    acceptance: float
+    standard_error: float
+    tokens_per_round: float
+    rounds: int
+    distinct_tokens: int
+    attention_scale: float | None = None
+
+
+def observe(decoder: Decoder, ctx_tokens: int, rounds: int, seed: int, label: str) -> Acceptance:
+    """Rounds behind a random context, counted."""
+    decoder.fill_random(ctx_tokens, seed)
+    decoder.run(rounds=rounds)
+    return counted(decoder, label)
+
+
+def counted(decoder: Decoder, label: str) -> Acceptance:
+    """What the decoder's counters say since it started; synchronises."""
+    counters, text = decoder.counters, decoder.text
+    tested = int(counters.tested.sum())
+    rate = counters.acceptance
+    place = torch.arange(text.tokens.shape[1], device=text.tokens.device)
+    start = text.lengths.long() - counters.emitted
+    new = (place > start[:, None]) & (place <= text.lengths[:, None])
+    return Acceptance(
+        label=label,
+        acceptance=rate,
+        standard_error=math.sqrt(rate * (1 - rate) / tested) if tested else math.inf,
+        tokens_per_round=counters.tokens_per_round,
+        rounds=int(counters.rounds.sum()),
+        distinct_tokens=int(text.tokens[new].unique().numel()),
+    )
+
+
+def dial(
+    model: Transformer,
+    decoder: Decoder,
+    wanted: float,
+    *,
+    ctx_tokens: int,
+    rounds: int = 16,
+    tolerance: float = 0.1,
+    seed: int = 0,
+) -> Acceptance:
+    """Scale a random model's attention until its draft is accepted as often as wanted.
+
+    Less attention makes what a draft does not see matter less: the rate rises as the scale falls.
+    The model keeps the best scale tried, whose rate, measured again on another context, is given.
+    Raises UsageError for a checkpoint, a tree, a rate outside (0, 1), or one that is out of reach.
+    """
+    if not 0 < wanted < 1:
+        raise UsageError(f"acceptance dialled:{wanted:g}: expected more than 0, less than 1")
+    if model.origin != "random":
+        raise UsageError("a checkpoint's acceptance is what it is; only random weights are dialled")
+    if decoder.draft is None or decoder.draft.shape.levels:
+        raise UsageError("acceptance is dialled on a chain; a tree of the same model follows it")
+    set_scale = _scaler(model)
+    low, high = (math.log2(scale) for scale in SCALES)
+    tried: dict[float, float] = {}
+    for _ in range(TRIES):
+        middle = (low + high) / 2
+        set_scale(2.0**middle)
+        tried[middle] = observe(decoder, ctx_tokens, rounds, seed, "").acceptance
+        low, high = (middle, high) if tried[middle] > wanted else (low, middle)
+    best = min(tried, key=lambda power: abs(tried[power] - wanted))
+    if abs(tried[best] - wanted) > tolerance:
+        raise UsageError(
+            f"acceptance dialled:{wanted:g} is out of reach of this model at {ctx_tokens} tokens: "
+            f"the nearest is {tried[best]:.2f}"
         )
-        width = shape.most
-        padded = [path + [-1] * (width - len(path)) for path in paths]
-        self._paths = torch.tensor(padded, dtype=torch.int32, device=device)
-        self._counts = torch.tensor([len(p) for p in paths], dtype=torch.int32, device=device)
-        self._law = torch.tensor(self.ends, dtype=torch.float32, device=device).log()
-
-    def accept(self, chosen: Tensor, noise: Noise) -> Accepted:
-        """A drawn path, and behind it the target's own choice. chosen: [B, N] int64."""
-        law = self._law.expand(chosen.shape[0], -1)
-        node = self.backend.sample(law, noise, node=SIMULATED)
-        token = chosen.gather(1, node[:, None])[:, 0]
-        return Accepted(count=self._counts[node], token=token, nodes=self._paths[node])
-
-
-SIMULATED = 65535
-"""The noise's node of the simulated draw, beyond every draft's."""
+    set_scale(2.0**best)
+    again = observe(decoder, ctx_tokens, rounds, seed + 1, f"dialled:{wanted:g}")
+    return Acceptance(
+        label=again.label,
+        acceptance=again.acceptance,
+        standard_error=again.standard_error,
+        tokens_per_round=again.tokens_per_round,
+        rounds=again.rounds,
+        distinct_tokens=again.distinct_tokens,
+        attention_scale=2.0**best,
+    )
 
 
-def _paths(parents: Sequence[int], rates: Sequence[float]) -> tuple[list[list[int]], list[float]]:
-    """Path to every node, and the probability that acceptance ends there."""
-    paths: list[list[int]] = [[]]
-    reached, children = [1.0], [0] * len(parents)
-    for node, parent in enumerate(parents[1:], 1):
-        rank = children[parent]
-        children[parent] += 1
-        rate = rates[rank] if rank < len(rates) else 0.0
-        paths.append([*paths[parent], node])
-        reached.append(reached[parent] * rate)
-    accepted = [math.fsum(rates[:count]) for count in children]
-    return paths, [r * (1 - a) for r, a in zip(reached, accepted, strict=True)]
+def _scaler(model: Transformer) -> Callable[[float], None]:
+    """Sets the attention scale of a model made with scale 1, as if it had been made with it."""
+    unscaled = [layer.output.clone() for layer in model.weights.layers]
+
+    def scale(factor: float) -> None:
+        for layer, output in zip(model.weights.layers, unscaled, strict=True):
+            torch.mul(output, factor, out=layer.output)
+
+    return scale

@@ -9,12 +9,12 @@ import torch
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Backend, Window
-from magicplan.validate.acceptance_source import SimulatedLaw
 from magicplan.validate.cache import PAGE, KVCache, full_bytes, ring_bytes
 from magicplan.validate.decoder import Decoder
 from magicplan.validate.drafts import PROMPT_CHUNK, Draft, ModelDraft, OwnCacheDraft, Shape
 from magicplan.validate.ngram import NgramDraft
 from magicplan.validate.sampling import Sampling
+from magicplan.validate.simulated import SimulatedLaw
 from magicplan.validate.snapkv import SnapKVDraft
 from magicplan.validate.transformer import Transformer
 from magicplan.validate.triforce import TriForceDraft
@@ -90,9 +90,11 @@ def build_decoder(
     end_tokens: Sequence[int] = (),
     simulated: Sequence[float] | None = None,
     cache: KVCache | None = None,
-    page_size: int = PAGE,
+    page_size: int | None = None,
 ) -> Decoder:
     """A decoder for sequences of up to `tokens` tokens, prompt and answer.
+
+    page_size: of the target's cache; by default 64 slots, on a CPU one page a sequence.
 
     small: the draft model of kinds model and triforce. simulated: rates of a law that decides how
     much is accepted (timing only). cache: the target's, where several decoders share one.
@@ -101,7 +103,12 @@ def build_decoder(
     sampling = sampling or Sampling()
     slots = tokens + (plan.reach if plan else 0)
     cache = cache or KVCache.full(
-        model.shard, batch, slots, device=model.device, dtype=model.dtype, page_size=page_size
+        model.shard,
+        batch,
+        slots,
+        device=model.device,
+        dtype=model.dtype,
+        page_size=page_size or _page(model.device, slots),
     )
     draft = None if plan is None else _draft(model, backend, cache, plan, small, sampling)
     law = None
@@ -122,26 +129,34 @@ def decoder_bytes(
     dtype: torch.dtype,
     plan: DraftPlan | None = None,
     small: Shard | None = None,
-    page_size: int = PAGE,
+    page_size: int | None = None,
+    device: torch.device | str = "cpu",
 ) -> dict[str, int]:
     """Bytes of `build_decoder` before it is built: `kv_bytes`, `draft_kv_bytes`, and at most
     `activation_bytes` for the widest pass and its logits. Weights are not counted."""
     drafted = len(plan.parents) if plan else 1
     slots = tokens + (plan.reach if plan else 0)
+    where = torch.device(device)
     own = 0
     if plan and plan.kind in ("streaming", "model", "triforce"):
         of = shard if plan.kind == "streaming" else small or shard
         scratch = max(PROMPT_CHUNK, plan.reach + AGAIN)
-        own = ring_bytes(of, batch, dtype, view=plan.view, scratch=scratch, page_size=page_size)
+        own = ring_bytes(of, batch, dtype, view=plan.view, scratch=scratch)
     if plan and plan.kind == "snapkv":
-        own = full_bytes(shard, batch, _selected_slots(plan, slots), dtype, page_size)
+        kept = _selected_slots(plan, slots)
+        own = full_bytes(shard, batch, kept, dtype, _page(where, kept))
     shape, rows = shard.shape, batch * max(drafted, 1)
     widths = 2 * shape.ffn // shard.ranks + 4 * shape.hidden
     return {
-        "kv_bytes": full_bytes(shard, batch, slots, dtype, page_size),
+        "kv_bytes": full_bytes(shard, batch, slots, dtype, page_size or _page(where, slots)),
         "draft_kv_bytes": own,
         "activation_bytes": rows * (widths * dtype.itemsize + shape.vocab * (dtype.itemsize + 4)),
     }
+
+
+def _page(device: torch.device, slots: int) -> int:
+    """A CPU reads a sequence fastest in one piece; a GPU's tile lies in one page of any place."""
+    return slots if device.type == "cpu" else PAGE
 
 
 def _selected_slots(plan: DraftPlan, slots: int) -> int:
@@ -171,10 +186,10 @@ def _draft(
         own = KVCache.full(
             model.shard,
             cache.batch,
-            _selected_slots(plan, cache.capacity),
+            slots := _selected_slots(plan, cache.capacity),
             device=model.device,
             dtype=model.dtype,
-            page_size=cache.page_size,
+            page_size=_page(model.device, slots),
             positions=cache.capacity,
         )
         return SnapKVDraft(
@@ -223,7 +238,6 @@ def _ring_draft(
         scratch=max(PROMPT_CHUNK, plan.reach + AGAIN),
         device=model.device,
         dtype=model.dtype,
-        page_size=cache.page_size,
     )
     return OwnCacheDraft(
         model, ring, backend, shape, view=plan.view, sampling=sampling, again=again

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
-from magicplan.validate.acceptance_source import SimulatedLaw
 from magicplan.validate.cache import KVCache
 from magicplan.validate.drafts import Draft, Proposal, Text, emitted, read_prompt
 from magicplan.validate.sampling import Sampling
+from magicplan.validate.simulated import SimulatedLaw
 from magicplan.validate.transformer import Block, Transformer
 
 ROUNDS_A_LOOK = 8
@@ -72,7 +72,7 @@ class Decoder:
     """A batch of sequences, a target with its cache, and perhaps a draft.
 
     law: decides how much is accepted in place of the verification (timing only); see
-    `acceptance_source`. end_tokens: what ends a sequence.
+    `simulated`. end_tokens: what ends a sequence.
     """
 
     def __init__(

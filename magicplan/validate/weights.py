@@ -122,9 +122,10 @@ def random_reader(
             generator = torch.Generator(device=device)
             generator.manual_seed(zlib.crc32(f"{seed} {name}".encode()))
             spread = 0.02 if len(shape) == 1 else shape[-1] ** -0.5
-            spread *= attention_scale if name.endswith("o_proj.weight") else 1.0
             values = torch.empty(shape, dtype=dtype, device=device)
             values.normal_(0.0, spread, generator=generator)
+            if name.endswith("o_proj.weight") and attention_scale != 1:
+                values.mul_(attention_scale)
         values = values[rows or slice(None)]
         return values[..., columns or slice(None)].contiguous()
 
