@@ -143,7 +143,8 @@ def decoder_bytes(
         scratch = max(PROMPT_CHUNK, plan.reach + AGAIN)
         own = ring_bytes(of, batch, dtype, view=plan.view, scratch=scratch)
     if plan and plan.kind == "snapkv":
-        kept = _selected_slots(plan, slots)
+        page = page_size or _page(where, slots)
+        kept = _selected_slots(plan, -(-slots // page) * page)
         own = full_bytes(shard, batch, kept, dtype, _page(where, kept))
     shape, rows = shard.shape, batch * max(drafted, 1)
     widths = 2 * shape.ffn // shard.ranks + 4 * shape.hidden
@@ -160,9 +161,8 @@ def _page(device: torch.device, slots: int) -> int:
 
 
 def _selected_slots(plan: DraftPlan, slots: int) -> int:
-    """A selection grows by what is generated; its room is the budget and as much as all of that,
-    where the prompt is at least as long as the budget."""
-    return min(slots, plan.budget + GENERATED) + plan.reach
+    """Room for the budget, what is generated behind it and what a round drafts."""
+    return plan.budget + min(slots, GENERATED) + plan.reach
 
 
 GENERATED = 4096

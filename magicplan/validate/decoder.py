@@ -17,7 +17,7 @@ from torch import Tensor
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.cache import KVCache
-from magicplan.validate.drafts import Draft, Proposal, Text, emitted, read_prompt
+from magicplan.validate.drafts import UNLIMITED, Draft, Proposal, Text, emitted, read_prompt
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.simulated import SimulatedLaw
 from magicplan.validate.transformer import Block, Transformer
@@ -91,6 +91,7 @@ class Decoder:
         device, batch = model.device, cache.batch
         reach, most = (draft.reach, draft.shape.most) if draft else (0, 0)
         self.longest = cache.capacity - reach
+        self.most_new = draft.most_new if draft else UNLIMITED
         """Tokens a sequence may reach: a round writes what it drafts behind them."""
         self.text = Text(
             tokens=torch.zeros(batch, cache.capacity + 2, dtype=torch.int64, device=device),
@@ -119,10 +120,11 @@ class Decoder:
                 f"expected {self.cache.batch} prompts of at least two tokens each, got "
                 f"{len(prompts)}, the shortest of {min(lengths, default=0)}"
             )
-        if new_tokens < 1 or max(lengths) + new_tokens > self.longest:
+        room = min(self.longest - max(lengths), self.most_new)
+        if not 1 <= new_tokens <= room:
             raise UsageError(
                 f"prompts of up to {max(lengths)} tokens and {new_tokens} new ones: this cache "
-                f"takes 1 to {self.longest - max(lengths)} new tokens behind them"
+                f"takes 1 to {room} new tokens behind them"
             )
         self.text.tokens.zero_()
         for row, prompt in zip(self.text.tokens, prompts, strict=True):
@@ -147,7 +149,7 @@ class Decoder:
         generator.manual_seed(seed)
         self.text.tokens.random_(0, self.model.shape.vocab, generator=generator)
         self.text.lengths.fill_(ctx_tokens)
-        self.limit.fill_(self.longest)
+        self.limit.fill_(min(self.longest, ctx_tokens + self.most_new))
         self._reset()
         self.cache.fill_random(generator)
         if self.draft:

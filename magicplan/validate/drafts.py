@@ -125,6 +125,9 @@ class Text:
         return self.tokens.gather(1, self.lengths[:, None].long() + back)
 
 
+UNLIMITED = 1 << 30
+
+
 class Draft(Protocol):
     """Proposes tokens that the target then verifies."""
 
@@ -133,6 +136,8 @@ class Draft(Protocol):
     """Memory of its own: caches, not weights."""
     reach: int
     """Tokens that a round may write behind the last committed one."""
+    most_new: int
+    """Tokens that may be generated behind a prompt before its caches are full."""
 
     def read_prompt(self, text: Text, longest: int) -> None:
         """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
@@ -159,6 +164,7 @@ class ModelDraft:
     """A model drafts through a view of a cache: by default the target's own (self-speculation)."""
 
     cache_bytes = 0
+    most_new = UNLIMITED
 
     def __init__(
         self,

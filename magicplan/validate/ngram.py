@@ -11,13 +11,14 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Noise
-from magicplan.validate.drafts import Proposal, Shape, Text
+from magicplan.validate.drafts import UNLIMITED, Proposal, Shape, Text
 
 
 class NgramDraft:
     """A chain copied from the text itself (prompt lookup decoding)."""
 
     cache_bytes = 0
+    most_new = UNLIMITED
 
     def __init__(self, shape: Shape, *, longest: int = 3) -> None:
         """Raises UsageError for a tree, or a match of no tokens."""

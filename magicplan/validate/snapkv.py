@@ -78,6 +78,7 @@ class SnapKVDraft(OwnCacheDraft):
         if cache.shift is None:
             raise ValueError("a SnapKV draft's cache holds a selection: give it positions")
         self.budget, self.source, self.shift = budget, source, cache.shift
+        self.most_new = cache.capacity - budget - self.reach
         if budget <= OBSERVED:
             raise UsageError(f"a SnapKV budget of {budget} tokens: expected more than {OBSERVED}")
 

@@ -45,7 +45,7 @@ class TriForceDraft:
             raise UsageError(f"{rounds} inner rounds: expected at least 1")
         self.model, self.cache, self.backend, self.inner = model, cache, backend, inner
         self.shape, self.rounds, self.view, self.sampling = shape, rounds, view, sampling
-        self.cache_bytes = inner.cache_bytes
+        self.cache_bytes, self.most_new = inner.cache_bytes, inner.most_new
         self.reach = shape.drafted + inner.shape.drafted + 1
 
     def read_prompt(self, text: Text, longest: int) -> None:
