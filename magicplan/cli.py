@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from magicplan.commands import facts, measurements, workloads
+from magicplan.commands import facts, measurements, validation, workloads
 from magicplan.commands.options import say
 from magicplan.errors import MagicplanError
 
@@ -23,6 +23,7 @@ for command in (
     workloads.explain,
     workloads.drafts,
     workloads.tree,
+    validation.validate,
     measurements.calibrate,
     measurements.replay,
     facts.gpus,
@@ -34,7 +35,8 @@ for command in (
 def main() -> None:
     """Run the command line; every error of ours is one sentence on stderr."""
     try:
-        app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        # a command that answered returns nothing, one that raised Exit its status
+        sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except MagicplanError as problem:
         say(f"error: {problem}")
         sys.exit(problem.exit_code)

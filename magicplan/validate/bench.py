@@ -17,6 +17,8 @@ from magicplan.validate.grid import Point
 from magicplan.validate.transformer import Transformer
 
 Parents = tuple[int, ...]
+Prompts = Callable[[int, int], list[list[int]]]
+"""(batch, tokens) -> that many prompts of that many tokens."""
 ROOM = 512
 """Tokens that the rounds of one point may commit before its text starts anew."""
 APART = 64
@@ -29,7 +31,7 @@ SPLITS = 32
 
 class DecoderBench:
     """A model with its way to draft. `rates` of a simulated law decide acceptance; None: the real
-    verification does."""
+    verification does. `prompts` of real text for a checkpoint; None: random caches."""
 
     def __init__(
         self,
@@ -39,15 +41,17 @@ class DecoderBench:
         *,
         small: Transformer | None = None,
         rates: Sequence[float] | None = None,
+        prompts: Prompts | None = None,
         seed: int = 0,
     ) -> None:
         self.model, self.backend, self.plan, self.small = model, backend, plan, small
-        self.rates, self.seed = rates, seed
+        self.rates, self.prompts, self.seed = rates, prompts, seed
         self.device = model.device.type
 
-    def page_size(self, tokens: int) -> int:
-        """A CPU reads a sequence as one dense page: gathering pages would copy the cache."""
-        return tokens if self.device == "cpu" else PAGE
+    @property
+    def simulated(self) -> bool:
+        """Does a law decide what is accepted, whatever the caches hold?"""
+        return self.rates is not None
 
     def tokens(self, ctx: int, points: Sequence[Point]) -> int:
         """Tokens a sequence may reach, in whole pages, whatever is drafted behind them."""
@@ -65,7 +69,7 @@ class DecoderBench:
             dtype=self.model.dtype,
             plan=replace(self.plan, parents=_parents(widest)),
             small=self.small.shard if self.small else None,
-            page_size=self.page_size(tokens),
+            device=self.model.device,
         )
         rows = batch * max(widest.query_tokens, 16)
         partials = 4.0 * rows * shape.q_heads * (shape.head_dim + 1) * SPLITS
@@ -90,6 +94,7 @@ class LoadedDecoder:
         self._decoders: dict[Parents, Decoder] = {}
         self._committing: dict[Parents, Decoder] = {}
         self._cache: KVCache | None = None
+        self._text = torch.empty(0, dtype=torch.int64)
         self._told: dict[str, int] = {}
 
     def _decoder(self, parents: Parents) -> Decoder:
@@ -105,9 +110,8 @@ class LoadedDecoder:
                 small=bench.small,
                 simulated=bench.rates,
                 cache=self._cache,
-                page_size=bench.page_size(self.tokens),
             )
-            self._begin(decoder, self.ctx, fill=self._cache is None)
+            self._begin(decoder, self.ctx, first=self._cache is None)
             self._cache = decoder.cache
             self._decoders[parents] = decoder
         return self._decoders[parents]
@@ -123,14 +127,24 @@ class LoadedDecoder:
             self._committing[parents] = decoder
         return self._committing[parents]
 
-    def _begin(self, decoder: Decoder, length: int, *, fill: bool = False) -> None:
-        generator = torch.Generator(device=self.bench.model.device)
-        generator.manual_seed(self.bench.seed)
-        if fill:
+    def _begin(self, decoder: Decoder, length: int, *, first: bool = False) -> None:
+        """A text of `length` tokens: real where there are prompts, else random."""
+        bench = self.bench
+        generator = torch.Generator(device=bench.model.device)
+        generator.manual_seed(bench.seed)
+        if first and bench.prompts:
+            decoder.start(bench.prompts(self.batch, self.ctx + APART + 1), new_tokens=1)
+            self._text = decoder.text.tokens.clone()
+        elif first:
             decoder.cache.fill_random(generator)
-        if decoder.draft and not decoder.text.lengths.any():
+            self._text = torch.empty_like(decoder.text.tokens)
+            self._text.random_(0, bench.model.shape.vocab, generator=generator)
+        width = min(self._text.shape[1], decoder.text.tokens.shape[1])
+        decoder.text.tokens[:, :width] = self._text[:, :width]
+        if decoder.draft and not first and bench.prompts:
+            decoder.draft.read_prompt(decoder.text, length)
+        elif decoder.draft and not bench.prompts:
             decoder.draft.fill_random(length, generator)
-        decoder.text.tokens.random_(0, self.bench.model.shape.vocab, generator=generator)
         decoder.text.lengths.fill_(length)
         decoder.limit.fill_(decoder.longest)
         decoder.done.zero_()

@@ -132,10 +132,11 @@ class CudaClock:
             for _ in range(WARM_UP):
                 step()
         cuda.current_stream().wait_stream(side)
-        graph = cuda.CUDAGraph()
+        graph: Any = cuda.CUDAGraph()
         with cuda.graph(graph):
             step()
-        return graph.replay
+        replay: Step = graph.replay
+        return replay
 
     def time(self, step: Step) -> tuple[float, float | None]:
         """Seconds between two events around one replay."""

@@ -64,6 +64,11 @@ class Comparison:
         found: dict[str, Any] = self.run.prediction["content"]
         return found
 
+    @property
+    def digest(self) -> str:
+        """sha256 of the prediction."""
+        return str((self.run.prediction or {})["sha256"])
+
     def count(self, verdict: str) -> int:
         """Points of a verdict."""
         return sum(point.verdict == verdict for point in self.points)
@@ -114,7 +119,7 @@ def compare(run: Run, tolerance: float) -> Comparison:
 
 
 def _judge(told: dict[str, Any], line: Line | None, tolerance: float) -> Verdict:
-    what = {name: told[name] for name in ("gamma", "tree") if name in told}
+    what: dict[str, Any] = {name: told[name] for name in ("gamma", "tree") if name in told}
     measured, flags = ({}, ()) if line is None else _measured(line)
     if line is None:
         verdict, reason = "skipped", "not measured: the run was stopped before this point"
@@ -213,7 +218,7 @@ def _errors(points: list[Verdict], side: str) -> dict[str, Errors]:
     found = {}
     for quantity in QUANTITIES:
         name = quantity if quantity == "speedup" else f"{quantity}_seconds"
-        rows = {}
+        rows: dict[Any, tuple[float, float]] = {}
         for p in points:
             told = getattr(p, side)[name]
             if told and p.measured[name]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration
@@ -95,11 +96,11 @@ class Forecaster:
         machine = Machine(accelerator=self.accelerator, calibration=ideal())
         cache = CACHED * (self.accelerator.l2_bytes or 0.0)
 
-        def cold(ops: tuple[Op, ...]) -> Array:
+        def cold(ops: tuple[Op, ...]) -> NDArray[np.bool_]:
             moved = sum(op.count * memory_seconds(op, machine) for op in ops) * machine.bytes_per_s
             return np.asarray(moved >= cache) & np.ones(len(points), dtype=np.bool_)
 
-        def target(tokens: Array) -> Array:
+        def target(tokens: Array) -> NDArray[np.bool_]:
             work = Pass(batch=batch, ctx=ctx, query_tokens=tokens)
             return cold(forward(self.subject.model, self.subject.layout, work))
 

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from magicplan.units import human_bytes
 from magicplan.validate.ceilings import Probe
-from magicplan.validate.clock import Clock, Effort, Step, alternate
+from magicplan.validate.clock import Clock, Effort, Samples, Step, alternate
 from magicplan.validate.environment import memory_bytes, watched
 from magicplan.validate.grid import DEFAULT_GAMMA, CalibrationPoint, Point
 
@@ -41,6 +41,10 @@ class Bench(Protocol):
     """A model and a draft on a device."""
 
     device: str
+
+    @property
+    def simulated(self) -> bool:
+        """Does a law decide what is accepted, whatever the caches hold?"""
 
     def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
         """Allocate and fill the caches for these rounds at this length."""
@@ -107,6 +111,15 @@ def measure_cell(
             torch.cuda.empty_cache()
 
 
+def _groups(bench: Bench, steps: dict[str, Step]) -> list[dict[str, Step]]:
+    """Steps that may alternate. Where caches decide what is accepted, rounds come first: the other
+    steps write what no round has committed."""
+    if bench.simulated:
+        return [steps]
+    rounds = {name: step for name, step in steps.items() if name.startswith("round")}
+    return [rounds, {name: step for name, step in steps.items() if name not in rounds}]
+
+
 def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
     """Needed, free, and the largest batch that fits; '' where all of it fits."""
     batch, ctx = points[0].batch, points[0].ctx
@@ -145,7 +158,9 @@ def _measured(
             emitted[name].append(loaded.emitted(by_round[name]))
 
     with watched(bench.device) as watch:
-        samples = alternate(clock, steps, effort, after)
+        samples: dict[str, Samples] = {}
+        for together in _groups(bench, steps):
+            samples |= alternate(clock, together, effort, after)
     drift = probe.drift()
     flags = [watch.flag] if watch.flag else []
     if drift > DRIFT:

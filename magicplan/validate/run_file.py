@@ -29,6 +29,24 @@ NEEDED = {
 Line = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run depends on: equal settings on one device continue one file."""
+
+    device: str
+    model: str
+    grid: str
+    acceptance: str
+    draft: str
+    draft_kv: str
+    dtype: str
+    backend: str
+    threads: int
+    seed: int
+    gamma: str | None = None
+    tree: str | None = None
+
+
 def digest(content: Any) -> str:
     """sha256 of a JSON value, whatever the order of its keys."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
@@ -104,8 +122,8 @@ def _parse(path: Path) -> tuple[Run, int]:
             if line["kind"] != "header" or line.get("schema") != SCHEMA:
                 raise SpecError(path, f"line {number}: expected a header of schema {SCHEMA}")
             run = Run(header=line)
-        elif problem := run.take(line):
-            raise SpecError(path, f"line {number}: {problem}")
+        elif refusal := run.take(line):
+            raise SpecError(path, f"line {number}: {refusal}")
         whole += len(raw)
     if run is None:
         raise SpecError(path, "holds no whole line; expected a run file of magicplan validate")

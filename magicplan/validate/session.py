@@ -6,7 +6,7 @@ Every step is one line of the run file, and a step that the file already holds i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +20,10 @@ from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.grid import Grid
 from magicplan.validate.measure import Bench, calibrate_at, measure_cell
-from magicplan.validate.run_file import Run, RunFile, digest
+from magicplan.validate.run_file import Run, RunFile, Settings, digest
 
 Tell = Callable[[str], None]
 """Hears what was just finished."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run depends on: equal settings on one device continue one file."""
-
-    device: str
-    model: str
-    grid: str
-    acceptance: str
-    draft: str
-    draft_kv: str
-    dtype: str
-    backend: str
-    threads: int
-    seed: int
-    gamma: str | None = None
-    tree: str | None = None
 
 
 CALIBRATION_EFFORT = Effort(least=5, most=30, seconds=6.0)
@@ -71,7 +53,12 @@ class Session:
     @property
     def steps(self) -> int:
         """How many times `tell` will be called."""
-        return 3 + len(self.grid.calibration) + len(list(self.grid.cells))
+        return 1 + self.calibration_steps + len(list(self.grid.cells))
+
+    @property
+    def calibration_steps(self) -> int:
+        """The same up to the last calibration point."""
+        return 2 + len(self.grid.calibration)
 
     def run(self, file: RunFile, tell: Tell = lambda _: None) -> Run:
         """Do what the file lacks. Raises UsageError where the file holds another grid."""
@@ -162,12 +149,9 @@ class Session:
         known = {line["id"] for line in file.run.points}
         for (batch, ctx), points in self.grid.cells:
             missing = [point for point in points if point.id not in known]
-            if missing:
-                effort = Effort(
-                    least=self.effort.least,
-                    most=self.effort.most,
-                    seconds=self.effort.seconds * (1 + 3 * len(missing)),
-                )
-                for line in measure_cell(self.bench, clock, missing, effort, probe):
+            together = [missing] if self.bench.simulated else [[point] for point in missing]
+            for some in filter(None, together):
+                effort = replace(self.effort, seconds=self.effort.seconds * (1 + 3 * len(some)))
+                for line in measure_cell(self.bench, clock, some, effort, probe):
                     file.append("point", **line)
             tell(f"batch {batch}, {ctx} tokens")
