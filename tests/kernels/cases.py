@@ -16,7 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = [pytest.mark.gpu]
 BACKENDS = [
     pytest.param("torch", id="torch"),
-    pytest.param("triton", id="triton"),
+    pytest.param("triton", id="triton", marks=GPU if DEVICE == "cuda" else []),
     pytest.param("varlen", id="varlen", marks=GPU),
     pytest.param("flashinfer", id="flashinfer", marks=GPU),
 ]

@@ -286,7 +286,7 @@ def attention(
         "DIM": dim,
         "DIM_TILE": max(16, next_power(dim)),
         "SLOTS": shape.slots,
-        "BATCH": next_power(batch),
+        "BATCH": 16 if batch <= 16 else next_power(batch),
         "WINDOWED": view is not None,
     }
     least = LEAST_BLOCKS if splits else blocks
