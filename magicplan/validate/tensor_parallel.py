@@ -8,9 +8,11 @@ logits. Every rank then takes the same decisions from the same numbers; nothing 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -61,6 +63,47 @@ class Ranks:
 
 
 ALONE = Ranks()
+
+
+def all_reduce_seconds(
+    ranks: Ranks,
+    message_bytes: Sequence[int],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    repeats: int = 20,
+) -> list[float]:
+    """Median seconds of one sum over ranks, by message size; 0 alone. All ranks call it together.
+
+    On CUDA one repeat is a row of sums between two events, so that launching is not counted twice.
+    """
+    if ranks.count == 1:
+        return [0.0] * len(message_bytes)
+    seconds = []
+    for size in message_bytes:
+        values = torch.zeros(max(1, size // dtype.itemsize), dtype=dtype, device=device)
+        for _ in range(3):
+            ranks.sum(values)
+        samples = [_timed(lambda v=values: ranks.sum(v), device) for _ in range(repeats)]
+        seconds.append(median(samples))
+    return seconds
+
+
+IN_A_ROW = 10
+
+
+def _timed(call: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cpu":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin.record()
+    for _ in range(IN_A_ROW):
+        call()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3 / IN_A_ROW
 
 
 @contextmanager
