@@ -118,9 +118,11 @@ def _errors(c: Comparison) -> Any:
 def _draw(c: Comparison, path: Path) -> None:
     """Predicted against measured with intervals: calibrated and ideal, a panel a quantity."""
     plt = pyplot(path)
-    figure, axes = plt.subplots(1, len(QUANTITIES), figsize=(4 * len(QUANTITIES), 4.2))
+    figure, axes = plt.subplots(2, 3, figsize=(13, 8))
+    for spare in axes.flat[len(QUANTITIES) :]:
+        spare.axis("off")
     measured = [p for p in c.points if p.measured]
-    for axis, quantity in zip(axes, QUANTITIES, strict=True):
+    for axis, quantity in zip(axes.flat, QUANTITIES, strict=False):
         name = quantity if quantity == "speedup" else f"{quantity}_seconds"
         scale, unit = (1.0, "x") if quantity == "speedup" else (1e3, "ms")
         x = scale * np.asarray([p.measured[name] for p in measured])

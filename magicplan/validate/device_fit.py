@@ -236,7 +236,10 @@ def _solve(errors: Any) -> Array:
     best = None
     for shift in (0.0, -0.7, 0.7):
         start = np.clip(first + shift, low + 1e-3, high - 1e-3)
-        found = least_squares(errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05)
+        found = least_squares(
+            errors, start, bounds=(low, high), loss="soft_l1", f_scale=0.05, ftol=1e-5, xtol=1e-5,
+            max_nfev=100,
+        )  # fmt: skip
         if best is None or found.cost < best.cost:
             best = found
     if best is None or not np.isfinite(best.cost):
