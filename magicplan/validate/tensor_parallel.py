@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import torch
@@ -84,7 +85,7 @@ def all_reduce_seconds(
         values = torch.zeros(max(1, size // dtype.itemsize), dtype=dtype, device=device)
         for _ in range(3):
             ranks.sum(values)
-        samples = [_timed(lambda v=values: ranks.sum(v), device) for _ in range(repeats)]
+        samples = [_timed(partial(ranks.sum, values), device) for _ in range(repeats)]
         seconds.append(median(samples))
     return seconds
 

@@ -20,11 +20,6 @@ LENGTHS = (70, 23, 41)
 NEW = 30
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> None:
-    torch.set_num_threads(1)
-
-
 MODEL, SMALL = tiny.model(), tiny.model(layers=2)
 """The small model is the first layers of the other: it agrees now and then."""
 PROMPTS = tiny.prompts(*LENGTHS)
@@ -161,7 +156,8 @@ def test_a_node_sees_its_path_and_nothing_else(tree: tuple[int, ...]) -> None:
     tokens = [7 * node % tiny.VOCAB for node in range(1, len(tree))]
     logits = node_logits(tree, tokens)
     for node in range(len(tree)):
-        path, at = [], node
+        path: list[int] = []
+        at = node
         while at > 0:
             path.insert(0, tokens[at - 1])
             at = tree[at]

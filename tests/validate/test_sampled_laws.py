@@ -13,6 +13,7 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import pytest
@@ -104,7 +105,14 @@ def random_law(rng: np.random.Generator, vocab: int) -> np.ndarray:
     weights = rng.random(vocab) * (rng.random(vocab) > 0.25)
     if not weights.any():
         weights[rng.integers(vocab)] = 1.0
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
+
+
+def then_token_0(first: list[float]) -> Table:
+    """A model of two tokens: the first by this law, the second always token 0."""
+    vocab = len(first)
+    model: Table = {(): np.array(first)}
+    return model | {(token,): np.eye(vocab)[0] for token in range(vocab)}
 
 
 def random_model(rng: np.random.Generator, vocab: int, length: int) -> Table:
@@ -168,7 +176,7 @@ def chain_block(
             logits(np.stack(laws))[None],
             logits(np.stack(targets))[None],
         )
-        for weight, accepted in runs(monkeypatch, lambda a=arguments: rule(*a), steps):
+        for weight, accepted in runs(monkeypatch, partial(rule, *arguments), steps):
             emitted = (*draft[: int(accepted.count)], int(accepted.token))
             yield probability * weight, emitted
 
@@ -224,16 +232,16 @@ def test_consecutive_rounds_have_the_target_s_joint_law(monkeypatch: pytest.Monk
 
 
 def test_a_rule_without_residual_fails(monkeypatch: pytest.MonkeyPatch) -> None:
-    p = {(): np.array([0.7, 0.2, 0.1])} | {(t,): np.array([1.0, 0, 0]) for t in range(3)}
-    q = {(): np.array([0.1, 0.3, 0.6])}
+    p = then_token_0([0.7, 0.2, 0.1])
+    q = then_token_0([0.1, 0.3, 0.6])
     blocks = chain_block(monkeypatch, without_residual, p, q, (), 1, 3)
     assert distance(completed(blocks, p, 2, 3), texts_of(p, 2, 3)) > 0.1
 
 
 def test_the_ratio_rule_on_a_deterministic_draft_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A most probable token is a point mass: comparing it with q accepts it too often."""
-    p = {(): np.array([0.5, 0.5])} | {(t,): np.array([1.0, 0]) for t in range(2)}
-    q = {(): np.array([0.6, 0.4])}
+    p = then_token_0([0.5, 0.5])
+    q = then_token_0([0.6, 0.4])
     blocks = chain_block(monkeypatch, leviathan, p, q, (), 1, 2, drawn=False)
     assert distance(completed(blocks, p, 2, 2), texts_of(p, 2, 2)) > 0.1
 
@@ -245,7 +253,7 @@ def test_a_point_mass_as_law_makes_a_deterministic_draft_right(
     rng = np.random.default_rng(3)
     for _ in range(10):
         p = random_model(rng, 3, 2)
-        q = {(): np.eye(3)[rng.integers(3)]}
+        q = then_token_0(np.eye(3)[rng.integers(3)].tolist())
         blocks = chain_block(monkeypatch, leviathan, p, q, (), 1, 3, drawn=False)
         assert distance(completed(blocks, p, 2, 3), texts_of(p, 2, 3)) < 1e-12
 
@@ -293,7 +301,7 @@ def tree_blocks(
         steps[reference.COIN, node] = inside
     row = torch.tensor([[0, *(tokens[n] for n in range(1, len(parents)))]])
     targets = logits(np.stack([p[text] for text in texts]))[None]
-    rule = lambda: reference.accept_tree_sampled(topology, row, targets, NOISE)  # noqa: E731
+    rule = partial(reference.accept_tree_sampled, topology, row, targets, NOISE)
     for weight, accepted in runs(monkeypatch, rule, steps):
         assert accepted.nodes is not None
         path = [n for n in accepted.nodes[0].tolist() if n >= 0]
@@ -324,6 +332,6 @@ def test_a_whole_tree_s_joint_law_is_the_target_s(
 
 def test_a_tree_with_equal_siblings_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """The rule needs distinct siblings, and the enumeration sees it when they are not."""
-    p = {(): np.array([0.5, 0.3, 0.2])} | {(t,): np.array([1.0, 0, 0]) for t in range(3)}
+    p = then_token_0([0.5, 0.3, 0.2])
     blocks = tree_blocks(monkeypatch, (-1, 0, 0), p, {1: 0, 2: 0})
     assert distance(completed(blocks, p, 2, 3), texts_of(p, 2, 3)) > 0.1
