@@ -35,7 +35,8 @@ def headline(c: Comparison) -> str:
     device = c.run.header["device"]
     return (
         f"{c.content['model']}, draft {c.content['draft']}, acceptance "
-        f"{c.content['acceptance_origin']}, on {device['name']} ({device['device']})"
+        f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
+        f"{device['name']} ({device['device']})"
     )
 
 

@@ -67,12 +67,12 @@ def best(clock: Clock, step: Step, runs: int = BEST_OF) -> float:
     return min(clock.time(ready)[0] for _ in range(runs))
 
 
-def matrix_rate(device: str, dtype: str) -> float:
-    """FLOP a second of the best square product of random numbers."""
+def matrix_rate(device: str, dtype: str, edges: tuple[int, ...] = ()) -> float:
+    """FLOP a second of the best square product of random numbers, of `edges` on a side."""
     import torch
 
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    edges = (8192, 4096) if device == "cuda" else (WIDE, DEEP)
+    edges = edges or ((8192, 4096) if device == "cuda" else (WIDE, DEEP))
     clock, rates = clock_of(device), []
     for n in edges:
         a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(kind) for _ in range(2))

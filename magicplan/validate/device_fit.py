@@ -278,7 +278,8 @@ def kv_passes(steps: _Columns) -> dict[int, float]:
     passes = {}
     for width in np.unique(steps.query_tokens):
         wide = slopes(width)
-        ratios = [wide[b] / one[b] for b in wide if b in one and one[b] > 0]
+        # noise can turn a slope over little KV round; such a batch says nothing
+        ratios = [wide[b] / one[b] for b in wide if one.get(b, 0) > 0 and wide[b] > 0]
         if ratios:
             passes[int(width)] = float(np.median(ratios))
     return passes

@@ -8,12 +8,15 @@ from pathlib import Path
 import torch
 
 from magicplan.errors import NoGpu, UsageError
+from magicplan.kernels import available
 from magicplan.validate.ceilings import matrix_rate
 from magicplan.validate.environment import memory_bytes
 from magicplan.validate.run_file import Settings
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SOURCES = ("checkpoint", "dialled", "simulated")
+PROBE = 512
+"""Edge of the product that tells whether a CPU has 16-bit instructions."""
 LARGE_GPU = 40e9
 """Free bytes above which a GPU runs the 8B shape by default."""
 
@@ -67,7 +70,7 @@ def settle(ask: Asked) -> Settings:
         draft=ask.draft,
         draft_kv=ask.draft_kv,
         dtype=dtype,
-        backend=ask.backend or ("torch" if device == "cpu" else "triton"),
+        backend=ask.backend or ("triton" if device == "cuda" else _cpu_backend()),
         threads=ask.threads,
         seed=ask.seed,
         gamma=ask.gamma,
@@ -86,7 +89,13 @@ def _dtype(device: str) -> str:
     """16 bits where they are faster; a CPU without such instructions runs 32."""
     if device == "cuda":
         return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
-    return "bf16" if matrix_rate("cpu", "bf16") > matrix_rate("cpu", "fp32") else "fp32"
+    narrow, wide = (matrix_rate("cpu", dtype, (PROBE,)) for dtype in ("bf16", "fp32"))
+    return "bf16" if narrow > wide else "fp32"
+
+
+def _cpu_backend() -> str:
+    """The C kernel where it can be compiled; the report names what was run."""
+    return "native" if "native" in available() else "torch"
 
 
 def is_checkpoint(model: str) -> bool:
