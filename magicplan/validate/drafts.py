@@ -244,7 +244,11 @@ class ModelDraft:
 
 
 class OwnCacheDraft(ModelDraft):
-    """A draft with its own ring: a smaller model, or MagicDec's separate StreamingLLM cache."""
+    """A draft with its own ring: a smaller model, or MagicDec's separate StreamingLLM cache.
+
+    Keys keep their original positions, and the window slides as the text grows; MagicDec's own
+    window only grows during a run.
+    """
 
     def __init__(
         self,
@@ -300,13 +304,13 @@ def read_prompt(
 ) -> None:
     """Fill a cache for the first `lengths` tokens of each text; `longest` is their maximum.
 
-    Shorter texts are padded by what stands behind them; those slots are written again later.
+    Texts that end earlier pass their last chunk again: nothing may be written far behind an end,
+    where a ring would come round to what is still needed.
     Always by the torch backend: reading a prompt is not what is measured.
     """
-    backend = load("torch")
-    for start in range(0, longest, PROMPT_CHUNK):
-        end = min(start + PROMPT_CHUNK, longest)
-        depths = torch.arange(end - start, dtype=torch.int32, device=model.device)
-        lengths = torch.full_like(text.lengths, start)
-        block = Block(lengths=lengths, depths=depths, view=view)
-        model.forward(text.tokens[:, start:end], cache, block, backend)
+    backend, size = load("torch"), min(PROMPT_CHUNK, longest)
+    depths = torch.arange(size, dtype=torch.int32, device=model.device)
+    for start in range(0, longest, size):
+        lengths = (text.lengths - size).clamp(min=0, max=start)
+        tokens = text.tokens.gather(1, lengths[:, None].long() + depths)
+        model.forward(tokens, cache, Block(lengths=lengths, depths=depths, view=view), backend)
