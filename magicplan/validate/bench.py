@@ -181,6 +181,22 @@ class LoadedDecoder:
 
         return step
 
+    def plain(self, point: Point) -> Step:
+        """A decode step that commits, on the text of the point's rounds."""
+        decoder = self._committer(_parents(point))
+
+        def step() -> None:
+            with torch.inference_mode():
+                decoder.decode_step()
+
+        return step
+
+    def rewind(self, point: Point) -> int:
+        """The point's text anew; how many tokens a sequence may then commit at most."""
+        decoder = self._committer(_parents(point))
+        decoder.text.lengths.fill_(self.ctx + APART)
+        return decoder.longest - self.ctx - APART - 2 * point.query_tokens
+
     def emitted(self, point: Point) -> int:
         """Tokens committed since last asked; waits for the device, so outside what is timed."""
         decoder = self._committer(_parents(point))

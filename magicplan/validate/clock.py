@@ -120,9 +120,13 @@ class CudaClock:
         import torch
 
         self.torch, self.graphs = torch, graphs
+        self._pool = torch.cuda.graph_pool_handle() if graphs else None
 
     def prepared(self, step: Step) -> Step:
-        """Captured after three runs on a side stream, as graph capture asks."""
+        """Captured after three runs on a side stream, as graph capture asks.
+
+        Graphs share one pool of memory: no replay needs what another one left behind.
+        """
         if not self.graphs:
             return step
         cuda = self.torch.cuda
@@ -133,7 +137,7 @@ class CudaClock:
                 step()
         cuda.current_stream().wait_stream(side)
         graph: Any = cuda.CUDAGraph()
-        with cuda.graph(graph):
+        with cuda.graph(graph, pool=self._pool):
             step()
         replay: Step = graph.replay
         return replay

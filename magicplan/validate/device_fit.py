@@ -9,9 +9,10 @@ steps at once; contexts tell attention from the rest, query tokens tell FLOP fro
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -50,6 +51,13 @@ BOUNDS: Bounds = {
     "host.token_seconds": (0.001, 1e4, 1.0),
     "host.draft_step_seconds": (0.01, 1e5, 100.0),
 }
+
+
+OVERLAP: Bounds = {
+    "attention.sharpness": (1.0, 8.0, 2.0),
+    "attention.roof_sharpness": (1.0, 8.0, 4.0),
+}
+"""Of a GPU, whose kernels do several things at once; a CPU's thread does one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,50 +143,81 @@ def drafting_seconds(subject: Subject, machine: Machine, batch: Array, ctx: Arra
 def fit_device(
     name: str,
     origin: str,
-    subject: Subject,
+    measured: Sequence[tuple[Subject, Iterable[Mapping[str, Any]]]],
     accelerator: Accelerator,
-    records: Iterable[Mapping[str, Any]],
     launch_seconds: float,
 ) -> DeviceFit:
-    """Fit the calibration. `records` hold kind, batch, ctx_tokens, query_tokens, seconds.
+    """Fit one calibration to the records of one or more models in one dtype.
 
-    `launch_seconds` of one operation is measured apart, for steps of one model cannot tell it from
-    the host's time. Raises UsageError for too few records.
+    A record holds kind, batch, ctx_tokens, query_tokens, seconds. `launch_seconds` of one operation
+    is measured apart, for steps of one model cannot tell it from the host's time. Raises
+    UsageError for too few records.
     """
-    rows = list(records)
-    steps = _Columns.of(r for r in rows if r["kind"] == "target")
-    runs_model = subject.draft is not None and subject.draft.shape is not None
-    drafts = _Columns.of(r for r in rows if r["kind"] == "draft" and runs_model)
-    if len(steps.seconds) < LEAST_RECORDS or len(set(steps.ctx)) < 2 or len(set(steps.batch)) < 2:
-        raise UsageError(
-            f"{len(steps.seconds)} calibration steps of {len(set(steps.batch))} batches and "
-            f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} of 2 and 2"
-        )
-    serial = accelerator.architecture == "cpu"
+    parts = [_Records.of(subject, list(rows)) for subject, rows in measured]
+    bounds = BOUNDS | ({} if accelerator.architecture == "cpu" else OVERLAP)
 
     def calibration(values: Array) -> Calibration:
-        return _build(name, origin, subject, launch_seconds, serial, values)
+        constants = dict(zip(bounds, np.exp(values).tolist(), strict=True))
+        return _build(name, origin, measured[0][0].layout, launch_seconds, constants)
 
     def errors(values: Array) -> Array:
         machine = Machine(accelerator=accelerator, calibration=calibration(values))
-        found = [
-            np.log(target_seconds(subject, machine, steps.batch, steps.ctx, steps.query_tokens))
-            - np.log(steps.seconds)
-        ]
-        if len(drafts.seconds):
-            drafting = drafting_seconds(subject, machine, drafts.batch, drafts.ctx)
-            found.append(np.log(drafting) - np.log(drafts.seconds))
-        return np.concatenate(found)
+        return np.concatenate([part.errors(machine) for part in parts])
 
-    best = _solve(errors)
-    overhead = _round_seconds(rows, runs_model)
-    data = _document(calibration(best), errors(best), overhead)
-    everything = np.concatenate([steps.seconds, drafts.seconds])
+    best = _solve(errors, bounds)
+    seconds = np.concatenate([part.seconds for part in parts])
+    overhead = [left for part in parts for left in part.overhead]
     return DeviceFit(
-        calibration=data,
-        errors=Errors.of(np.exp(errors(best)) * everything, everything),
-        kv_passes=kv_passes(steps),
+        calibration=_document(
+            calibration(best), errors(best), max(median(overhead), 0.0) if overhead else 0.0
+        ),
+        errors=Errors.of(np.exp(errors(best)) * seconds, seconds),
+        kv_passes=kv_passes(parts[0].steps),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Records:
+    """What was measured of one model."""
+
+    subject: Subject
+    steps: _Columns
+    drafts: _Columns
+    overhead: list[float]
+    """Seconds of each round beside its drafts and its verification. A draft that runs no model has
+    no roofline: its time is part of this."""
+
+    @classmethod
+    def of(cls, subject: Subject, rows: list[Mapping[str, Any]]) -> _Records:
+        """Raises UsageError where the rows cannot tell the constants apart."""
+        steps = _Columns.of(r for r in rows if r["kind"] == "target")
+        few = len(steps.seconds) < LEAST_RECORDS
+        if few or len(set(steps.ctx)) < 2 or len(set(steps.batch)) < 2:
+            raise UsageError(
+                f"{len(steps.seconds)} calibration steps of {len(set(steps.batch))} batches and "
+                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} of 2 and 2"
+            )
+        runs = subject.draft is not None and subject.draft.shape is not None
+        overhead = [
+            r["seconds"] - r["verify_seconds"] - (r["draft_seconds"] if runs else 0.0)
+            for r in rows
+            if r["kind"] == "round"
+        ]
+        drafts = _Columns.of(r for r in rows if r["kind"] == "draft" and runs)
+        return cls(subject, steps, drafts, overhead)
+
+    @property
+    def seconds(self) -> Array:
+        return np.concatenate([self.steps.seconds, self.drafts.seconds])
+
+    def errors(self, machine: Machine) -> Array:
+        """Logarithms of predicted over measured: target passes, then draft steps."""
+        s, d = self.steps, self.drafts
+        found = target_seconds(self.subject, machine, s.batch, s.ctx, s.query_tokens)
+        if len(d.seconds):
+            drafting = drafting_seconds(self.subject, machine, d.batch, d.ctx)
+            found = np.concatenate([found, drafting])
+        return np.asarray(np.log(found / self.seconds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,41 +237,37 @@ class _Columns:
 def _build(
     name: str,
     origin: str,
-    subject: Subject,
+    layout: Deployment,
     launch_seconds: float,
-    serial: bool,
-    values: Array,
+    constants: Mapping[str, float],
 ) -> Calibration:
-    """A calibration from the logarithms of its constants, in the order of `BOUNDS`."""
+    """A calibration from its constants, named as in `BOUNDS`."""
     parts: dict[str, dict[str, float]] = {"linear": {}, "attention": {}, "host": {}}
-    for key, value in zip(BOUNDS, np.exp(values), strict=True):
+    for key, value in constants.items():
         part, _, constant = key.partition(".")
-        parts[part][constant] = float(value) * (1e-6 if key.endswith("_seconds") else 1.0)
+        parts[part][constant] = value * (1e-6 if key.endswith("_seconds") else 1.0)
+    overlap = {"sharpness": 1.0, "roof_sharpness": 1.0}
     bare = ideal()
     return Calibration(
         name=name,
         origin=origin,
         step_residual=bare.step_residual,
         speedup_residual=bare.speedup_residual,
-        linear={subject.layout.dtype: LinearFit(launch_seconds=launch_seconds, **parts["linear"])},
+        linear={layout.dtype: LinearFit(launch_seconds=launch_seconds, **parts["linear"])},
         attention={
-            subject.layout.kv_dtype: AttentionFit(
-                launch_seconds=launch_seconds,
-                # a CPU does one thing after another; a GPU's kernel overlaps what it can
-                sharpness=1.0 if serial else 2.0,
-                roof_sharpness=1.0 if serial else 4.0,
-                **parts["attention"],
+            layout.kv_dtype: AttentionFit(
+                launch_seconds=launch_seconds, **(overlap | parts["attention"])
             )
         },
         host=HostFit(kernel_seconds=launch_seconds, **parts["host"]),
     )
 
 
-def _solve(errors: Any) -> Array:
+def _solve(errors: Callable[[Array], Array], bounds: Bounds) -> Array:
     """Least squares on logarithms of constants, with a loss that a disturbed step cannot bend."""
     from scipy.optimize import least_squares
 
-    low, high, first = np.log(np.asarray(list(BOUNDS.values()))).T
+    low, high, first = np.log(np.asarray(list(bounds.values()))).T
     best = None
     for shift in (0.0, -0.7, 0.7):
         start = np.clip(first + shift, low + 1e-3, high - 1e-3)
@@ -245,19 +280,6 @@ def _solve(errors: Any) -> Array:
     if best is None or not np.isfinite(best.cost):
         raise UsageError("the calibration steps follow no roofline: the fit did not converge")
     return np.asarray(best.x)
-
-
-def _round_seconds(rows: list[Mapping[str, Any]], runs_model: bool) -> float:
-    """What a round takes beside its drafts and its verification: the median over rounds.
-
-    A draft that runs no model has no roofline: its time is part of this.
-    """
-    left = [
-        r["seconds"] - r["verify_seconds"] - (r["draft_seconds"] if runs_model else 0.0)
-        for r in rows
-        if r["kind"] == "round"
-    ]
-    return max(float(np.median(left)), 0.0) if left else 0.0
 
 
 def kv_passes(steps: _Columns) -> dict[int, float]:

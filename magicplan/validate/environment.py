@@ -50,6 +50,11 @@ def environment(device: str, *, threads: int, seed: int, dtype: str) -> dict[str
         found["last_level_cache_bytes"] = last_level_cache_bytes()
         found["cpu_capability"] = _capability()
     else:
+        import torch
+
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+        found["units"] = properties.multi_processor_count
+        found["last_level_cache_bytes"] = float(properties.L2_cache_size)
         found |= _nvml_facts()
     return found
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Sequence
 from statistics import median
 from typing import Any, Protocol
@@ -33,6 +34,12 @@ class Loaded(Protocol):
     def round(self, point: Point) -> Step:
         """A whole round: draft, verify, accept, commit."""
 
+    def plain(self, point: Point) -> Step:
+        """A decode step that commits, on the text of the point's rounds."""
+
+    def rewind(self, point: Point) -> int:
+        """The point's text anew; how many tokens a sequence may then commit at most."""
+
     def emitted(self, point: Point) -> int:
         """Tokens that this point's rounds committed since they were last asked for."""
 
@@ -55,6 +62,13 @@ class Bench(Protocol):
 
 def calibrate_at(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
     """One calibration point: seconds of the target at every width, of a draft step, of a round."""
+    try:
+        return _calibrated(bench, clock, at, effort)
+    finally:
+        _release(bench)
+
+
+def _calibrated(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
     point = Point(batch=at.batch, ctx=at.ctx, gamma=DEFAULT_GAMMA)
     loaded = bench.load(at.batch, at.ctx, [point])
     steps = {f"target {t}": clock.prepared(loaded.target(t)) for t in at.query_tokens}
@@ -106,9 +120,16 @@ def measure_cell(
         why = f"out of memory (predicted {human_bytes(needed)}, now free {human_bytes(free)})"
         return [_skipped(point, why) for point in points]
     finally:
-        gc.collect()
-        if bench.device == "cuda":
-            torch.cuda.empty_cache()
+        _release(bench)
+
+
+def _release(bench: Bench) -> None:
+    """Give the memory of the last cell's caches and graphs back."""
+    gc.collect()
+    if bench.device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
 
 
 def _groups(bench: Bench, steps: dict[str, Step]) -> list[dict[str, Step]]:
@@ -179,3 +200,41 @@ def _measured(
         }
         for point in points
     ]
+
+
+def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line:
+    """Wall clock of whole generations, with and without speculation, prefill excluded.
+
+    Steps follow each other without a look at what they yield, in stretches as long as the text has
+    room, until each side has taken `seconds`. Tokens are those committed by all sequences.
+    """
+    loaded = bench.load(point.batch, point.ctx, [point])
+    sides = {
+        "plain": (loaded.plain(point), 1),
+        "speculative": (loaded.round(point), point.depth + 1),
+    }
+    found: Line = {"id": point.id}
+    for name, (step, most) in sides.items():
+        ready = clock.prepared(step)
+        wall = tokens = steps = 0.0
+        while wall < seconds:
+            stretch = max(loaded.rewind(point) // most, 1)
+            loaded.emitted(point)
+            start = time.perf_counter()
+            for _ in range(stretch):
+                ready()
+            settle(bench.device)
+            wall += time.perf_counter() - start
+            tokens += loaded.emitted(point)
+            steps += stretch
+        found[name] = {"seconds": wall, "tokens": tokens, "steps": steps}
+    rate = {name: found[name]["tokens"] / found[name]["seconds"] for name in sides}
+    return found | {"speedup": rate["speculative"] / rate["plain"]}
+
+
+def settle(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import torch
 from magicplan.errors import BadQuantity, DoesNotFit, UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Backend
-from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.request import parse_view
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
@@ -25,7 +25,7 @@ from magicplan.validate.clock import Effort
 from magicplan.validate.device_fit import Subject
 from magicplan.validate.environment import memory_bytes
 from magicplan.validate.gate import exactness_gate
-from magicplan.validate.grid import Grid, grid_of, parse_gammas
+from magicplan.validate.grid import Grid, Point, grid_of, parse_gammas
 from magicplan.validate.llama_config import load_config
 from magicplan.validate.prompts import prompts
 from magicplan.validate.run_file import Settings
@@ -57,36 +57,39 @@ def session(settings: Settings) -> Session:
 
     Raises UsageError for what does not go together, DoesNotFit where not even weights fit.
     """
-    grid, backend = grid_for(settings), load(settings.backend)
+    grid = grid_for(settings)
+    _check_contexts(settings, grid)
+    bench, acceptance = loaded(settings, grid.points)
+    return Session(
+        settings=settings,
+        grid=grid,
+        bench=bench,
+        subject=subject(settings),
+        acceptance=acceptance,
+        exactness=lambda: exactness_gate(bench.backend, settings.device),
+        **(BRIEF if settings.grid == "tiny" else {}),
+    )
+
+
+def loaded(settings: Settings, points: Sequence[Point]) -> tuple[DecoderBench, Acceptance]:
+    """The models in memory with their draft, and the acceptance that a prediction rests on."""
+    backend = load(settings.backend)
     plan, small_name = draft_plan(settings.draft, settings.draft_kv)
     small = _transformer(small_name, settings) if small_name else None
     target = _transformer(settings.model, settings)
-    _check_contexts(settings, target, grid)
     source, _, rate = settings.acceptance.partition(":")
     rates: tuple[float, ...] | None = None
     if source == "simulated":
         acceptance: Acceptance = simulated_law(rate, settings.acceptance)
-        width = max((max(p.tree.ranks) + 1 for p in grid.points if p.tree), default=1)
+        width = max((max(p.tree.ranks) + 1 for p in points if p.tree), default=1)
         rates = tuple(float(p) for p in acceptance.ranks(width, np.asarray(1.0)))
     else:
         acceptance = _seen(target, plan, small, backend, settings)
-    return Session(
-        settings=settings,
-        grid=grid,
-        bench=DecoderBench(
-            target,
-            backend,
-            plan,
-            small=small,
-            rates=rates,
-            prompts=_prompts(settings) if source == "checkpoint" else None,
-            seed=settings.seed,
-        ),
-        subject=subject(settings, target.shape, plan, small.shape if small else None),
-        acceptance=acceptance,
-        exactness=lambda: exactness_gate(backend, settings.device),
-        **(BRIEF if settings.grid == "tiny" else {}),
+    prompted = _prompts(settings) if source == "checkpoint" else None
+    bench = DecoderBench(
+        target, backend, plan, small=small, rates=rates, prompts=prompted, seed=settings.seed
     )
+    return bench, acceptance
 
 
 def draft_plan(draft: str, view: str) -> tuple[DraftPlan, str]:
@@ -108,10 +111,11 @@ def draft_plan(draft: str, view: str) -> tuple[DraftPlan, str]:
     return DraftPlan(kind="model", budget=budget), draft
 
 
-def subject(
-    settings: Settings, target: ModelShape, plan: DraftPlan, small: ModelShape | None
-) -> Subject:
-    """The same model and draft as the predicting side knows them."""
+def subject(settings: Settings) -> Subject:
+    """The same model and draft as the predicting side knows them; loads no weights."""
+    plan, small_name = draft_plan(settings.draft, settings.draft_kv)
+    target = load_config(settings.model).shape
+    small = load_config(small_name).shape if small_name else None
     ask = DraftRequest(target=target, view=parse_view(settings.draft_kv), small=small)
     build: dict[str, Any] = {"ngram": ngram_draft, "model": model_draft}
     draft: Draft = build.get(plan.kind, self_draft)(ask)
@@ -148,7 +152,8 @@ def _transformer(name: str, settings: Settings) -> Transformer:
     return Transformer.random(config, device=settings.device, dtype=dtype, seed=settings.seed)
 
 
-def _check_contexts(settings: Settings, target: Transformer, grid: Grid) -> None:
+def _check_contexts(settings: Settings, grid: Grid) -> None:
+    target = load_config(settings.model)
     longest, most = max(point.ctx for point in grid.points), target.shape.max_ctx_tokens
     if longest > most and is_checkpoint(settings.model):
         raise UsageError(

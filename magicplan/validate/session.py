@@ -108,7 +108,8 @@ class Session:
             f"{run.header['device']['name']}, {self.settings.backend} backend"
         )
         name = f"{accelerator.name}_magicplan-{self.settings.backend}"
-        return accelerator, fit_device(name, origin, self.subject, accelerator, records, launch)
+        measured = [(self.subject, records)]
+        return accelerator, fit_device(name, origin, measured, accelerator, launch)
 
     def predict(self, run: Run) -> dict[str, Any]:
         """The content of the prediction line."""

@@ -115,7 +115,7 @@ def records(noise: float = 0.0, seed: int = 0) -> list[dict[str, Any]]:
 @functools.cache
 def device_fit(name: str = "fitted") -> DeviceFit:
     """A fit to the noiseless records."""
-    return fit_device(name, "made up", SUBJECT, accelerator(), records(), LAUNCH)
+    return fit_device(name, "made up", [(SUBJECT, records())], accelerator(), LAUNCH)
 
 
 def run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from magicplan.errors import UsageError
 from magicplan.roofline.timing import Machine
 from magicplan.validate.device_files import write_tomls
 from magicplan.validate.device_fit import (
+    DeviceFit,
     accelerator_data,
     accelerator_of,
     drafting_seconds,
@@ -26,11 +28,14 @@ FAR = np.array([[1.0, 32768.0], [4.0, 16384.0], [8.0, 4096.0], [16.0, 4096.0]]).
 """Up to 4 times longer and 8 times wider than the calibration."""
 
 
+def fit(records: list[dict[str, Any]]) -> DeviceFit:
+    measured = [(runs.SUBJECT, records)]
+    return fit_device("fit", "test", measured, runs.accelerator(), runs.LAUNCH)
+
+
 @pytest.mark.parametrize(("noise", "within"), [(0.0, 0.03), (0.02, 0.10)])
 def test_predicts_longer_and_wider_workloads(noise: float, within: float) -> None:
-    fitted = fit_device(
-        "fit", "test", runs.SUBJECT, runs.accelerator(), runs.records(noise), runs.LAUNCH
-    )
+    fitted = fit(runs.records(noise))
     truth = Machine(accelerator=runs.accelerator(), calibration=runs.TRUTH)
     found = Machine(accelerator=runs.accelerator(), calibration=fitted.build())
     batch, ctx = FAR
@@ -50,7 +55,7 @@ def test_one_wild_record_does_not_bend_the_fit() -> None:
     records = runs.records()
     wild = next(r for r in records if r["kind"] == "target" and r["query_tokens"] == 9)
     wild["seconds"] *= 3
-    fitted = fit_device("fit", "test", runs.SUBJECT, runs.accelerator(), records, runs.LAUNCH)
+    fitted = fit(records)
     truth = Machine(accelerator=runs.accelerator(), calibration=runs.TRUTH)
     found = Machine(accelerator=runs.accelerator(), calibration=fitted.build())
     batch, ctx = FAR
@@ -64,7 +69,7 @@ def test_one_wild_record_does_not_bend_the_fit() -> None:
 def test_no_fit_beats_the_device() -> None:
     """Records faster than the measured peaks end at efficiency 1, never above."""
     records = [r | {"seconds": r["seconds"] / 50} for r in runs.records()]
-    fitted = fit_device("fit", "test", runs.SUBJECT, runs.accelerator(), records, runs.LAUNCH)
+    fitted = fit(records)
     assert fitted.build().linear["bf16"].memory_efficiency <= 1
     assert fitted.errors.bias > 50
 
@@ -83,7 +88,7 @@ def test_kv_passes_are_slopes_over_context() -> None:
 def test_too_few_records_are_refused() -> None:
     short = [r for r in runs.records() if r["ctx_tokens"] == 512]
     with pytest.raises(UsageError, match="1 contexts"):
-        fit_device("fit", "test", runs.SUBJECT, runs.accelerator(), short, runs.LAUNCH)
+        fit(short)
 
 
 def test_a_measured_cpu_is_an_accelerator_with_any_ridge() -> None:
