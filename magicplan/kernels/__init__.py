@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BACKENDS = {
     "torch": "torch_backend",
+    "native": "native_backend",
     "triton": "triton_backend",
     "varlen": "varlen_backend",
     "flashinfer": "flashinfer_backend",
@@ -40,6 +41,16 @@ def load(name: str) -> Backend:
         raise MissingExtra(f"the {name} backend", extra)
     backend: Backend = importlib.import_module(f"magicplan.kernels.{BACKENDS[name]}").create()
     return backend
+
+
+def preferred(device: str) -> str:
+    """The fastest of our backends on a device: `triton` on `cuda`; on `cpu` `native`, else torch.
+
+    Which it was belongs in the output of whoever asks.
+    """
+    if device != "cpu":
+        return "triton"
+    return "native" if "native" in available() else "torch"
 
 
 def available() -> tuple[str, ...]:

@@ -16,6 +16,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 GPU = [pytest.mark.gpu]
 BACKENDS = [
     pytest.param("torch", id="torch"),
+    pytest.param("native", id="native"),
     pytest.param("triton", id="triton", marks=GPU if DEVICE == "cuda" else []),
     pytest.param("varlen", id="varlen", marks=GPU),
     pytest.param("flashinfer", id="flashinfer", marks=GPU),
@@ -36,7 +37,7 @@ class Shape:
 
     heads: int = 4
     kv_heads: int = 2
-    dim: int = 16
+    dim: int = 64
     page_size: int = 16
     lengths: tuple[int, ...] = (37, 1, 90)
     capacity: int = 128

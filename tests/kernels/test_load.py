@@ -18,6 +18,12 @@ def test_every_available_backend_has_its_name() -> None:
     assert [kernels.load(name).name for name in names] == list(names)
 
 
+def test_the_preferred_backend_runs_here() -> None:
+    assert kernels.preferred("cpu") in ("native", "torch")
+    assert kernels.preferred("cpu") in kernels.available()
+    assert kernels.preferred("cuda") == "triton"
+
+
 def test_an_unknown_backend_is_refused_with_near_names() -> None:
     with pytest.raises(UnknownName, match="did you mean triton"):
         kernels.load("tritn")
