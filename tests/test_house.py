@@ -73,9 +73,9 @@ def test_the_roofline_is_arithmetic_only(path: Path) -> None:
 
 
 MEASURING = (
-    "acceptance_source", "build", "cache", "checkpoint", "decoder", "drafts", "llama_config",
-    "ngram", "prompts", "sampling", "simulated", "snapkv", "tensor_parallel", "transformer",
-    "triforce", "weights",
+    "acceptance_source", "build", "cache", "checkpoint", "counters", "decoder", "draft_shape",
+    "drafts", "llama_config", "ngram", "prompts", "sampling", "simulated", "snapkv",
+    "tensor_parallel", "transformer", "triforce", "weights",
 )  # fmt: skip
 """The decoder that is measured."""
 PREDICTING = ("roofline", "planning", "hardware_specs", "acceptance_specs", "report", "commands")

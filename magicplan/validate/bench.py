@@ -141,11 +141,11 @@ class LoadedDecoder:
             self._text.random_(0, bench.model.shape.vocab, generator=generator)
         width = min(self._text.shape[1], decoder.text.tokens.shape[1])
         decoder.text.tokens[:, :width] = self._text[:, :width]
+        decoder.text.lengths.fill_(length)
         if decoder.draft and not first and bench.prompts:
-            decoder.draft.read_prompt(decoder.text, length)
+            decoder.draft.read_prompt(decoder.text)
         elif decoder.draft and not bench.prompts:
             decoder.draft.fill_random(length, generator)
-        decoder.text.lengths.fill_(length)
         decoder.limit.fill_(decoder.longest)
         decoder.done.zero_()
 

@@ -11,7 +11,8 @@ from magicplan.errors import UsageError
 from magicplan.kernels.backend import Backend, Window
 from magicplan.validate.cache import PAGE, KVCache, full_bytes, ring_bytes
 from magicplan.validate.decoder import Decoder
-from magicplan.validate.drafts import PROMPT_CHUNK, Draft, ModelDraft, OwnCacheDraft, Shape
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import PROMPT_CHUNK, Draft, ModelDraft, OwnCacheDraft
 from magicplan.validate.ngram import NgramDraft
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.simulated import SimulatedLaw

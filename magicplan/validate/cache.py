@@ -80,6 +80,16 @@ class KVCache:
         layers = _layers(shard, table, batch * (sinks + ring), page_size, dtype)
         return cls(layers=layers, positions=layers[0].capacity)
 
+    def sequence(self, number: int) -> KVCache:
+        """The part of one sequence, on the same memory."""
+        one = slice(number, number + 1)
+        layers = [
+            LayerCache(key=layer.key, value=layer.value, page_table=layer.page_table[one])
+            for layer in self.layers
+        ]
+        shift = None if self.shift is None else self.shift[one]
+        return KVCache(layers=layers, positions=self.positions, shift=shift)
+
     @property
     def batch(self) -> int:
         """Sequences."""

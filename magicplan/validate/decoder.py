@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,6 +16,7 @@ from torch import Tensor
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.cache import KVCache
+from magicplan.validate.counters import Counters
 from magicplan.validate.drafts import UNLIMITED, Draft, Proposal, Text, emitted, read_prompt
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.simulated import SimulatedLaw
@@ -26,53 +26,11 @@ ROUNDS_A_LOOK = 8
 """Rounds between two looks of the host at what has ended."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Counters:
-    """What rounds yielded, by sequence, while it had not ended; all [B] int64 on the device.
-
-    accepted: draft tokens accepted. tested: draft tokens of a chain that were looked at, up to and
-    with the first rejected. emitted: tokens committed. rounds.
-    by_count: [B, most + 1], rounds by number of tokens accepted.
-    """
-
-    rounds: Tensor
-    accepted: Tensor
-    tested: Tensor
-    emitted: Tensor
-    by_count: Tensor
-
-    @classmethod
-    def zero(cls, batch: int, most: int, device: torch.device) -> Counters:
-        """Nothing counted."""
-        each = [torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(4)]
-        by_count = torch.zeros(batch, most + 1, dtype=torch.int64, device=device)
-        return cls(
-            rounds=each[0], accepted=each[1], tested=each[2], emitted=each[3], by_count=by_count
-        )
-
-    def clear(self) -> None:
-        """Back to nothing, in place."""
-        for values in (self.rounds, self.accepted, self.tested, self.emitted, self.by_count):
-            values.zero_()
-
-    @property
-    def tokens_per_round(self) -> float:
-        """Tokens that a round yields, accepted and the one after them; synchronises."""
-        rounds = int(self.rounds.sum())
-        return 1 + int(self.accepted.sum()) / rounds if rounds else 0.0
-
-    @property
-    def acceptance(self) -> float:
-        """Share of the chain's tokens looked at that were accepted; synchronises."""
-        tested = int(self.tested.sum())
-        return int(self.accepted.sum()) / tested if tested else 0.0
-
-
 class Decoder:
     """A batch of sequences, a target with its cache, and perhaps a draft.
 
-    law: decides how much is accepted in place of the verification (timing only); see
-    `simulated`. end_tokens: what ends a sequence.
+    law: decides how much is accepted in place of the verification (`simulated`, timing only).
+    end_tokens: what ends a sequence.
     """
 
     def __init__(
@@ -91,8 +49,8 @@ class Decoder:
         device, batch = model.device, cache.batch
         reach, most = (draft.reach, draft.shape.most) if draft else (0, 0)
         self.longest = cache.capacity - reach
-        self.most_new = draft.most_new if draft else UNLIMITED
         """Tokens a sequence may reach: a round writes what it drafts behind them."""
+        self.most_new = draft.most_new if draft else UNLIMITED
         self.text = Text(
             tokens=torch.zeros(batch, cache.capacity + 2, dtype=torch.int64, device=device),
             lengths=torch.zeros(batch, dtype=torch.int32, device=device),
@@ -112,7 +70,8 @@ class Decoder:
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
         """Read prompts, one a sequence, and allow each `new_tokens` more.
 
-        Raises UsageError if a prompt has fewer than two tokens, or if they do not fit the cache.
+        Raises UsageError if a prompt has fewer than two tokens or a token outside the vocabulary,
+        or if they do not fit the cache.
         """
         lengths = [len(prompt) for prompt in prompts]
         if len(prompts) != self.cache.batch or min(lengths) < 2:
@@ -126,6 +85,9 @@ class Decoder:
                 f"prompts of up to {max(lengths)} tokens and {new_tokens} new ones: this cache "
                 f"takes 1 to {room} new tokens behind them"
             )
+        vocab = self.model.shape.vocab
+        if not all(0 <= token < vocab for prompt in prompts for token in prompt):
+            raise UsageError(f"a prompt has a token outside the vocabulary of {vocab}")
         self.text.tokens.zero_()
         for row, prompt in zip(self.text.tokens, prompts, strict=True):
             row[: len(prompt)] = torch.tensor(prompt, dtype=torch.int64)
@@ -133,10 +95,9 @@ class Decoder:
         self.text.lengths.copy_(counts - 1)
         self.limit.copy_(counts + new_tokens)
         self._reset()
-        longest = max(lengths) - 1
-        read_prompt(self.model, self.cache, self.text, longest)
+        read_prompt(self.model, self.cache, self.text)
         if self.draft:
-            self.draft.read_prompt(self.text, longest)
+            self.draft.read_prompt(self.text)
 
     def fill_random(self, ctx_tokens: int, seed: int = 0) -> None:
         """A context of random tokens, keys and values, for timing.
@@ -242,9 +203,9 @@ class Decoder:
         step = torch.arange(tokens.shape[1], device=path.device)
         self.text.tokens.scatter_(1, lengths[:, None].long() + 1 + step, tokens)
         live = ~self.done
-        self._count(count, live, drafted)
+        self.counters.add(count, live, drafted)
+        self.noise.step.add_(1)
         if not self.advancing:
-            self.noise.step.add_(1)
             return
         taken = torch.minimum(count + 1, (self.limit - lengths - 1).long())
         ended = torch.zeros_like(self.done)
@@ -256,14 +217,6 @@ class Decoder:
         self.counters.emitted.add_(taken)
         lengths.add_(taken.int())
         self.done.logical_or_(ended | (lengths + 1 >= self.limit))
-        self.noise.step.add_(1)
-
-    def _count(self, count: Tensor, live: Tensor, drafted: int) -> None:
-        self.counters.rounds.add_(live)
-        self.counters.accepted.add_(count * live)
-        self.counters.tested.add_((count + 1).clamp(max=drafted) * live)
-        if self.counters.by_count.shape[1] > 1 or not drafted:
-            self.counters.by_count.scatter_add_(1, count[:, None], live[:, None].long())
 
     @property
     def _draft(self) -> Draft:

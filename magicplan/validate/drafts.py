@@ -14,89 +14,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from magicplan.errors import UsageError
 from magicplan.kernels import load
-from magicplan.kernels.backend import Accepted, Backend, Noise, Topology, Window
+from magicplan.kernels.backend import Accepted, Backend, Noise, Window
 from magicplan.validate.cache import KVCache
+from magicplan.validate.draft_shape import Shape
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.transformer import Block, Transformer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Level:
-    """Nodes start to end of a tree, one level: `above` [nodes] is each one's parent among the nodes
-    of the level above, `rank` [nodes] its place among its siblings, `widest` the most siblings."""
-
-    start: int
-    end: int
-    above: Tensor
-    rank: Tensor
-    widest: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shape:
-    """What is drafted: a chain of `drafted` tokens, or a tree's nodes without its root.
-
-    parents: as in a tree file, also for a chain. levels: of a tree, below the root; none: a chain.
-    """
-
-    parents: tuple[int, ...]
-    topology: Topology
-    levels: tuple[Level, ...] = ()
-
-    @classmethod
-    def chain(cls, gamma: int, device: torch.device | str = "cpu") -> Shape:
-        """Raises UsageError for fewer than one token."""
-        if gamma < 1:
-            raise UsageError(f"gamma {gamma}: a draft has at least one token")
-        parents = tuple(range(-1, gamma))
-        return cls(parents=parents, topology=Topology.of(parents, device))
-
-    @classmethod
-    def tree(cls, parents: tuple[int, ...], device: torch.device | str = "cpu") -> Shape:
-        """Nodes breadth first, parents[0] = -1. Raises UsageError for another order or no draft."""
-        if len(parents) < 2:
-            raise UsageError("a draft tree has at least one node below its root")
-        topology = Topology.of(parents, device)
-        depths = topology.depths.tolist()
-        if depths != sorted(depths):
-            raise UsageError("nodes of a draft tree are not in breadth-first order")
-        levels = tuple(
-            _level(parents, depths, level, device) for level in range(1, max(depths) + 1)
-        )
-        return cls(parents=parents, topology=topology, levels=levels)
-
-    @property
-    def seen(self) -> Tensor | None:
-        """What verification's attention takes as `tree`: nothing for a chain."""
-        return self.topology.ancestors if self.levels else None
-
-    @property
-    def drafted(self) -> int:
-        """Tokens drafted a round."""
-        return len(self.parents) - 1
-
-    @property
-    def most(self) -> int:
-        """The most tokens a verification can accept."""
-        return len(self.levels) or self.drafted
-
-
-def _level(
-    parents: tuple[int, ...], depths: list[int], level: int, device: torch.device | str
-) -> Level:
-    nodes = [node for node, depth in enumerate(depths) if depth == level]
-    first_above = depths.index(level - 1)
-    above = [parents[node] - first_above for node in nodes]
-    rank = [above[:i].count(parent) for i, parent in enumerate(above)]
-    return Level(
-        start=nodes[0],
-        end=nodes[-1] + 1,
-        above=torch.tensor(above, device=device),
-        rank=torch.tensor(rank, device=device),
-        widest=max(rank) + 1,
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -139,7 +62,7 @@ class Draft(Protocol):
     most_new: int
     """Tokens that may be generated behind a prompt before its caches are full."""
 
-    def read_prompt(self, text: Text, longest: int) -> None:
+    def read_prompt(self, text: Text) -> None:
         """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
         ...
 
@@ -180,7 +103,7 @@ class ModelDraft:
         self.shape, self.view, self.sampling = shape, view, sampling
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text, longest: int) -> None:
+    def read_prompt(self, text: Text) -> None:
         """The target has filled the cache."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
@@ -266,9 +189,9 @@ class OwnCacheDraft(ModelDraft):
         self.cache_bytes, self.again = cache.bytes, again
         self._again = torch.arange(again, dtype=torch.int32, device=model.device)
 
-    def read_prompt(self, text: Text, longest: int) -> None:
+    def read_prompt(self, text: Text) -> None:
         """A forward pass of the draft over the prompt, which sees through the same view."""
-        read_prompt(self.model, self.cache, text, longest, self.view)
+        read_prompt(self.model, self.cache, text, self.view)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """Random keys and values in the ring."""
@@ -299,18 +222,16 @@ PROMPT_CHUNK = 128
 """Tokens of a prompt that pass at once; a ring has room for as many beyond its window."""
 
 
-def read_prompt(
-    model: Transformer, cache: KVCache, text: Text, longest: int, view: Window | None = None
-) -> None:
-    """Fill a cache for the first `lengths` tokens of each text; `longest` is their maximum.
+def read_prompt(model: Transformer, cache: KVCache, text: Text, view: Window | None = None) -> None:
+    """Fill a cache for the first `lengths` tokens of each text, one text after the other.
 
-    Texts that end earlier pass their last chunk again: nothing may be written far behind an end,
-    where a ring would come round to what is still needed.
-    Always by the torch backend: reading a prompt is not what is measured.
+    Always by the torch backend: reading a prompt is not what is measured. Synchronises.
     """
-    backend, size = load("torch"), min(PROMPT_CHUNK, longest)
-    depths = torch.arange(size, dtype=torch.int32, device=model.device)
-    for start in range(0, longest, size):
-        lengths = (text.lengths - size).clamp(min=0, max=start)
-        tokens = text.tokens.gather(1, lengths[:, None].long() + depths)
-        model.forward(tokens, cache, Block(lengths=lengths, depths=depths, view=view), backend)
+    backend = load("torch")
+    for b, length in enumerate(text.lengths.tolist()):
+        one = cache.sequence(b)
+        for start in range(0, length, PROMPT_CHUNK):
+            tokens = text.tokens[b : b + 1, start : min(start + PROMPT_CHUNK, length)]
+            depths = torch.arange(tokens.shape[1], dtype=torch.int32, device=model.device)
+            at = torch.full_like(text.lengths[:1], start)
+            model.hidden(tokens, one, Block(lengths=at, depths=depths, view=view), backend)

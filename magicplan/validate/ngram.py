@@ -11,7 +11,8 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Noise
-from magicplan.validate.drafts import UNLIMITED, Proposal, Shape, Text
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import UNLIMITED, Proposal, Text
 
 
 class NgramDraft:
@@ -29,7 +30,7 @@ class NgramDraft:
         self.shape, self.longest = shape, longest
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text, longest: int) -> None:
+    def read_prompt(self, text: Text) -> None:
         """The text is all it needs."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:

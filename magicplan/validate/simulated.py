@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
-from magicplan.validate.drafts import Shape
+from magicplan.validate.draft_shape import Shape
 
 NODE = 65535
 """The noise's node of the draw, beyond every draft's."""

@@ -8,6 +8,7 @@ positions.
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,7 +18,8 @@ from magicplan.kernels import load
 from magicplan.kernels.backend import Backend, LayerCache
 from magicplan.kernels.torch_attention import gather
 from magicplan.validate.cache import KVCache
-from magicplan.validate.drafts import OwnCacheDraft, Shape, Text
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import OwnCacheDraft, Text
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.transformer import Block, Transformer
 
@@ -82,32 +84,33 @@ class SnapKVDraft(OwnCacheDraft):
         if budget <= OBSERVED:
             raise UsageError(f"a SnapKV budget of {budget} tokens: expected more than {OBSERVED}")
 
-    def read_prompt(self, text: Text, longest: int) -> None:
-        """Score with the prompt's last tokens, and copy what each KV head keeps."""
-        seen = min(OBSERVED, int(text.lengths.min()))
-        depths = torch.arange(seen, dtype=torch.int32, device=self.model.device)
-        tokens = text.tokens.gather(1, text.lengths[:, None].long() - seen + depths)
-        block = Block(lengths=text.lengths - seen, depths=depths)
-
-        def keep(number: int, query: Tensor) -> None:
-            self._copy(number, query, text.lengths, longest)
-
-        self.model.forward(tokens, self.source, block, load("torch"), watch=keep)
+    def read_prompt(self, text: Text) -> None:
+        """Score with each prompt's last tokens, and copy what each KV head keeps."""
+        for b, length in enumerate(text.lengths.tolist()):
+            seen = min(OBSERVED, length)
+            at = text.lengths[b : b + 1]
+            depths = torch.arange(seen, dtype=torch.int32, device=self.model.device)
+            block = Block(lengths=at - seen, depths=depths)
+            tokens = text.tokens[b : b + 1, length - seen : length]
+            source = self.source.sequence(b)
+            keep = partial(self._keep, source, self.cache.sequence(b), at)
+            self.model.hidden(tokens, source, block, load("torch"), watch=keep)
+            self.shift[b] = min(self.budget, length) - length
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """A random selection of the whole budget."""
         super().fill_random(ctx_tokens, generator)
         self.shift.fill_(min(self.budget, ctx_tokens) - ctx_tokens)
 
-    def _copy(self, number: int, query: Tensor, lengths: Tensor, longest: int) -> None:
-        source, own = self.source.layers[number], self.cache.layers[number]
-        keep = self.budget - query.shape[1]
-        kept, counts = select(query, source, lengths, keep, longest)
-        slots = torch.arange(kept.shape[2], device=kept.device).expand(kept.shape[0], -1)
-        page = own.page_table.gather(1, slots // own.page_size).long()
-        at = page, slots % own.page_size
+    def _keep(
+        self, source: KVCache, own: KVCache, lengths: Tensor, number: int, query: Tensor
+    ) -> None:
+        """One layer of one sequence: what each KV head keeps, side by side from slot 0."""
+        of, to = source.layers[number], own.layers[number]
+        kept, _ = select(query, of, lengths, self.budget - query.shape[1], int(lengths))
+        slots = torch.arange(kept.shape[2], device=kept.device)[None]
+        at = to.page_table.gather(1, slots // to.page_size).long(), slots % to.page_size
         for head in range(kept.shape[1]):
-            rows = kept[:, head].clamp(max=source.capacity - 1)
-            for of, to in ((source.key, own.key), (source.value, own.value)):
-                to[:, :, head][at] = gather(of[:, :, head : head + 1], source, rows)[:, :, 0]
-        self.shift.copy_(counts - lengths)
+            rows = kept[:, head].clamp(max=of.capacity - 1)
+            for pool, mine in ((of.key, to.key), (of.value, to.value)):
+                mine[:, :, head][at] = gather(pool[:, :, head : head + 1], of, rows)[:, :, 0]

@@ -141,7 +141,12 @@ class Transformer:
             )
         return self._still
 
-    def forward(
+    def forward(self, tokens: Tensor, cache: KVCache, block: Block, backend: Backend) -> Tensor:
+        """Logits [B, T, V / ranks] of tokens [B, T]; their K and V are written to the cache."""
+        x = self.hidden(tokens, cache, block, backend)
+        return F.linear(self._norm(x, self.weights.norm), self.weights.head)
+
+    def hidden(
         self,
         tokens: Tensor,
         cache: KVCache,
@@ -149,14 +154,14 @@ class Transformer:
         backend: Backend,
         watch: Watch | None = None,
     ) -> Tensor:
-        """Logits [B, T, V / ranks] of tokens [B, T]; their K and V are written to the cache."""
+        """The same up to the last layer, [B, T, hidden]: all that reading a prompt needs."""
         x = F.embedding(tokens, self.weights.embedding)
         for number, (layer, kv) in enumerate(zip(self.weights.layers, cache.layers, strict=True)):
             seen = None if watch is None else (lambda q, n=number: watch(n, q))
             x = x + self._attention(self._norm(x, layer.attention_norm), layer, kv, cache, block,
                                     backend, seen)  # fmt: skip
             x = x + self._feed_forward(self._norm(x, layer.ffn_norm), layer)
-        return F.linear(self._norm(x, self.weights.norm), self.weights.head)
+        return x
 
     def choose(self, logits: Tensor) -> Tensor:
         """[...] int64: the greedy token of logits [..., V / ranks]."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise, Window
 from magicplan.validate.cache import KVCache
-from magicplan.validate.drafts import ModelDraft, Proposal, Shape, Text, emitted
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import ModelDraft, Proposal, Text, emitted
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.transformer import Block, Transformer
 
@@ -48,9 +49,9 @@ class TriForceDraft:
         self.cache_bytes, self.most_new = inner.cache_bytes, inner.most_new
         self.reach = shape.drafted + inner.shape.drafted + 1
 
-    def read_prompt(self, text: Text, longest: int) -> None:
+    def read_prompt(self, text: Text) -> None:
         """The small model reads it; the target has."""
-        self.inner.read_prompt(text, longest)
+        self.inner.read_prompt(text)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """The small model's cache; the target's is filled."""

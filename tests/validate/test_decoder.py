@@ -9,7 +9,8 @@ from magicplan.errors import UsageError
 from magicplan.validate.build import KINDS, DraftPlan, build_decoder, decoder_bytes
 from magicplan.validate.cache import KVCache
 from magicplan.validate.decoder import Decoder
-from magicplan.validate.drafts import ModelDraft, Shape
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import ModelDraft
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.transformer import Block
 from tests.validate import tiny
@@ -226,6 +227,8 @@ def test_bytes_are_known_before_anything_is_built() -> None:
 def test_what_cannot_run_is_refused() -> None:
     with pytest.raises(UsageError, match="at least two tokens"):
         decoder().generate([[1], [1, 2], [1, 2]], 3)
+    with pytest.raises(UsageError, match="outside the vocabulary of 61"):
+        decoder().generate([[1, 61], [1, 2], [1, 2]], 3)
     with pytest.raises(UsageError, match="new tokens behind"):
         decoder().generate(PROMPTS, 100)
     with pytest.raises(UsageError, match="no draft"):

@@ -12,7 +12,8 @@ from magicplan.errors import UsageError
 from magicplan.kernels.backend import LayerCache, Noise, Window, identity_pages
 from magicplan.validate.build import DraftPlan, build_decoder
 from magicplan.validate.cache import KVCache, full_bytes, ring_bytes
-from magicplan.validate.drafts import Shape, Text
+from magicplan.validate.draft_shape import Shape
+from magicplan.validate.drafts import Text
 from magicplan.validate.ngram import NgramDraft
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.snapkv import OBSERVED, select
