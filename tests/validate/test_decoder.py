@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from magicplan.errors import UsageError
+from magicplan import kernels
+from magicplan.errors import MagicplanError, UsageError
 from magicplan.validate.build import KINDS, DraftPlan, build_decoder, decoder_bytes
 from magicplan.validate.cache import KVCache
 from magicplan.validate.decoder import Decoder
@@ -257,3 +258,23 @@ def test_a_custom_draft_fits_in() -> None:
     wrong = Decoder(MODEL, cache, tiny.backend(), draft=draft)
     assert wrong.generate(PROMPTS, NEW) == plain()
     assert int(wrong.counters.accepted.sum()) == 0
+
+
+@pytest.mark.parametrize("name", ["native", "triton"])
+@pytest.mark.parametrize("plan", [DraftPlan.chain(3, budget=20), DraftPlan(parents=TREES[0])])
+def test_every_backend_of_this_machine_decodes_alike(name: str, plan: DraftPlan) -> None:
+    """Whole decoders; Triton's interpreter is slow, so a few tokens of it."""
+    try:
+        backend = kernels.load(name)
+    except MagicplanError as reason:
+        pytest.skip(str(reason))
+    new = 24 if name == "native" else 5
+    target = tiny.model(head_dim=64, layers=1, attention_scale=4.0)
+    prompts = tiny.prompts(40, 25)
+    rows = [
+        build_decoder(target, of, batch=2, tokens=80, plan=p).generate(
+            prompts, new, speculative=p is not None
+        )
+        for of, p in ((tiny.backend(), None), (backend, None), (backend, plan))
+    ]
+    assert rows[0] == rows[1] == rows[2]
