@@ -114,7 +114,7 @@ def test_ctrl_c_keeps_the_file_and_says_how_to_go_on(
 def test_calibrate_this_device(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, model = validation._asked, small_model(tmp_path)
 
-    def small(*given: str, **words: str | None) -> Any:
+    def small(*given: Any, **words: Any) -> Any:
         return asked(*given, **words, model=model, grid="tiny", backend="torch")
 
     monkeypatch.setattr(validation, "_asked", small)

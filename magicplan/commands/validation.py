@@ -53,7 +53,7 @@ def validate(
         str | None, typer.Option("--dtype", help="bf16, fp16 or fp32; by default the fastest.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option("--backend", help="torch, triton, varlen or flashinfer.")
+        str | None, typer.Option("--backend", help="native, torch, triton, varlen or flashinfer.")
     ] = None,
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="Error that passes, 0.15 being 15 %.")

@@ -13,6 +13,7 @@ from magicplan.validate.build import DraftPlan, build_decoder, decoder_bytes
 from magicplan.validate.cache import PAGE, KVCache
 from magicplan.validate.clock import Step
 from magicplan.validate.decoder import Decoder
+from magicplan.validate.drafts import Draft
 from magicplan.validate.grid import Point
 from magicplan.validate.transformer import Transformer
 
@@ -21,8 +22,6 @@ Prompts = Callable[[int, int], list[list[int]]]
 """(batch, tokens) -> that many prompts of that many tokens."""
 ROOM = 512
 """Tokens that the rounds of one point may commit before its text starts anew."""
-APART = 64
-"""Tokens between what steps at a fixed length write and where rounds begin."""
 SLACK = {"cpu": 2.0**28, "cuda": 2.0**30}
 """Bytes beside what is counted: library workspaces, graphs, the ceilings' probe."""
 SPLITS = 32
@@ -55,7 +54,7 @@ class DecoderBench:
 
     def tokens(self, ctx: int, points: Sequence[Point]) -> int:
         """Tokens a sequence may reach, in whole pages, whatever is drafted behind them."""
-        room = APART + ROOM + 4 * max(p.query_tokens for p in points)
+        room = ROOM + 4 * max(p.query_tokens for p in points)
         return -(-(ctx + room) // PAGE) * PAGE
 
     def needed_bytes(self, batch: int, ctx: int, points: Sequence[Point]) -> float:
@@ -85,8 +84,8 @@ class DecoderBench:
 class LoadedDecoder:
     """See `measure.Loaded`. All shapes share one target cache.
 
-    Rounds commit on a text of their own that begins `APART` tokens further, where no other step
-    writes; the others stay at `ctx`.
+    Rounds commit on a text of their own, so that other steps stay at `ctx`. Both write behind
+    `ctx`: where caches decide what is accepted, rounds have to come first.
     """
 
     def __init__(self, bench: DecoderBench, batch: int, ctx: int, tokens: int) -> None:
@@ -111,8 +110,11 @@ class LoadedDecoder:
                 simulated=bench.rates,
                 cache=self._cache,
             )
-            self._begin(decoder, self.ctx, first=self._cache is None)
-            self._cache = decoder.cache
+            if self._cache is None:
+                self._fill(decoder)
+            elif decoder.draft:
+                self._fill_draft(decoder, decoder.draft)
+            self._place(decoder)
             self._decoders[parents] = decoder
         return self._decoders[parents]
 
@@ -123,29 +125,33 @@ class LoadedDecoder:
             decoder = Decoder(
                 bench.model, still.cache, bench.backend, draft=still.draft, law=still.law
             )
-            self._begin(decoder, self.ctx + APART)
+            self._place(decoder)
             self._committing[parents] = decoder
         return self._committing[parents]
 
-    def _begin(self, decoder: Decoder, length: int, *, first: bool = False) -> None:
-        """A text of `length` tokens: real where there are prompts, else random."""
-        bench = self.bench
-        generator = torch.Generator(device=bench.model.device)
-        generator.manual_seed(bench.seed)
-        if first and bench.prompts:
-            decoder.start(bench.prompts(self.batch, self.ctx + APART + 1), new_tokens=1)
-            self._text = decoder.text.tokens.clone()
-        elif first:
-            decoder.cache.fill_random(generator)
-            self._text = torch.empty_like(decoder.text.tokens)
-            self._text.random_(0, bench.model.shape.vocab, generator=generator)
+    def _fill(self, decoder: Decoder) -> None:
+        """The text and all caches for it: real where there are prompts, else random."""
+        bench, tokens = self.bench, decoder.text.tokens
+        if bench.prompts:
+            decoder.start(bench.prompts(self.batch, self.ctx + 1), new_tokens=1)
+        else:
+            decoder.fill_random(self.ctx, bench.seed)
+        self._cache, self._text = decoder.cache, tokens.clone()
+
+    def _fill_draft(self, decoder: Decoder, draft: Draft) -> None:
+        """The same for another draft on the target's cache."""
+        self._place(decoder)
+        if self.bench.prompts:
+            draft.read_prompt(decoder.text)
+        else:
+            generator = torch.Generator(device=self.bench.model.device)
+            draft.fill_random(self.ctx, generator.manual_seed(self.bench.seed))
+
+    def _place(self, decoder: Decoder) -> None:
+        """The decoder at the end of the text, nothing of it ended."""
         width = min(self._text.shape[1], decoder.text.tokens.shape[1])
         decoder.text.tokens[:, :width] = self._text[:, :width]
-        decoder.text.lengths.fill_(length)
-        if decoder.draft and not first and bench.prompts:
-            decoder.draft.read_prompt(decoder.text)
-        elif decoder.draft and not bench.prompts:
-            decoder.draft.fill_random(length, generator)
+        decoder.text.lengths.fill_(self.ctx)
         decoder.limit.fill_(decoder.longest)
         decoder.done.zero_()
 
@@ -194,8 +200,8 @@ class LoadedDecoder:
     def rewind(self, point: Point) -> int:
         """The point's text anew; how many tokens a sequence may then commit at most."""
         decoder = self._committer(_parents(point))
-        decoder.text.lengths.fill_(self.ctx + APART)
-        return decoder.longest - self.ctx - APART - 2 * point.query_tokens
+        decoder.text.lengths.fill_(self.ctx)
+        return decoder.longest - self.ctx - 2 * point.query_tokens
 
     def emitted(self, point: Point) -> int:
         """Tokens committed since last asked; waits for the device, so outside what is timed."""
@@ -205,7 +211,7 @@ class LoadedDecoder:
         before = self._told.get(point.id, 0)
         self._told[point.id] = total
         if int(decoder.text.lengths.max()) + 2 * point.query_tokens >= decoder.longest:
-            decoder.text.lengths.fill_(self.ctx + APART)
+            decoder.text.lengths.fill_(self.ctx)
         return total - before
 
 

@@ -46,6 +46,7 @@ BOUNDS: Bounds = {
     "linear.sharpness": (1.0, 8.0, 1.5),
     "attention.memory_efficiency": (0.02, 1.0, 0.5),
     "attention.compute_efficiency": (0.001, 1.0, 0.05),
+    "attention.roof_sharpness": (1.0, 8.0, 2.0),
     "attention.wave_seconds": (0.001, 1e4, 5.0),
     "host.step_seconds": (0.01, 1e5, 100.0),
     "host.token_seconds": (0.001, 1e4, 1.0),
@@ -53,11 +54,8 @@ BOUNDS: Bounds = {
 }
 
 
-OVERLAP: Bounds = {
-    "attention.sharpness": (1.0, 8.0, 2.0),
-    "attention.roof_sharpness": (1.0, 8.0, 4.0),
-}
-"""Of a GPU, whose kernels do several things at once; a CPU's thread does one after another."""
+OVERLAP: Bounds = {"attention.sharpness": (1.0, 8.0, 2.0)}
+"""Of a GPU, which schedules waves of blocks while others read; a thread does one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,7 +244,7 @@ def _build(
     for key, value in constants.items():
         part, _, constant = key.partition(".")
         parts[part][constant] = value * (1e-6 if key.endswith("_seconds") else 1.0)
-    overlap = {"sharpness": 1.0, "roof_sharpness": 1.0}
+    parts["attention"].setdefault("sharpness", 1.0)
     bare = ideal()
     return Calibration(
         name=name,
@@ -255,9 +253,7 @@ def _build(
         speedup_residual=bare.speedup_residual,
         linear={layout.dtype: LinearFit(launch_seconds=launch_seconds, **parts["linear"])},
         attention={
-            layout.kv_dtype: AttentionFit(
-                launch_seconds=launch_seconds, **(overlap | parts["attention"])
-            )
+            layout.kv_dtype: AttentionFit(launch_seconds=launch_seconds, **parts["attention"])
         },
         host=HostFit(kernel_seconds=launch_seconds, **parts["host"]),
     )

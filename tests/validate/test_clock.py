@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -26,7 +28,7 @@ class Counting:
 def test_steps_alternate_and_every_sample_is_kept() -> None:
     order: list[str] = []
     heard: list[str] = []
-    steps: dict[str, Step] = {name: (lambda n=name: order.append(n)) for name in "ab"}
+    steps: dict[str, Step] = {name: functools.partial(order.append, name) for name in "ab"}
     samples = alternate(Counting([1.0]), steps, Effort(least=3, most=3, seconds=0), heard.append)
     assert heard == ["", *"ababab"]
     assert "".join(order).endswith("ababab")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -10,7 +11,12 @@ torch = pytest.importorskip("torch")
 
 from magicplan.validate.clock import Effort, Step, clock_of  # noqa: E402
 from magicplan.validate.grid import CalibrationPoint, Point  # noqa: E402
-from magicplan.validate.measure import calibrate_at, measure_cell  # noqa: E402
+from magicplan.validate.measure import (  # noqa: E402
+    Loaded,
+    calibrate_at,
+    end_to_end,
+    measure_cell,
+)
 
 POINTS = [Point(batch=8, ctx=100, gamma=g) for g in (2, 4)]
 EFFORT = Effort(least=3, most=3, seconds=0.0)
@@ -36,8 +42,18 @@ class Nothing:
 
         return step
 
+    def plain(self, point: Point) -> Step:
+        def step() -> None:
+            time.sleep(0.001)
+            self.rounds["plain"] = self.rounds.get("plain", 0) + 1
+
+        return step
+
+    def rewind(self, point: Point) -> int:
+        return 10
+
     def emitted(self, point: Point) -> int:
-        return self.rounds.pop(point.id, 0) * point.gamma
+        return self.rounds.pop(point.id, 0) * point.gamma + self.rounds.pop("plain", 0)
 
 
 class Bench:
@@ -47,7 +63,7 @@ class Bench:
     def __init__(self, sequence_bytes: float = 0.0, fails: bool = False) -> None:
         self.sequence_bytes, self.fails = sequence_bytes, fails
 
-    def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Nothing:
+    def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
         if self.fails:
             raise torch.OutOfMemoryError("CUDA out of memory")
         return Nothing()
@@ -101,7 +117,7 @@ def test_real_acceptance_measures_rounds_before_other_steps_write() -> None:
     class Real(Bench):
         simulated = False
 
-        def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Nothing:
+        def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
             return Noting()
 
     measured(Real())
@@ -114,3 +130,23 @@ def test_a_calibration_point_has_every_width_a_draft_and_a_round() -> None:
     kinds = [(r["kind"], r["query_tokens"]) for r in line["records"]]
     assert kinds == [*(("target", t) for t in at.query_tokens), ("draft", 1), ("round", 5)]
     assert all(r["seconds"] > 0 for r in line["records"])
+
+
+def test_end_to_end_counts_what_is_committed_by_the_wall_clock() -> None:
+    """Rounds of 4 tokens that take 2 ms against steps of 1 token that take 1 ms: twice as fast."""
+
+    class Slow(Nothing):
+        def round(self, point: Point) -> Step:
+            step = super().round(point)
+            return lambda: (time.sleep(0.002), step())
+
+    class One(Bench):
+        def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
+            return Slow()
+
+    found = end_to_end(One(), clock_of("cpu"), POINTS[1], seconds=0.1)
+    assert found["plain"]["tokens"] == found["plain"]["steps"]
+    assert found["plain"]["steps"] % 10 == 0
+    assert found["speculative"]["tokens"] == 4 * found["speculative"]["steps"]
+    assert found["plain"]["seconds"] >= 0.1
+    assert 1.0 < found["speedup"] < 4.0
