@@ -4,7 +4,8 @@ Question: is our baseline as fast as the usual one, so that no speedup comes fro
 Plain, with a smaller assistant model, and with prompt lookup, on both sides; equal tokens are
 checked. Assisted generation of `transformers` takes batch 1 only, so it is compared there.
 
-    python benchmarks/generate_peer.py [--device cuda] [--dtype bf16] [--batch 4] [--prompt 256]
+    python benchmarks/generate_peer.py [--dtype bf16] [--batch 4] [--prompt 256]
+    python benchmarks/generate_peer.py --device cuda --backend triton
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any
 
 import torch
 
-from magicplan.kernels import load
+from magicplan.kernels import available, load
 from magicplan.validate.build import DraftPlan, build_decoder
 from magicplan.validate.llama_config import MODEL_B, load_config
 from magicplan.validate.transformer import Transformer
@@ -147,13 +148,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", choices=DTYPES, default="fp32")
-    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--backend", choices=available(), help="default: native where it runs")
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--prompt", type=int, default=256)
     parser.add_argument("--new", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
+    args.backend = args.backend or ("native" if "native" in available() else available()[-1])
     torch.set_num_threads(args.threads)
     generator = torch.Generator().manual_seed(1)
     rows = torch.randint(0, MODEL_B.vocab, (args.batch, args.prompt), generator=generator).tolist()
@@ -161,7 +163,8 @@ def main() -> int:
         folder = Path(name)
         write_checkpoints(folder)
         peer = theirs(folder, args)
-        print(f"{args.device}, {args.dtype}, {args.threads} threads, prompt {args.prompt} tokens")
+        where = f"{args.device}, {args.backend} backend, {args.dtype}, {args.threads} threads"
+        print(f"{where}, prompt {args.prompt} tokens")
         equal = []
         for batch, ways in ((args.batch, ("plain",)), (1, ("plain", "model", "ngram"))):
             mine = ours(folder, args, batch)

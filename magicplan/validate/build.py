@@ -12,7 +12,13 @@ from magicplan.kernels.backend import Backend, Window
 from magicplan.validate.cache import PAGE, KVCache, full_bytes, ring_bytes
 from magicplan.validate.decoder import Decoder
 from magicplan.validate.draft_shape import Shape
-from magicplan.validate.drafts import PROMPT_CHUNK, Draft, ModelDraft, OwnCacheDraft
+from magicplan.validate.drafts import (
+    PROMPT_CHUNK,
+    SHORTEST_PROMPT,
+    Draft,
+    ModelDraft,
+    OwnCacheDraft,
+)
 from magicplan.validate.ngram import NgramDraft
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.simulated import SimulatedLaw
@@ -21,8 +27,6 @@ from magicplan.validate.transformer import Transformer
 from magicplan.validate.triforce import TriForceDraft
 from magicplan.validate.weights import Shard
 
-AGAIN = 3
-"""The most tokens that a draft with a cache of its own passes again."""
 KINDS = ("self", "streaming", "snapkv", "model", "ngram", "triforce")
 
 
@@ -36,6 +40,7 @@ class DraftPlan:
               model's `inner_gamma` tokens, verified by the target on a window.
     parents   the tree drafted, `tree_files` order; a chain of gamma is (-1, 0, 1, ..., gamma - 1).
     budget    tokens the draft sees, of which `sinks` are the first.
+    ngram     the longest match that is looked for.
     """
 
     kind: str = "self"
@@ -96,7 +101,6 @@ def build_decoder(
     """A decoder for sequences of up to `tokens` tokens, prompt and answer.
 
     page_size: of the target's cache; by default 64 slots, on a CPU one page a sequence.
-
     small: the draft model of kinds model and triforce. simulated: rates of a law that decides how
     much is accepted (timing only). cache: the target's, where several decoders share one.
     Raises UsageError where the plan lacks its draft model, or the models' vocabularies differ.
@@ -141,7 +145,7 @@ def decoder_bytes(
     own = 0
     if plan and plan.kind in ("streaming", "model", "triforce"):
         of = shard if plan.kind == "streaming" else small or shard
-        scratch = max(PROMPT_CHUNK, plan.reach + AGAIN)
+        scratch = max(PROMPT_CHUNK, plan.reach + SHORTEST_PROMPT)
         own = ring_bytes(of, batch, dtype, view=plan.view, scratch=scratch)
     if plan and plan.kind == "snapkv":
         page = page_size or _page(where, slots)
@@ -236,7 +240,7 @@ def _ring_draft(
         cache.batch,
         cache.capacity,
         view=plan.view,
-        scratch=max(PROMPT_CHUNK, plan.reach + AGAIN),
+        scratch=max(PROMPT_CHUNK, plan.reach + SHORTEST_PROMPT),
         device=model.device,
         dtype=model.dtype,
     )

@@ -17,7 +17,15 @@ from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.cache import KVCache
 from magicplan.validate.counters import Counters
-from magicplan.validate.drafts import UNLIMITED, Draft, Proposal, Text, emitted, read_prompt
+from magicplan.validate.drafts import (
+    SHORTEST_PROMPT,
+    UNLIMITED,
+    Draft,
+    Proposal,
+    Text,
+    emitted,
+    read_prompt,
+)
 from magicplan.validate.sampling import Sampling
 from magicplan.validate.simulated import SimulatedLaw
 from magicplan.validate.transformer import Block, Transformer
@@ -70,14 +78,14 @@ class Decoder:
     def start(self, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
         """Read prompts, one a sequence, and allow each `new_tokens` more.
 
-        Raises UsageError if a prompt has fewer than two tokens or a token outside the vocabulary,
-        or if they do not fit the cache.
+        Raises UsageError if a prompt is too short or has a token outside the vocabulary, or if
+        they do not fit the cache.
         """
         lengths = [len(prompt) for prompt in prompts]
-        if len(prompts) != self.cache.batch or min(lengths) < 2:
+        if len(prompts) != self.cache.batch or min(lengths) < SHORTEST_PROMPT:
             raise UsageError(
-                f"expected {self.cache.batch} prompts of at least two tokens each, got "
-                f"{len(prompts)}, the shortest of {min(lengths, default=0)}"
+                f"expected {self.cache.batch} prompts of at least {SHORTEST_PROMPT} tokens each, "
+                f"got {len(prompts)}, the shortest of {min(lengths, default=0)}"
             )
         room = min(self.longest - max(lengths), self.most_new)
         if not 1 <= new_tokens <= room:

@@ -49,6 +49,8 @@ class Text:
 
 
 UNLIMITED = 1 << 30
+SHORTEST_PROMPT = 3
+"""Tokens: as many as any draft with a cache of its own passes again."""
 
 
 class Draft(Protocol):

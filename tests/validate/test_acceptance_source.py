@@ -21,7 +21,7 @@ TREE = (-1, 0, 0, 0, 1, 1, 2, 4)
 
 
 def decoder(model: Transformer, plan: DraftPlan, **options: object) -> Decoder:
-    settings: dict[str, object] = {"batch": 8, "tokens": 400}
+    settings: dict[str, object] = {"batch": 8, "tokens": 200}
     return build_decoder(model, tiny.backend(), plan=plan, **(settings | options))  # type: ignore[arg-type]
 
 
@@ -29,7 +29,7 @@ def decoder(model: Transformer, plan: DraftPlan, **options: object) -> Decoder:
 def test_a_random_model_is_dialled_to_a_rate(wanted: float) -> None:
     model = tiny.model(attention_scale=1.0)
     chain = decoder(model, DraftPlan.chain(3, budget=16))
-    found = dial(model, chain, wanted, ctx_tokens=150)
+    found = dial(model, chain, wanted, ctx_tokens=60)
     assert found.label == f"dialled:{wanted}"
     assert found.acceptance == pytest.approx(wanted, abs=0.1 + 3 * found.standard_error)
     assert found.distinct_tokens > 5
@@ -37,7 +37,7 @@ def test_a_random_model_is_dialled_to_a_rate(wanted: float) -> None:
     anew = tiny.model(attention_scale=found.attention_scale or 0.0)
     for dialled, layer in zip(model.weights.layers, anew.weights.layers, strict=True):
         assert torch.equal(dialled.output, layer.output)
-    again = observe(decoder(anew, DraftPlan.chain(3, budget=16)), 150, 16, 1, "again")
+    again = observe(decoder(anew, DraftPlan.chain(3, budget=16)), 60, 16, 1, "again")
     assert again.acceptance == found.acceptance
 
 
@@ -50,7 +50,7 @@ def test_what_cannot_be_dialled_is_refused() -> None:
         dial(model, decoder(model, DraftPlan(parents=TREE, budget=16)), 0.5, ctx_tokens=100)
     with pytest.raises(UsageError, match="out of reach"):
         # a draft that sees the whole context agrees always
-        dial(model, decoder(model, DraftPlan.chain(2, budget=400)), 0.3, ctx_tokens=100)
+        dial(model, decoder(model, DraftPlan.chain(2, budget=200)), 0.3, ctx_tokens=100)
     model.origin = "checkpoint"
     with pytest.raises(UsageError, match="is what it is"):
         dial(model, chain, 0.5, ctx_tokens=100)
@@ -67,15 +67,15 @@ def test_what_cannot_be_dialled_is_refused() -> None:
 )
 def test_a_simulated_law_is_followed(plan: DraftPlan, rates: list[float]) -> None:
     model = tiny.model()
-    simulated = decoder(model, plan, simulated=rates, batch=32)
+    simulated = decoder(model, plan, simulated=rates, batch=64, tokens=40)
     law = simulated.law
     assert law is not None
     assert law.label == "simulated:" + ",".join(f"{rate:g}" for rate in rates)
     expected = Tree(parents=plan.parents).expected_tokens(np.array(rates))
     assert law.tokens_per_round == pytest.approx(expected)
-    simulated.fill_random(100)
+    simulated.fill_random(20)
     with simulated.holding():
-        simulated.run(rounds=40)
+        simulated.run(rounds=16)
     by_count = simulated.counters.by_count.sum(0).double()
     count = torch.arange(len(by_count), dtype=torch.float64)
     mean = float((by_count * count).sum() / by_count.sum())

@@ -17,7 +17,7 @@ from magicplan.validate.transformer import Block
 from tests.validate import tiny
 
 CHAIN = (-1, 0, 1, 2, 3)
-TREES = ((-1, 0, 0, 1, 1, 2, 3, 3), (-1, 0, 0, 0), (-1, 0, 1, 1, 1, 2))
+TREES = ((-1, 0, 0, 1, 1, 2, 3, 3), (-1, 0, 0, 0))
 LENGTHS = (70, 23, 41)
 NEW = 30
 
@@ -48,6 +48,14 @@ def test_greedy_speculation_is_greedy_decoding(kind: str, parents: tuple[int, ..
     assert speculative.generate(PROMPTS, NEW) == plain()
     assert int(speculative.counters.accepted.sum()) > 0, "nothing was ever accepted"
     assert len(set(speculative.counters.rounds.tolist())) > 1, "the batch was not ragged"
+
+
+@pytest.mark.parametrize("kind", ["self", "streaming", "model", "ngram", "triforce"])
+def test_the_shortest_prompts_work(kind: str) -> None:
+    prompts = tiny.prompts(3, 4, 3)
+    rows = decoder(None).generate(prompts, 12, speculative=False)
+    plan = DraftPlan.chain(3, kind=kind, budget=8, inner_gamma=2)
+    assert decoder(plan).generate(prompts, 12) == rows
 
 
 def test_a_sequence_does_not_depend_on_its_batch() -> None:
@@ -82,7 +90,7 @@ def test_a_limit_inside_an_accepted_path_is_kept(new: int) -> None:
     assert decoder(plan, page_size=4).generate(PROMPTS, new) == plain(new)
 
 
-@pytest.mark.parametrize("page", [1, 3, 16, 64])
+@pytest.mark.parametrize("page", [1, 3, 64])
 @pytest.mark.parametrize("kind", ["self", "streaming", "snapkv"])
 def test_pages_do_not_matter(kind: str, page: int) -> None:
     plan = DraftPlan(kind=kind, parents=TREES[0], budget=36)
@@ -226,10 +234,10 @@ def test_bytes_are_known_before_anything_is_built() -> None:
 
 
 def test_what_cannot_run_is_refused() -> None:
-    with pytest.raises(UsageError, match="at least two tokens"):
-        decoder().generate([[1], [1, 2], [1, 2]], 3)
+    with pytest.raises(UsageError, match="at least 3 tokens each, got 3, the shortest of 2"):
+        decoder().generate([[1, 2], [1, 2, 3], [1, 2, 3]], 3)
     with pytest.raises(UsageError, match="outside the vocabulary of 61"):
-        decoder().generate([[1, 61], [1, 2], [1, 2]], 3)
+        decoder().generate([[1, 2, 61], [1, 2, 3], [1, 2, 3]], 3)
     with pytest.raises(UsageError, match="new tokens behind"):
         decoder().generate(PROMPTS, 100)
     with pytest.raises(UsageError, match="no draft"):
