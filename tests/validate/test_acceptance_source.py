@@ -66,7 +66,7 @@ def test_what_cannot_be_dialled_is_refused() -> None:
     ],
 )
 def test_a_simulated_law_is_followed(plan: DraftPlan, rates: list[float]) -> None:
-    model = tiny.model()
+    model = tiny.model(layers=1, kv_heads=1)
     simulated = decoder(model, plan, simulated=rates, batch=64, tokens=40)
     law = simulated.law
     assert law is not None
