@@ -158,6 +158,7 @@ class Measuring:
 
     def calibrate(self) -> bool:
         known = {line["id"] for line in self.file.run.calibration}
+        probe = Probe(self.plan.device)
         for suite in self.plan.calibrated:
             for batch, ctx in self.plan.calibration:
                 at = CalibrationPoint(batch=batch, ctx=ctx)
@@ -168,14 +169,14 @@ class Measuring:
                     return False
                 widest = [Point(batch=batch, ctx=ctx, gamma=max(at.query_tokens))]
                 effort = replace(self.plan.effort, seconds=8 * self.plan.effort.seconds)
-                line = calibrate_at(self.bench(suite, widest), self.clock, at, effort)
+                line = calibrate_at(self.bench(suite, widest), self.clock, at, effort, probe)
                 self.file.append("calibration", **(line | {"id": name, "suite": suite.name}))
                 print(name, file=sys.stderr)
         return True
 
     def fit(self) -> tuple[Any, Any]:
         run = self.file.run
-        accelerator = accelerator_of(run.header["device"], run.ceilings or {})
+        accelerator = accelerator_of(run.header["device"], run.peaks())
         measured = []
         for suite in self.plan.calibrated:
             lines = [line for line in run.calibration if line["suite"] == suite.name]

@@ -1,19 +1,21 @@
 """What this device reaches at most, measured here: memory, matrix products, launches.
 
-Best of three, because a neighbour can only take away. On a CPU these are the "ideal" machine.
+The best of three and more runs, because a neighbour can only take away. On a CPU these peaks are
+the "ideal" machine.
 """
 
 from __future__ import annotations
 
 import functools
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from magicplan.validate.clock import Clock, Step, clock_of
+from magicplan.validate.clock import Clock, Samples, Step, clock_of
 
 BEST_OF = 3
-PROBE_BYTES = 2**26
-"""Read between points: a memory neighbour shows only here."""
+PROBE_BYTES = 2**28
+"""Many times a CPU's cache."""
 LAUNCHES = 200
 WIDE, DEEP = 2048, 1024
 """Largest and smallest edge of the square product that gives a CPU's matrix rate."""
@@ -60,11 +62,14 @@ def ceilings(device: str, dtypes: tuple[str, ...]) -> Ceilings:
     )
 
 
-def best(clock: Clock, step: Step, runs: int = BEST_OF) -> float:
-    """Shortest of a few runs after one that warms up, seconds."""
+def best(clock: Clock, step: Step, seconds: float = 0.3) -> float:
+    """Shortest of at least three runs after one that warms up, and of all within `seconds`."""
     ready = clock.prepared(step)
     ready()
-    return min(clock.time(ready)[0] for _ in range(runs))
+    samples, end = Samples(), time.perf_counter() + seconds
+    while len(samples.wall) < BEST_OF or time.perf_counter() < end:
+        samples.add(clock.time(ready))
+    return min(samples.judged)
 
 
 def matrix_rate(device: str, dtype: str, edges: tuple[int, ...] = ()) -> float:
@@ -102,21 +107,21 @@ def _launches(device: str) -> tuple[float, float | None]:
 
 
 class Probe:
-    """A fixed read, repeated between points; its time over the first one's is the drift."""
+    """The same read between points: a neighbour on the memory bus shows only here.
+
+    `best_bytes_per_s` is the fastest seen so far: a ceiling measured beside a neighbour is raised.
+    """
 
     def __init__(self, device: str) -> None:
         import torch
 
         self._clock = clock_of(device, graphs=False)
         self._data = torch.ones(PROBE_BYTES // 4, dtype=torch.float32, device=device)
-        self._first = self._seconds()
-
-    def _seconds(self) -> float:
-        return best(self._clock, self._data.sum)
+        self.best_bytes_per_s = 0.0
+        self.drift()
 
     def drift(self) -> float:
-        """Now over then: 1 on a quiet machine, 2 where memory has become half as fast."""
-        now = self._seconds()
-        ratio = now / self._first
-        self._first = min(self._first, now)
-        return ratio
+        """Best over now: 1 on a quiet machine, 2 where memory has become half as fast."""
+        rate = PROBE_BYTES / best(self._clock, self._data.sum, seconds=0.05)
+        self.best_bytes_per_s = max(self.best_bytes_per_s, rate)
+        return self.best_bytes_per_s / rate

@@ -21,7 +21,7 @@ def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = Non
         assert run.prediction is not None
         calibration = run.prediction["content"]["calibration"]
     paths = write(folder, [calibration])
-    data = accelerator_data(run.header["device"], run.ceilings or {})
+    data = accelerator_data(run.header["device"], run.peaks())
     if not calibration["name"].startswith(data["name"]):
         return paths
     accelerator_from(data, where=data["name"])

@@ -60,10 +60,13 @@ class Bench(Protocol):
         """What `load` and the steps will allocate beside the weights."""
 
 
-def calibrate_at(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
+def calibrate_at(
+    bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort, probe: Probe
+) -> Line:
     """One calibration point: seconds of the target at every width, of a draft step, of a round."""
     try:
-        return _calibrated(bench, clock, at, effort)
+        line = _calibrated(bench, clock, at, effort)
+        return line | _drifted(probe, line["flags"])
     finally:
         _release(bench)
 
@@ -121,6 +124,14 @@ def measure_cell(
         return [_skipped(point, why) for point in points]
     finally:
         _release(bench)
+
+
+def _drifted(probe: Probe, flags: list[str]) -> Line:
+    """The memory's rate now, the best so far, and the flags with what they say."""
+    drift = probe.drift()
+    if drift > DRIFT:
+        flags = [*flags, f"memory became {drift:.2f} times slower around this point"]
+    return {"drift": round(drift, 3), "read_bytes_per_s": probe.best_bytes_per_s, "flags": flags}
 
 
 def _release(bench: Bench) -> None:
@@ -182,10 +193,7 @@ def _measured(
         samples: dict[str, Samples] = {}
         for together in _groups(bench, steps):
             samples |= alternate(clock, together, effort, after)
-    drift = probe.drift()
-    flags = [watch.flag] if watch.flag else []
-    if drift > DRIFT:
-        flags.append(f"memory became {drift:.2f} times slower around this point")
+    seen = _drifted(probe, [watch.flag] if watch.flag else [])
     return [
         {
             "id": point.id,
@@ -194,10 +202,9 @@ def _measured(
             "samples": {"decode": samples["decode"].as_dict()}
             | {k: samples[f"{k} {point.id}"].as_dict() for k in ("draft", "verify", "round")},
             "emitted_tokens": emitted[f"round {point.id}"],
-            "drift": round(drift, 3),
             "clocks": watch.as_dict(),
-            "flags": flags,
         }
+        | seen
         for point in points
     ]
 

@@ -64,6 +64,12 @@ class Run:
     prediction: Line | None = None
     points: list[Line] = field(default_factory=list)
 
+    def peaks(self) -> Line:
+        """The ceilings, with the fastest read seen before the prediction was made."""
+        found = dict(self.ceilings or {})
+        reads = [line.get("read_bytes_per_s", 0.0) for line in self.calibration]
+        return found | {"read_bytes_per_s": max([found["read_bytes_per_s"], *reads])}
+
     def take(self, line: Line) -> str:
         """Add a line; the sentence says why it cannot follow, '' if it can."""
         kind = line["kind"]

@@ -26,8 +26,8 @@ Tell = Callable[[str], None]
 """Hears what was just finished."""
 
 
-CALIBRATION_EFFORT = Effort(least=5, most=30, seconds=6.0)
-CELL_EFFORT = Effort(least=8, most=40, seconds=2.0)
+CALIBRATION_EFFORT = Effort(least=5, most=30, seconds=5.0)
+CELL_EFFORT = Effort(least=8, most=40, seconds=1.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,16 +91,17 @@ class Session:
             file.append("ceilings", **ceilings(self.settings.device, kinds).as_dict())
         tell("ceilings")
         known = {line["id"] for line in file.run.calibration}
+        probe = Probe(self.settings.device)
         for point in self.grid.calibration:
             if point.id not in known and file.run.prediction is None:
-                line = calibrate_at(self.bench, clock, point, self.calibration_effort)
+                line = calibrate_at(self.bench, clock, point, self.calibration_effort, probe)
                 file.append("calibration", **line)
             tell(f"calibration at batch {point.batch}, {point.ctx} tokens")
 
     def fit(self, run: Run) -> tuple[Accelerator, DeviceFit]:
         """The machine that the calibration lines describe."""
         assert run.ceilings is not None
-        accelerator = accelerator_of(run.header["device"], run.ceilings)
+        accelerator = accelerator_of(run.header["device"], run.peaks())
         launch = run.ceilings["replay_seconds"] or run.ceilings["launch_seconds"]
         records = [record for line in run.calibration for record in line["records"]]
         origin = (

@@ -139,7 +139,7 @@ def run(
         "model": "test",
         "draft": "self streaming:512",
         "acceptance_origin": origin,
-        "accelerator": {"name": "test"},
+        "accelerator": {"name": "test", "memory_bytes_per_s": CEILINGS["read_bytes_per_s"]},
         "calibration": fitted.calibration,
         "fit_percent": {"rows": 24, "mape": 1.0, "p95": 2.0, "bias": 0.0},
         "verify_kv_passes": {"1": 1.0, "5": 1.3},

@@ -73,6 +73,18 @@ def test_faster_than_the_roofline_is_impossible() -> None:
     assert not found.passed
 
 
+def test_a_ceiling_measured_beside_a_neighbour_is_raised() -> None:
+    """The same times are possible once memory was seen to be read at twice the believed peak."""
+
+    def measured(told: Told, name: str) -> float:
+        return 0.8 * float(told["ideal"][name])
+
+    run = runs.run(measured=measured)
+    assert compare(run, 1e9).count("impossible") == 4
+    run.points[2]["read_bytes_per_s"] = 80e9
+    assert compare(run, 1e9).count("impossible") == 0
+
+
 def test_a_set_that_fits_the_cache_has_no_floor() -> None:
     """34 MB of KV and 23 MB of weights may come from 32 MB of cache; 540 MB may not."""
     found = runs.run()

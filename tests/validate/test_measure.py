@@ -73,6 +73,8 @@ class Bench:
 
 
 class Steady:
+    best_bytes_per_s = 4e10
+
     def drift(self) -> float:
         return 1.3
 
@@ -126,7 +128,7 @@ def test_real_acceptance_measures_rounds_before_other_steps_write() -> None:
 
 def test_a_calibration_point_has_every_width_a_draft_and_a_round() -> None:
     at = CalibrationPoint(batch=2, ctx=64)
-    line = calibrate_at(Bench(), clock_of("cpu"), at, EFFORT)
+    line = calibrate_at(Bench(), clock_of("cpu"), at, EFFORT, Steady())  # type: ignore[arg-type]
     kinds = [(r["kind"], r["query_tokens"]) for r in line["records"]]
     assert kinds == [*(("target", t) for t in at.query_tokens), ("draft", 1), ("round", 5)]
     assert all(r["seconds"] > 0 for r in line["records"])
