@@ -1,8 +1,8 @@
 """SnapKV (arXiv 2404.14469): a draft that keeps the tokens the end of the prompt looked at.
 
 The queries of the prompt's last tokens score all tokens before them; every KV head keeps its best
-ones and that end itself. Tokens drafted later are appended behind the selection, at their original
-positions.
+ones and that end itself. Tokens generated later are appended behind the selection, at their
+original positions, with the keys and values that verification gave them (as MagicDec does).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels import load
-from magicplan.kernels.backend import Backend, LayerCache
+from magicplan.kernels.backend import Accepted, Backend, LayerCache
 from magicplan.kernels.torch_attention import gather
 from magicplan.validate.cache import KVCache
 from magicplan.validate.draft_shape import Shape
@@ -25,6 +25,8 @@ from magicplan.validate.transformer import Block, Transformer
 
 OBSERVED = 32
 """Tokens at the prompt's end whose queries choose (the paper's observation window)."""
+POOLED = 5
+"""Neighbours over which scores are averaged, so that what is kept stays in context."""
 
 
 def select(
@@ -34,7 +36,7 @@ def select(
 
     query: [B, T, Hq, D], rotated queries of the last T tokens before `lengths` [B]. A token's score
     is the attention it gets, softmax(q k / sqrt(D)) causal within the T tokens, summed over them
-    and over the query heads of the KV head.
+    and over the query heads of the KV head, then averaged with its neighbours before the T.
     Returns slots [B, Hkv, keep + T] in rising order, those that count first, and [B] counts: where
     fewer than `keep` tokens stand before the T, all of them are kept.
     """
@@ -47,7 +49,11 @@ def select(
     own = start + torch.arange(seen, device=query.device)
     score = score.masked_fill(slots[:, None, None, None] > own[:, None, None, :, None], -torch.inf)
     weight = score.softmax(-1).sum((2, 3))
-    weight = weight.masked_fill(slots[:, None] >= start[:, None], -1.0)
+    behind = slots[:, None] >= start[:, None]
+    weight = torch.nn.functional.avg_pool1d(
+        weight.masked_fill(behind, 0.0), POOLED, stride=1, padding=POOLED // 2
+    )
+    weight = weight.masked_fill(behind, -1.0)
     best = weight.topk(min(keep, longest), -1)
     # what does not count sorts behind everything
     chosen = torch.where(best.values < 0, longest, best.indices).sort(-1).values
@@ -76,7 +82,7 @@ class SnapKVDraft(OwnCacheDraft):
         sampling: Sampling,
     ) -> None:
         """`cache` has room for the budget and what is generated; `source` is the target's."""
-        super().__init__(model, cache, backend, shape, view=None, sampling=sampling)
+        super().__init__(model, cache, backend, shape, view=None, sampling=sampling, again=1)
         if cache.shift is None:
             raise ValueError("a SnapKV draft's cache holds a selection: give it positions")
         self.budget, self.source, self.shift = budget, source, cache.shift
@@ -102,6 +108,14 @@ class SnapKVDraft(OwnCacheDraft):
         super().fill_random(ctx_tokens, generator)
         self.shift.fill_(min(self.budget, ctx_tokens) - ctx_tokens)
 
+    def settle(self, text: Text, accepted: Accepted) -> None:
+        """Committed tokens as the target computed them; its cache is repaired already."""
+        step = torch.arange(self.shape.most + 1, device=self.model.device)
+        slots = text.lengths[:, None] + step
+        for of, to in zip(self.source.layers, self.cache.layers, strict=True):
+            at = _place(to, slots + self.shift[:, None])
+            to.key[at], to.value[at] = gather(of.key, of, slots), gather(of.value, of, slots)
+
     def _keep(
         self, source: KVCache, own: KVCache, lengths: Tensor, number: int, query: Tensor
     ) -> None:
@@ -109,8 +123,14 @@ class SnapKVDraft(OwnCacheDraft):
         of, to = source.layers[number], own.layers[number]
         kept, _ = select(query, of, lengths, self.budget - query.shape[1], int(lengths))
         slots = torch.arange(kept.shape[2], device=kept.device)[None]
-        at = to.page_table.gather(1, slots // to.page_size).long(), slots % to.page_size
+        at = _place(to, slots)
         for head in range(kept.shape[1]):
             rows = kept[:, head].clamp(max=of.capacity - 1)
             for pool, mine in ((of.key, to.key), (of.value, to.value)):
                 mine[:, :, head][at] = gather(pool[:, :, head : head + 1], of, rows)[:, :, 0]
+
+
+def _place(cache: LayerCache, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Page and row of slots [B, n]."""
+    page = cache.page_table.gather(1, slots.long() // cache.page_size)
+    return page.long(), slots.long() % cache.page_size

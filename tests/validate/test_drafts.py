@@ -10,13 +10,14 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import LayerCache, Noise, Window, identity_pages
+from magicplan.kernels.torch_attention import gather
 from magicplan.validate.build import DraftPlan, build_decoder
 from magicplan.validate.cache import KVCache, full_bytes, ring_bytes
 from magicplan.validate.draft_shape import Shape
 from magicplan.validate.drafts import Text
 from magicplan.validate.ngram import NgramDraft
 from magicplan.validate.sampling import Sampling
-from magicplan.validate.snapkv import OBSERVED, select
+from magicplan.validate.snapkv import OBSERVED, SnapKVDraft, select
 from tests.validate import tiny
 
 MODEL, SMALL = tiny.model(), tiny.model(layers=2)
@@ -127,7 +128,8 @@ def slow_choice(query: Tensor, keys: Tensor, length: int, keep: int) -> list[lis
                 visible = keys[: before + t + 1, kv]
                 weight = (visible @ query[t, head] / math.sqrt(dim)).softmax(0)
                 total += weight[:before]
-        best = total.argsort(descending=True)[:keep].tolist()
+        pooled = [sum(total[max(0, i - 2) : i + 3].tolist()) / 5 for i in range(before)]
+        best = torch.tensor(pooled).argsort(descending=True)[:keep].tolist()
         chosen.append([*sorted(best), *range(before, length)])
     return chosen
 
@@ -148,6 +150,28 @@ def test_snapkv_keeps_what_the_definition_keeps() -> None:
         keys = cache.key[cache.page_table[b, slots // 8].long(), slots % 8]
         expected = slow_choice(query[b], keys, length, 12)
         assert kept[b, :, : counts[b]].tolist() == expected
+
+
+@pytest.mark.parametrize("parents", [(-1, 0, 1, 2), (-1, 0, 0, 1, 1, 2)])
+def test_generated_tokens_stand_in_the_selection_as_the_target_computed_them(
+    parents: tuple[int, ...],
+) -> None:
+    plan = DraftPlan(kind="snapkv", parents=parents, budget=40)
+    decoder = build_decoder(MODEL, tiny.backend(), batch=2, tokens=120, plan=plan)
+    prompts = tiny.prompts(80, 50)
+    decoder.start(prompts, 30)
+    for _ in range(6):
+        decoder.round()
+    draft = decoder.draft
+    assert isinstance(draft, SnapKVDraft)
+    assert int(decoder.counters.accepted.sum()) > 0
+    for b, length in enumerate(decoder.text.lengths.tolist()):
+        slots = torch.arange(len(prompts[b]) - 1, length)[None]
+        for of, to in zip(decoder.cache.layers, draft.cache.layers, strict=True):
+            one = LayerCache(key=of.key, value=of.value, page_table=of.page_table[b : b + 1])
+            own = LayerCache(key=to.key, value=to.value, page_table=to.page_table[b : b + 1])
+            mine = gather(to.key, own, slots + int(draft.shift[b]))
+            assert torch.equal(mine, gather(of.key, one, slots))
 
 
 def test_a_small_snapkv_budget_is_refused() -> None:
