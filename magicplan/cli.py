@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from magicplan.commands import facts, measurements, plans, workloads
+from magicplan.commands import facts, measurements, plans, validation, workloads
 from magicplan.commands.options import say
 from magicplan.errors import MagicplanError
 
@@ -25,6 +25,7 @@ for command in (
     workloads.tree,
     plans.plan,
     plans.report,
+    validation.validate,
     measurements.calibrate,
     measurements.replay,
     facts.gpus,
@@ -36,7 +37,8 @@ for command in (
 def main() -> None:
     """Run the command line; every error of ours is one sentence on stderr."""
     try:
-        app(args=sys.argv[1:] or ["--help"], standalone_mode=False)
+        # a command that answered returns nothing, one that raised Exit its status
+        sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except MagicplanError as problem:
         say(f"error: {problem}")
         sys.exit(problem.exit_code)

@@ -6,7 +6,8 @@ MagicplanError                    one sentence on stderr, no traceback
 │   ├── BadQuantity               with the text that could not be read
 │   ├── SpecError                 a file: which field, what was expected
 │   └── DoesNotFit                needed, available, what would fit
-└── MissingExtra         exit 3   something optional is not installed
+├── MissingExtra         exit 3   something optional is not installed
+└── NoGpu                exit 3   a CUDA device was asked for and there is none
 """
 
 from __future__ import annotations
@@ -56,3 +57,9 @@ class MissingExtra(MagicplanError):
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs an optional part: pip install 'magicplan[{extra}]'")
+
+
+class NoGpu(MagicplanError):
+    """A CUDA device was asked for and torch finds none."""
+
+    exit_code = 3

@@ -25,8 +25,10 @@ ORDER = (
     {"cli"},
 )
 """A room may import rooms of its own line and of those above."""
-HEAVY = {"torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas", "plotly",
-         "jinja2"}  # fmt: skip
+HEAVY = {
+    "torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas", "plotly",
+    "jinja2", "transformers", "tokenizers", "safetensors",
+}  # fmt: skip
 PURE = {"rich", "typer", "json", "tomllib", "pathlib", "os", "csv", "socket", "urllib"} | HEAVY
 
 
@@ -68,6 +70,27 @@ def test_the_roofline_is_arithmetic_only(path: Path) -> None:
     allowed = {"sympy"} if path.name == "symbolic.py" else set()
     loaded = {name.split(".")[0] for name in imports(path)}
     assert not loaded & (PURE - allowed)
+
+
+MEASURING = (
+    "acceptance_source", "build", "cache", "checkpoint", "counters", "decoder", "draft_shape",
+    "drafts", "llama_config", "ngram", "prompts", "sampling", "simulated", "snapkv",
+    "tensor_parallel", "transformer", "triforce", "weights",
+)  # fmt: skip
+"""The decoder that is measured."""
+PREDICTING = ("roofline", "planning", "hardware_specs", "acceptance_specs", "report", "commands")
+
+
+@pytest.mark.parametrize("name", MEASURING)
+def test_the_decoder_knows_no_prediction(name: str) -> None:
+    """The measuring side meets the predicting side in compare and nowhere else."""
+    path = ROOT / "validate" / f"{name}.py"
+    rooms = {part.split(".")[1] for part in imports(path) if part.startswith("magicplan.")}
+    assert not rooms & set(PREDICTING)
+    inside = {
+        part.split(".")[2] for part in imports(path) if part.startswith("magicplan.validate.")
+    }
+    assert inside <= set(MEASURING), "the decoder imports a file of the fitting side"
 
 
 def test_only_traffic_and_timing_choose_a_maximum() -> None:

@@ -13,8 +13,12 @@ from magicplan.errors import UsageError
 
 def calibrate(
     kernels: Annotated[
-        Path, typer.Option("--kernels", help="Folder of kernel tables, or an aiconfigurator tree.")
-    ],
+        Path | None,
+        typer.Option("--kernels", help="Folder of kernel tables, or an aiconfigurator tree."),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Measure and fit this device: cpu or cuda.")
+    ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write one TOML a calibration into this folder.")
     ] = None,
@@ -23,10 +27,19 @@ def calibrate(
     ] = "",
     json: Json = False,
 ) -> None:
-    """Fit kernel times of GPUs and serving stacks; the TOMLs then serve as --stack PATH.
+    """Fit kernel times of GPUs and serving stacks, or this device; TOMLs serve as --stack PATH.
 
     Example: magicplan calibrate --kernels measurements --out mine
+
+    Example: magicplan calibrate --device cpu --out mine
     """
+    if (kernels is None) == (device is None):
+        raise UsageError("calibrate takes either --kernels FOLDER or --device cpu|cuda")
+    if kernels is None:
+        from magicplan.commands.validation import calibrate_device
+
+        calibrate_device(str(device), out, json=json)
+        return
     from magicplan.report import calibrations as report
     from magicplan.report.terminal import print_json, progress, stdout
     from magicplan.validate.calibrate import document, fit_groups, write

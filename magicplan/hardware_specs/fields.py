@@ -13,6 +13,8 @@ from magicplan.hardware_specs.accelerator import Accelerator, Source
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 RIDGE = (10.0, 1000.0)
 """FLOP per byte at 16 bits of every part on the market, with room; outside it a unit is wrong."""
+CPU_RIDGE = (0.1, 1000.0)
+"""The same of a processor measured as a device, whose 16-bit math may be emulated."""
 KNOWN = frozenset(
     [
         "name",
@@ -83,11 +85,12 @@ def _check_ridge(where: str, a: Accelerator) -> None:
     if not {"bf16", "fp16"} & set(a.dense_flops_per_s):
         raise SpecError(where, "dense_flops_per_s needs bf16 or fp16")
     ridge = a.ridge_flops_per_byte(a.math_dtype)
-    if not RIDGE[0] <= ridge <= RIDGE[1]:
+    low, high = CPU_RIDGE if a.architecture == "cpu" else RIDGE
+    if not low <= ridge <= high:
         raise SpecError(
             where,
             f"{a.math_dtype} peak over memory_bytes_per_s is {ridge:.3g} FLOP a byte, expected "
-            f"{RIDGE[0]:.0f} to {RIDGE[1]:.0f}: check units, and that the peak is dense",
+            f"{low:g} to {high:g}: check units, and that the peak is dense",
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.compare import TreePoint, adaptive_trees
+from magicplan.planning.adaptive import TreePoint, adaptive_trees
 from magicplan.planning.engine import step_parts
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest

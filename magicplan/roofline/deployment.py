@@ -17,6 +17,7 @@ Namespace = ModuleType | SimpleNamespace
 """Where `maximum`, `minimum` and `where` come from: numpy, or sympy's counterparts."""
 
 BYTES_PER_WEIGHT: Final = {
+    "fp32": 4.0,
     "bf16": 2.0,
     "fp16": 2.0,
     "fp8": 1.0,
@@ -25,6 +26,7 @@ BYTES_PER_WEIGHT: Final = {
     "int4": 0.5 + 2 / 128,  # AWQ, GPTQ: an fp16 scale for every 128 numbers
 }
 BYTES_PER_KV_NUMBER: Final = {
+    "fp32": 4.0,
     "bf16": 2.0,
     "fp16": 2.0,
     "fp8": 1.0,  # one scale a tensor
@@ -32,7 +34,8 @@ BYTES_PER_KV_NUMBER: Final = {
     "int4": 0.5 + 4 / 128,  # KIVI (arXiv 2402.02750): fp16 scale and zero for every 128 numbers
 }
 ACTIVATION_BYTES: Final = 2.0
-"""Activations, embeddings, the LM head and routers stay in 16 bits in every stack."""
+"""Activations, embeddings, the LM head and routers stay in 16 bits in every stack; see
+`Deployment.wide_bytes` for a model that runs in 32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,6 +71,16 @@ class Deployment:
     def ffn_ranks(self) -> Num:
         """GPUs that share one feed-forward layer."""
         return self.tp * self.attention_dp
+
+    @property
+    def wide_dtype(self) -> str:
+        """The format of what is never quantised: 16 bits, or 32 where the weights have them."""
+        return "fp32" if self.dtype == "fp32" else "bf16"
+
+    @property
+    def wide_bytes(self) -> float:
+        """Bytes of one number in that format."""
+        return 4.0 if self.dtype == "fp32" else ACTIVATION_BYTES
 
     @property
     def weight_bytes(self) -> float:

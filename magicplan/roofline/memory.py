@@ -13,7 +13,6 @@ import numpy as np
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import (
-    ACTIVATION_BYTES,
     BYTES_PER_KV_NUMBER,
     Array,
     Deployment,
@@ -70,7 +69,7 @@ def weights_bytes(model: ModelShape, layout: Deployment) -> float:
     routers = model.experts.layers * model.router_parameters if model.experts else 0
     heads = model.head_parameters * (1 if model.tied_embeddings else 2)
     wide = heads + routers + model.norm_parameters
-    return (model.parameters - wide) * layout.weight_bytes + wide * ACTIVATION_BYTES
+    return (model.parameters - wide) * layout.weight_bytes + wide * layout.wide_bytes
 
 
 def kv_sequence_bytes(model: ModelShape, layout: Deployment, tokens: Num, view: KvView) -> Num:
@@ -135,8 +134,8 @@ def workspace_row_bytes(model: ModelShape, layout: Deployment) -> Num:
     if model.experts:
         e = model.experts
         width = max(width, e.ffn * e.per_token + e.shared_ffn)
-    logits = model.vocab / layout.tp * (ACTIVATION_BYTES + 4)
-    activations = (4 * model.hidden + 3 * width / layout.ffn_ranks) * ACTIVATION_BYTES
+    logits = model.vocab / layout.tp * (layout.wide_bytes + 4)
+    activations = (4 * model.hidden + 3 * width / layout.ffn_ranks) * layout.wide_bytes
     return (logits + activations) / (layout.pp * layout.attention_dp)
 
 

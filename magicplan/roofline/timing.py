@@ -156,8 +156,9 @@ def attention_time(
     fit: AttentionFit, moving: Num, computing: Num, waves: Num, xp: Namespace = np
 ) -> Num:
     """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
-    reading, multiplying = moving / fit.memory_efficiency, computing / fit.compute_efficiency
-    busy = _p_norm(reading, multiplying, fit.roof_sharpness, xp)
+    busy = _p_norm(
+        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.roof_sharpness, xp
+    )
     if fit.wave_seconds:
         busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
     return fit.launch_seconds + busy

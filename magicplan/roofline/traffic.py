@@ -15,7 +15,6 @@ import numpy as np
 
 from magicplan.model_specs.shape import LatentAttention, ModelShape
 from magicplan.roofline.deployment import (
-    ACTIVATION_BYTES,
     BYTES_PER_KV_NUMBER,
     Deployment,
     Namespace,
@@ -136,16 +135,16 @@ def linear(
     quantised: bool = True,
 ) -> Op:
     """Y[rows, wide] = X[rows, deep] W[wide, deep]^T: 2 rows wide deep FLOP."""
-    weight = layout.weight_bytes if quantised else ACTIVATION_BYTES
-    dtype = layout.math_dtype if quantised else "bf16"
+    weight = layout.weight_bytes if quantised else layout.wide_bytes
+    dtype = layout.math_dtype if quantised else layout.wide_dtype
     narrow = quantised and layout.math_dtype in ("fp8", "int8", "fp4")
     return Op(
         name=name,
         kind="linear",
         dtype=dtype,
         flops=2 * rows * wide * deep,
-        weight_bytes=wide * deep * weight + bias * ACTIVATION_BYTES,
-        activation_bytes=rows * (wide + deep) * ACTIVATION_BYTES,
+        weight_bytes=wide * deep * weight + bias * layout.wide_bytes,
+        activation_bytes=rows * (wide + deep) * layout.wide_bytes,
         # the quantisation kernel reads 16-bit activations and writes 8-bit ones
         requantise_bytes=3 * rows * deep if narrow else 0.0,
         count=count,
@@ -266,7 +265,7 @@ def attend(
         dtype=kv_dtype,
         flops=2 * rows * heads * (score_width + value_width) * (attended + new),
         kv_bytes=batch * token_bytes * (read + work.query_tokens),
-        activation_bytes=rows * heads * (score_width + value_width) * ACTIVATION_BYTES,
+        activation_bytes=rows * heads * (score_width + value_width) * layout.wide_bytes,
         units=units,
         count=count,
     )
@@ -341,7 +340,7 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
     ):
         one = linear(name, layout, visits, wide, deep, count=e.layers)
         weights = touched * (
-            wide * deep * layout.weight_bytes + wide * int(e.bias) * ACTIVATION_BYTES
+            wide * deep * layout.weight_bytes + wide * int(e.bias) * layout.wide_bytes
         )
         yield Op(
             name=name,
@@ -362,13 +361,13 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
     Latent attention norms its two latents as well; experts add the choice of experts, the sorting
     of tokens by expert and the weighted sum of what comes back.
     """
-    norm = model.norm_parameters / (2 * model.layers) * ACTIVATION_BYTES
+    norm = model.norm_parameters / (2 * model.layers) * layout.wide_bytes
     yield Op(
         name="norms",
         kind="elementwise",
         dtype="fp32",
         weight_bytes=norm,
-        activation_bytes=4 * rows * model.hidden * ACTIVATION_BYTES,
+        activation_bytes=4 * rows * model.hidden * layout.wide_bytes,
         count=2 * model.layers,
     )
     if model.latent:
@@ -379,7 +378,7 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
         name="rope",
         kind="elementwise",
         dtype="fp32",
-        activation_bytes=2 * rows * turned * ACTIVATION_BYTES,
+        activation_bytes=2 * rows * turned * layout.wide_bytes,
         count=model.layers,
     )
     if model.latent:
@@ -388,7 +387,7 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
             name="latent_norms",
             kind="elementwise",
             dtype="fp32",
-            activation_bytes=rows * latents * ACTIVATION_BYTES,
+            activation_bytes=rows * latents * layout.wide_bytes,
             count=2 * model.layers,
         )
     width = model.ffn * model.dense_layers
@@ -399,7 +398,7 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
             name="routing",
             kind="elementwise",
             dtype="fp32",
-            activation_bytes=2 * visits * model.hidden * ACTIVATION_BYTES,
+            activation_bytes=2 * visits * model.hidden * layout.wide_bytes,
             count=3 * e.layers,
         )
         width += (e.ffn * e.per_token + e.shared_ffn) * e.layers
@@ -407,7 +406,7 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
         name="activation",
         kind="elementwise",
         dtype="fp32",
-        activation_bytes=3 * all_rows * width / model.layers / layout.ffn_ranks * ACTIVATION_BYTES,
+        activation_bytes=3 * all_rows * width / model.layers / layout.ffn_ranks * layout.wide_bytes,
         count=model.layers,
     )
 
@@ -418,7 +417,7 @@ def _collectives(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
     Experts under data-parallel attention exchange tokens instead: each rank sends its rows to
     `per_token` experts and gets them back.
     """
-    row = model.hidden * ACTIVATION_BYTES
+    row = model.hidden * layout.wide_bytes
     yield Op(
         name="attention_all_reduce",
         kind="collective",

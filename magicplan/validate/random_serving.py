@@ -91,7 +91,7 @@ def random_case(seed: int) -> Case:
     spec = Speculation(gamma=0)
     if gamma:
         spec = Speculation(
-            draft=DRAFTS["eagle3"](DraftRequest(target=shape)),
+            draft=DRAFTS["eagle3"].make(DraftRequest(target=shape)),
             acceptance=Iid(alpha=float(rng.uniform(0.4, 0.85)), origin="random"),
             gamma=gamma,
         )

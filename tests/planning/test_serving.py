@@ -47,7 +47,7 @@ def a_replica(
 
 
 def eagle(r: Replica, alpha: float, gamma: int | None = None) -> Speculation:
-    draft = DRAFTS["eagle3"](DraftRequest(target=r.model))
+    draft = DRAFTS["eagle3"].make(DraftRequest(target=r.model))
     return Speculation(draft=draft, acceptance=Iid(alpha=alpha, origin="test"), gamma=gamma)
 
 

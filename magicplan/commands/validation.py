@@ -1,0 +1,183 @@
+"""Commands that run the real decoder on this device."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from magicplan.commands.options import Json, say
+from magicplan.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from magicplan.validate.session import Session
+
+RUN_FILE = "run.jsonl"
+
+
+def validate(
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu or cuda; by default cuda where it is.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", help="A preset, or a Hugging Face folder; random without weights."),
+    ] = None,
+    grid: Annotated[
+        str, typer.Option("--grid", help="quick, full, or a CSV file of batch,ctx[,gamma].")
+    ] = "quick",
+    acceptance: Annotated[
+        str | None,
+        typer.Option(
+            "--acceptance", help="checkpoint, dialled:0.8 or simulated:0.8 (timing only)."
+        ),
+    ] = None,
+    draft: Annotated[
+        str, typer.Option("--draft", help="self, ngram, or a smaller model or its folder.")
+    ] = "self",
+    draft_kv: Annotated[
+        str, typer.Option("--draft-kv", help="streaming:N or snapkv:N.")
+    ] = "streaming:512",
+    gamma: Annotated[
+        str | None, typer.Option("--gamma", help="Draft lengths, such as 4, 1,2,4 or 1..8.")
+    ] = None,
+    tree: Annotated[
+        str | None, typer.Option("--tree", help="A file of magicplan tree, measured everywhere.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="bf16, fp16 or fp32; by default the fastest.")
+    ] = None,
+    backend: Annotated[
+        str | None, typer.Option("--backend", help="native, torch, triton, varlen or flashinfer.")
+    ] = None,
+    tolerance: Annotated[
+        str, typer.Option("--tolerance", help="Error that passes, 0.15 being 15 %.")
+    ] = "0.15",
+    threads: Annotated[str, typer.Option("--threads", help="CPU threads.")] = "1",
+    seed: Annotated[str, typer.Option("--seed", help="Of weights, caches and draws.")] = "0",
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Keep run file, HTML, picture and TOMLs; continues a run."),
+    ] = None,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Compare a stored run; nothing is measured.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Run the real decoder here and hold what it does against what was predicted before.
+
+    Checks that speculative output is exact, measures this device's peaks, calibrates on small
+    workloads, writes its prediction of other and larger ones, measures them, and compares. Exit
+    status 1 where a point misses the tolerance.
+
+    Example: magicplan validate --grid quick --acceptance simulated:0.8 --out check
+    """
+    from magicplan.units import parse_number
+
+    room = parse_number(tolerance, option="--tolerance")
+    if from_ is not None:
+        from magicplan.validate.run_file import read
+
+        run = read(from_)
+    else:
+        asked = _asked(
+            device=device, model=model, grid=grid, acceptance=acceptance, draft=draft,
+            draft_kv=draft_kv, gamma=gamma, tree=tree, dtype=dtype, backend=backend,
+            threads=threads, seed=seed,
+        )  # fmt: skip
+        run = _measured(asked, out)
+    _report(run, room, out, json=json)
+
+
+def _asked(threads: str, seed: str, **words: str | None) -> Any:
+    """The question with its numbers read; needs torch, whose lack is said first."""
+    from magicplan.units import parse_count
+
+    counts = {
+        "threads": parse_count(threads, option="--threads"),
+        "seed": parse_count(seed, option="--seed", low=0),
+    }
+    if find_spec("torch") is None or find_spec("safetensors") is None:
+        raise MissingExtra("running the decoder", "validate")
+    from magicplan.validate.settings import Asked
+
+    return Asked(**words, **counts)  # type: ignore[arg-type]
+
+
+def _measured(asked: Any, out: Path | None) -> Any:
+    """A finished run, resumed where the folder holds the beginning of one."""
+    from magicplan.report.terminal import progress
+    from magicplan.validate.prepare import session
+    from magicplan.validate.settings import settle
+
+    run_session: Session = session(settle(asked))
+    folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
+    file = run_session.open(folder / RUN_FILE)
+    try:
+        with progress("validating", run_session.steps) as done:
+            return run_session.run(file, lambda _: done())
+    except KeyboardInterrupt:
+        say(f"stopped; what was measured is kept, continue with: {_again(folder)}")
+        sys.exit(130)
+
+
+def _again(folder: Path) -> str:
+    """The same command line with the folder."""
+    words = sys.argv[1:]
+    if "--out" not in words and not any(w.startswith("--out=") for w in words):
+        words = [*words, "--out", str(folder)]
+    return shlex.join(["magicplan", *words])
+
+
+def _report(run: Any, tolerance: float, out: Path | None, *, json: bool) -> None:
+    """The comparison on stdout and in the folder, and the exit status."""
+    from magicplan.report import validation as report
+    from magicplan.report.terminal import print_json, stdout
+    from magicplan.validate.compare import compare
+
+    found = compare(run, tolerance)
+    if out:
+        from magicplan.report.validation_files import write
+        from magicplan.validate.device_files import write_tomls
+
+        paths = [*write(found, out), *write_tomls(out, run)]
+        say(f"written into {out}: {', '.join(path.name for path in paths)}")
+    if json:
+        print_json(report.as_dict(found))
+    else:
+        report.render(found, stdout())
+    if not found.passed:
+        raise typer.Exit(1)
+
+
+def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
+    """Measure and fit this device; its TOMLs serve as --gpu and --stack."""
+    from magicplan.report import device_fit as report
+    from magicplan.report.terminal import print_json, progress, stdout
+
+    asked = _asked("1", "0", device=device)
+    from magicplan.validate.clock import clock_of
+    from magicplan.validate.device_files import write_tomls
+    from magicplan.validate.prepare import session
+    from magicplan.validate.settings import settle
+
+    run_session: Session = session(settle(asked))
+    folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
+    file = run_session.open(folder / "calibration.jsonl")
+    with progress("calibrating", run_session.calibration_steps) as done:
+        run_session.check_exactness(file)
+        done()
+        run_session.calibrate(file, clock_of(run_session.settings.device), lambda _: done())
+    accelerator, fitted = run_session.fit(file.run)
+    if out:
+        paths = write_tomls(out, file.run, fitted.calibration)
+        say(f"written into {out}: {', '.join(path.name for path in paths)}")
+    if json:
+        print_json(report.as_dict(accelerator, fitted))
+    else:
+        report.render(accelerator, fitted, stdout())

@@ -1,0 +1,81 @@
+"""The `torch` backend: plain torch on any device, the twin of every kernel."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from magicplan.kernels import torch_accept, torch_attention
+from magicplan.kernels.backend import Ability, Accepted, LayerCache, Noise, Topology, Window
+
+
+class TorchBackend:
+    """Plain torch. The other backends inherit what they have no kernel for."""
+
+    name: str = "torch"
+    abilities: frozenset[Ability] = frozenset({"window", "tree"})
+
+    def attention(
+        self,
+        query: Tensor,
+        cache: LayerCache,
+        lengths: Tensor,
+        *,
+        view: Window | None = None,
+        tree: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """See `Backend.attention`."""
+        on_cpu = query.device.type == "cpu"
+        path = torch_attention.sliced_attention if on_cpu else torch_attention.dense_attention
+        return path(query, cache, lengths, view=view, tree=tree, first=first)
+
+    def rope_append(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: LayerCache,
+        lengths: Tensor,
+        depths: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        first: int = 0,
+    ) -> Tensor:
+        """See `Backend.rope_append`."""
+        return torch_attention.rope_append(
+            query, key, value, cache, lengths, depths, cos, sin, first=first
+        )
+
+    def accept_greedy(self, draft: Tensor, target: Tensor) -> Accepted:
+        """See `Backend.accept_greedy`."""
+        return torch_accept.accept_greedy(draft, target)
+
+    def accept_sampled(
+        self, draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
+    ) -> Accepted:
+        """See `Backend.accept_sampled`."""
+        return torch_accept.accept_sampled(draft, draft_logits, target_logits, noise)
+
+    def accept_tree_greedy(self, tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
+        """See `Backend.accept_tree_greedy`."""
+        return torch_accept.accept_tree_greedy(tree, tokens, target)
+
+    def accept_tree_sampled(
+        self, tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
+    ) -> Accepted:
+        """See `Backend.accept_tree_sampled`."""
+        return torch_accept.accept_tree_sampled(tree, tokens, target_logits, noise)
+
+    def sample(self, logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
+        """See `Backend.sample`."""
+        return torch_accept.sample(logits, noise, node=node)
+
+    def compact(self, cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
+        """See `Backend.compact`."""
+        torch_attention.compact(cache, lengths, nodes)
+
+
+def create() -> TorchBackend:
+    """The backend; torch is all it needs."""
+    return TorchBackend()

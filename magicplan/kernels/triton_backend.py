@@ -1,0 +1,87 @@
+"""The `triton` backend: our kernels on a CUDA GPU, or in Triton's interpreter on a CPU (slow)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from magicplan.errors import UsageError
+from magicplan.kernels import interpreted
+from magicplan.kernels.backend import Accepted, LayerCache, Noise, Topology, Window
+from magicplan.kernels.torch_backend import TorchBackend
+from magicplan.kernels.triton_kernels import accept, attention
+from magicplan.kernels.triton_kernels import cache as cache_kernels
+
+
+class TritonBackend(TorchBackend):
+    """Every operation is a kernel of ours."""
+
+    name = "triton"
+
+    def attention(
+        self,
+        query: Tensor,
+        cache: LayerCache,
+        lengths: Tensor,
+        *,
+        view: Window | None = None,
+        tree: Tensor | None = None,
+        first: int = 0,
+    ) -> Tensor:
+        """See `Backend.attention`."""
+        return attention.attention(query, cache, lengths, view=view, tree=tree, first=first)
+
+    def rope_append(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        cache: LayerCache,
+        lengths: Tensor,
+        depths: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        *,
+        first: int = 0,
+    ) -> Tensor:
+        """See `Backend.rope_append`."""
+        return cache_kernels.launch_rope_append(
+            query, key, value, cache, lengths, depths, cos, sin, first=first
+        )
+
+    def accept_greedy(self, draft: Tensor, target: Tensor) -> Accepted:
+        """See `Backend.accept_greedy`."""
+        return accept.launch_greedy(draft, target)
+
+    def accept_sampled(
+        self, draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
+    ) -> Accepted:
+        """See `Backend.accept_sampled`."""
+        return accept.launch_sampled(draft, draft_logits, target_logits, noise)
+
+    def accept_tree_greedy(self, tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
+        """See `Backend.accept_tree_greedy`."""
+        return accept.launch_tree_greedy(tree, tokens, target)
+
+    def accept_tree_sampled(
+        self, tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
+    ) -> Accepted:
+        """See `Backend.accept_tree_sampled`."""
+        return accept.launch_tree_sampled(tree, tokens, target_logits, noise)
+
+    def sample(self, logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
+        """See `Backend.sample`."""
+        return accept.launch_sample(logits, noise, node=node)
+
+    def compact(self, cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
+        """See `Backend.compact`."""
+        cache_kernels.launch_compact(cache, lengths, nodes)
+
+
+def create() -> TritonBackend:
+    """Raises UsageError where there is neither a CUDA GPU nor the interpreter."""
+    if not (torch.cuda.is_available() or interpreted()):
+        raise UsageError(
+            "the triton backend needs a CUDA GPU (for tests: TRITON_INTERPRET=1 before the start)"
+        )
+    return TritonBackend()

@@ -1,0 +1,205 @@
+"""Measured beside calibrated beside ideal: a validation's table, its errors and its verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from magicplan.report.terminal import notes, table
+from magicplan.units import human_rate, human_tokens
+from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, summary
+
+DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
+SCHEMA = "magicplan.validation/1"
+
+
+def render(c: Comparison, console: Console) -> None:
+    """What was measured, a row a point; errors; what it shows; the verdict last."""
+    console.print(headline(c))
+    console.print(_point_table(c))
+    console.print(_error_table(c))
+    notes(console, "Shown here", shown(c))
+    reasons = [f"{name_of(p)}: {p.reason}" for p in c.points if p.reason]
+    if reasons:
+        notes(console, "Not passed", reasons)
+    flagged = [f"{name_of(p)}: {flag}" for p in c.points for flag in p.flags]
+    if flagged:
+        notes(console, "Flags", dict.fromkeys(flagged))
+    notes(console, "Rests on", basis(c))
+    console.print(verdict(c))
+
+
+def headline(c: Comparison) -> str:
+    """Model, draft and device in one line."""
+    device = c.run.header["device"]
+    return (
+        f"{c.content['model']}, draft {c.content['draft']}, acceptance "
+        f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
+        f"{device['name']} ({device['device']})"
+    )
+
+
+def _point_table(c: Comparison) -> Any:
+    """Three rows a point: measured, calibrated, ideal. Milliseconds."""
+    grid = table("ms", "", "decode", "verify", "drafts", "round", "tokens", "speedup")
+    for p in c.points:
+        titles = [f"{p.batch} x {human_tokens(p.ctx_tokens)}", _length(p), p.verdict]
+        sides = [("measured", p.measured), ("calibrated", p.predicted), ("ideal", p.ideal)]
+        for number, (name, side) in enumerate(sides):
+            last = number == len(sides) - 1
+            grid.add_row(titles[number], name, *_cells(side), end_section=last)
+    return grid
+
+
+def _length(p: Verdict) -> str:
+    return p.draft_length if "tree" in p.what else f"gamma {p.draft_length}"
+
+
+def _cells(side: dict[str, float]) -> list[str]:
+    if not side:
+        return []
+    names = ("decode_seconds", "verify_seconds", "draft_seconds", "round_seconds")
+    times = [1e3 * side[name] for name in names]
+    return [
+        *(f"{t:.1f}" if t >= 10 else f"{t:.2f}" for t in times),
+        f"{side['tokens_per_round']:.2f}",
+        f"{side['speedup']:.2f}",
+    ]
+
+
+def _error_table(c: Comparison) -> Any:
+    grid = table("error in %", "MAPE", "p95", "bias", "ideal MAPE", "ideal bias")
+    for quantity in QUANTITIES:
+        e, ideal = c.errors.get(quantity), c.ideal_errors.get(quantity)
+        if e and ideal:
+            grid.add_row(quantity, f"{e.mape:.1f}", f"{e.p95:.1f}", f"{e.bias:+.1f}",
+                         f"{ideal.mape:.0f}", f"{ideal.bias:+.0f}")  # fmt: skip
+    return grid
+
+
+def name_of(p: Verdict) -> str:
+    """A point in words."""
+    return f"batch {p.batch}, {human_tokens(p.ctx_tokens)}, {_length(p)}"
+
+
+def shown(c: Comparison) -> list[str]:
+    """The largest gain, the largest loss, the draft length, and whether signs were right."""
+    measured = [p for p in c.points if p.measured]
+    if not measured:
+        return ["nothing was measured"]
+    best = max(measured, key=lambda p: p.measured["speedup"])
+    worst = min(measured, key=lambda p: p.measured["speedup"])
+    lines = [_gain("largest", best), _gain("smallest", worst)]
+    clear = [p for p in measured if not p.measured["speedup_low"] < 1 < p.measured["speedup_high"]]
+    right = sum((p.measured["speedup"] > 1) == (p.predicted["speedup"] > 1) for p in clear)
+    if clear:
+        lines.append(
+            f"faster or slower as predicted in {right} of {len(clear)} points whose interval does "
+            "not hold 1"
+        )
+    for cell, lost in c.regrets.items():
+        lines.append(f"predicted best draft length at {cell}: {lost:.1f} % below the measured best")
+    return lines
+
+
+def _gain(which: str, p: Verdict) -> str:
+    m = p.measured
+    kind = "speculation wins" if m["speedup"] > 1 else "speculation loses"
+    return (
+        f"{which} speedup {m['speedup']:.2f}x [{m['speedup_low']:.2f}, {m['speedup_high']:.2f}] at "
+        f"{name_of(p)}: {kind}; predicted {p.predicted['speedup']:.2f}x, ideal "
+        f"{p.ideal['speedup']:.2f}x"
+    )
+
+
+def basis(c: Comparison) -> list[str]:
+    """What every number rests on."""
+    device, ceilings, content = c.run.header["device"], c.run.ceilings or {}, c.content
+    exact = c.run.exactness or {}
+    equal = "equals" if exact.get("greedy_equal") else "DIFFERS from"
+    versions = ", ".join(f"{k} {device[k]}" for k in DEVICE[2:] if device.get(k) is not None)
+    passes = ", ".join(f"{k}: {v:.2f}" for k, v in content["verify_kv_passes"].items())
+    lines = [
+        f"exactness: greedy output with drafts {equal} plain decoding "
+        f"({', '.join(exact.get('drafts', {}))}; in fp32, before any timing)",
+        f"device: {versions}, seed {device['seed']}, load {device['load_average']}",
+    ]
+    if ceilings:
+        peaks = ", ".join(
+            f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in ceilings["matrix_flops_per_s"].items()
+        )
+        lines.append(
+            f"ceilings, best of three: read {human_rate(ceilings['read_bytes_per_s'])}, copy "
+            f"{human_rate(ceilings['copy_bytes_per_s'])}, {peaks}, launch "
+            f"{1e6 * ceilings['launch_seconds']:.2g} us"
+        )
+    fit = content["fit_percent"]
+    lines += [
+        f"calibrated on {len(content['calibrated_on'])} other points, {fit['rows']} steps: MAPE "
+        f"{fit['mape']:.1f} % there",
+        f"attention over that of one query token: {passes}",
+        f"prediction sha256 {c.digest[:16]}, written before the first point",
+        _timing(device),
+        _acceptance(content["acceptance_origin"]),
+    ]
+    return lines
+
+
+def _timing(device: dict[str, Any]) -> str:
+    if device["device"] == "cuda":
+        return "times: medians of CUDA-graph replays between events, 95 % bootstrap intervals"
+    what = "the thread's own time" if device["threads"] == 1 else "wall time"
+    return f"times: medians of {what}, 95 % bootstrap intervals, {device['threads']} thread(s)"
+
+
+def _acceptance(origin: str) -> str:
+    if origin.startswith("simulated"):
+        return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
+    if origin.startswith("dialled"):
+        return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
+    return f"acceptance {origin}: the real accept path on real text"
+
+
+def verdict(c: Comparison) -> str:
+    """The last line."""
+    share = f"{c.count('pass')} of {c.judged} judged points within {100 * c.tolerance:.0f} %"
+    skipped = f", {c.count('skipped')} skipped" if c.count("skipped") else ""
+    if c.passed:
+        return f"Verdict: pass. {share}{skipped}."
+    impossible = f", {c.count('impossible')} faster than possible" if c.count("impossible") else ""
+    return f"Verdict: fail. {share}{impossible}{skipped}."
+
+
+def as_dict(c: Comparison) -> dict[str, Any]:
+    """The contract's document."""
+    content = c.content
+    return {
+        "schema": SCHEMA,
+        "device": c.run.header["device"],
+        "settings": c.run.header["settings"],
+        "ceilings": {k: v for k, v in (c.run.ceilings or {}).items() if k != "kind"},
+        "points": [
+            {
+                "id": p.id,
+                "batch": p.batch,
+                "ctx_tokens": p.ctx_tokens,
+                "draft": content["draft"],
+                **p.what,
+                "acceptance_origin": content["acceptance_origin"],
+                "measured": p.measured or None,
+                "predicted": p.predicted,
+                "ideal": p.ideal,
+                "verdict": p.verdict,
+                "reason": p.reason,
+                "flags": list(p.flags),
+            }
+            for p in c.points
+        ],
+        "summary": summary(c),
+        "regrets_percent": c.regrets,
+        "exactness": {k: v for k, v in (c.run.exactness or {}).items() if k != "kind"},
+        "prediction_sha256": c.digest,
+        "calibration": content["calibration"],
+        "verify_kv_passes": content["verify_kv_passes"],
+    }

@@ -1,0 +1,50 @@
+"""The gate before any timing: speculative output equals plain decoding, token for token."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from magicplan.kernels.backend import Backend
+from magicplan.model_specs.shape import ModelShape
+from magicplan.validate.build import DraftPlan, build_decoder
+from magicplan.validate.llama_config import LlamaConfig
+from magicplan.validate.transformer import Transformer
+
+SHAPE = ModelShape(
+    name="gate", layers=2, hidden=64, q_heads=4, kv_heads=2, head_dim=16, ffn=96, vocab=97,
+    max_ctx_tokens=512, norm_parameters=5 * 64,
+)  # fmt: skip
+LENGTHS = (7, 33, 60)
+"""Ragged prompts, one longer than the drafts' window."""
+NEW_TOKENS = 40
+PLANS = {
+    "chain": DraftPlan(parents=(-1, 0, 1, 2, 3), budget=24),
+    "tree": DraftPlan(parents=(-1, 0, 0, 1, 1, 2, 3), budget=24),
+    "ngram": DraftPlan(kind="ngram", parents=(-1, 0, 1, 2)),
+}
+
+
+def exactness_gate(backend: Backend, device: str, seed: int = 0) -> dict[str, Any]:
+    """Greedy decoding of three ragged sequences, with every draft against without."""
+    with torch.inference_mode():
+        model = Transformer.random(LlamaConfig(shape=SHAPE), device=device, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [torch.randint(SHAPE.vocab, (n,), generator=generator).tolist() for n in LENGTHS]
+
+        def tokens(plan: DraftPlan | None) -> list[list[int]]:
+            room = max(LENGTHS) + NEW_TOKENS + 8
+            decoder = build_decoder(model, backend, batch=len(prompts), tokens=room, plan=plan)
+            return decoder.generate(prompts, NEW_TOKENS, speculative=plan is not None)
+
+        plain = tokens(None)
+        equal = {name: tokens(plan) == plain for name, plan in PLANS.items()}
+    return {
+        "greedy_equal": all(equal.values()),
+        "drafts": equal,
+        "sequences": len(prompts),
+        "tokens": NEW_TOKENS,
+        "dtype": "fp32",
+        "backend": backend.name,
+    }

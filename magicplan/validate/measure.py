@@ -1,0 +1,247 @@
+"""Measuring a real decoder: its steps, its rounds, and what they yield. Knows no prediction."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Sequence
+from statistics import median
+from typing import Any, Protocol
+
+from magicplan.units import human_bytes
+from magicplan.validate.ceilings import Probe
+from magicplan.validate.clock import Clock, Effort, Samples, Step, alternate
+from magicplan.validate.environment import memory_bytes, watched
+from magicplan.validate.grid import DEFAULT_GAMMA, CalibrationPoint, Point
+
+DRIFT = 1.15
+"""The probe's time over its best, above which the machine has become slower."""
+Line = dict[str, Any]
+
+
+class Loaded(Protocol):
+    """A decoder whose caches hold one (batch, ctx), ready to be timed."""
+
+    def target(self, query_tokens: int) -> Step:
+        """One pass of the target over so many tokens a sequence; nothing is committed."""
+
+    def verify(self, point: Point) -> Step:
+        """The same over a round's chain or tree."""
+
+    def draft(self, point: Point) -> Step:
+        """All draft passes of a round; nothing is committed."""
+
+    def round(self, point: Point) -> Step:
+        """A whole round: draft, verify, accept, commit."""
+
+    def plain(self, point: Point) -> Step:
+        """A decode step that commits, on the text of the point's rounds."""
+
+    def rewind(self, point: Point) -> int:
+        """The point's text anew; how many tokens a sequence may then commit at most."""
+
+    def emitted(self, point: Point) -> int:
+        """Tokens that this point's rounds committed since they were last asked for."""
+
+
+class Bench(Protocol):
+    """A model and a draft on a device."""
+
+    device: str
+
+    @property
+    def simulated(self) -> bool:
+        """Does a law decide what is accepted, whatever the caches hold?"""
+
+    def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
+        """Allocate and fill the caches for these rounds at this length."""
+
+    def needed_bytes(self, batch: int, ctx: int, points: Sequence[Point]) -> float:
+        """What `load` and the steps will allocate beside the weights."""
+
+
+def calibrate_at(
+    bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort, probe: Probe
+) -> Line:
+    """One calibration point: seconds of the target at every width, of a draft step, of a round."""
+    try:
+        line = _calibrated(bench, clock, at, effort)
+        return line | _drifted(probe, line["flags"])
+    finally:
+        _release(bench)
+
+
+def _calibrated(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
+    point = Point(batch=at.batch, ctx=at.ctx, gamma=DEFAULT_GAMMA)
+    loaded = bench.load(at.batch, at.ctx, [point])
+    steps = {f"target {t}": clock.prepared(loaded.target(t)) for t in at.query_tokens}
+    steps |= {
+        "draft": clock.prepared(loaded.draft(point)),
+        "verify": clock.prepared(loaded.verify(point)),
+        "round": clock.prepared(loaded.round(point)),
+    }
+    with watched(bench.device) as watch:
+        samples = alternate(clock, steps, effort)
+    medians = {name: median(found.judged) for name, found in samples.items()}
+
+    def record(kind: str, query_tokens: int, seconds: float, **more: float) -> Line:
+        where = {"kind": kind, "batch": at.batch, "ctx_tokens": at.ctx}
+        return where | {"query_tokens": query_tokens, "seconds": seconds} | more
+
+    records = [record("target", t, medians[f"target {t}"]) for t in at.query_tokens]
+    records.append(record("draft", 1, medians["draft"] / point.gamma))
+    parts = {f"{name}_seconds": medians[name] for name in ("draft", "verify")}
+    records.append(record("round", point.query_tokens, medians["round"], **parts))
+    return {
+        "id": at.id,
+        "batch": at.batch,
+        "ctx_tokens": at.ctx,
+        "records": records,
+        "samples": {name: found.as_dict() for name, found in samples.items()},
+        "clocks": watch.as_dict(),
+        "flags": [watch.flag] if watch.flag else [],
+    }
+
+
+def measure_cell(
+    bench: Bench, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
+) -> list[Line]:
+    """All points of one (batch, ctx): decode, drafts, verification and rounds in turn.
+
+    A cell that does not fit is skipped, with what it needs, before anything is allocated; one that
+    runs out of memory all the same is skipped then.
+    """
+    batch, ctx = points[0].batch, points[0].ctx
+    if refusal := does_not_fit(bench, points):
+        return [_skipped(point, refusal) for point in points]
+    import torch
+
+    try:
+        return _measured(bench, clock, points, effort, probe)
+    except torch.OutOfMemoryError:
+        needed, free = bench.needed_bytes(batch, ctx, points), memory_bytes(bench.device)
+        why = f"out of memory (predicted {human_bytes(needed)}, now free {human_bytes(free)})"
+        return [_skipped(point, why) for point in points]
+    finally:
+        _release(bench)
+
+
+def _drifted(probe: Probe, flags: list[str]) -> Line:
+    """The memory's rate now, the best so far, and the flags with what they say."""
+    drift = probe.drift()
+    if drift > DRIFT:
+        flags = [*flags, f"memory became {drift:.2f} times slower around this point"]
+    return {"drift": round(drift, 3), "read_bytes_per_s": probe.best_bytes_per_s, "flags": flags}
+
+
+def _release(bench: Bench) -> None:
+    """Give the memory of the last cell's caches and graphs back."""
+    gc.collect()
+    if bench.device == "cuda":
+        import torch
+
+        torch.cuda.empty_cache()
+
+
+def _groups(bench: Bench, steps: dict[str, Step]) -> list[dict[str, Step]]:
+    """Steps that may alternate. Where caches decide what is accepted, rounds come first: the other
+    steps write what no round has committed."""
+    if bench.simulated:
+        return [steps]
+    rounds = {name: step for name, step in steps.items() if name.startswith("round")}
+    return [rounds, {name: step for name, step in steps.items() if name not in rounds}]
+
+
+def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
+    """Needed, free, and the largest batch that fits; '' where all of it fits."""
+    batch, ctx = points[0].batch, points[0].ctx
+    free = memory_bytes(bench.device)
+    needed = bench.needed_bytes(batch, ctx, points)
+    if needed <= free:
+        return ""
+    most = batch
+    while most and bench.needed_bytes(most, ctx, points) > free:
+        most -= 1
+    largest = f"the largest batch at this context is {most}" if most else "no batch fits here"
+    return f"needs {human_bytes(needed)}, {human_bytes(free)} are free; {largest}"
+
+
+def _skipped(point: Point, why: str) -> Line:
+    return {"id": point.id, "batch": point.batch, "ctx_tokens": point.ctx, "skipped": why}
+
+
+def _measured(
+    bench: Bench, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
+) -> list[Line]:
+    loaded = bench.load(points[0].batch, points[0].ctx, points)
+    steps = {"decode": clock.prepared(loaded.target(1))}
+    for point in points:
+        for kind in ("draft", "verify", "round"):
+            step: Step = getattr(loaded, kind)(point)
+            steps[f"{kind} {point.id}"] = clock.prepared(step)
+    emitted: dict[str, list[int]] = {f"round {point.id}": [] for point in points}
+    by_round = {f"round {point.id}": point for point in points}
+
+    def after(name: str) -> None:
+        if not name:
+            for point in points:
+                loaded.emitted(point)  # what the warm-up committed
+        elif name in emitted:
+            emitted[name].append(loaded.emitted(by_round[name]))
+
+    with watched(bench.device) as watch:
+        samples: dict[str, Samples] = {}
+        for together in _groups(bench, steps):
+            samples |= alternate(clock, together, effort, after)
+    seen = _drifted(probe, [watch.flag] if watch.flag else [])
+    return [
+        {
+            "id": point.id,
+            "batch": point.batch,
+            "ctx_tokens": point.ctx,
+            "samples": {"decode": samples["decode"].as_dict()}
+            | {k: samples[f"{k} {point.id}"].as_dict() for k in ("draft", "verify", "round")},
+            "emitted_tokens": emitted[f"round {point.id}"],
+            "clocks": watch.as_dict(),
+        }
+        | seen
+        for point in points
+    ]
+
+
+def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line:
+    """Wall clock of whole generations, with and without speculation, prefill excluded.
+
+    Steps follow each other without a look at what they yield, in stretches as long as the text has
+    room, until each side has taken `seconds`. Tokens are those committed by all sequences.
+    """
+    loaded = bench.load(point.batch, point.ctx, [point])
+    sides = {
+        "plain": (loaded.plain(point), 1),
+        "speculative": (loaded.round(point), point.depth + 1),
+    }
+    found: Line = {"id": point.id}
+    for name, (step, most) in sides.items():
+        ready = clock.prepared(step)
+        wall = tokens = steps = 0.0
+        while wall < seconds:
+            stretch = max(loaded.rewind(point) // most, 1)
+            loaded.emitted(point)
+            start = time.perf_counter()
+            for _ in range(stretch):
+                ready()
+            settle(bench.device)
+            wall += time.perf_counter() - start
+            tokens += loaded.emitted(point)
+            steps += stretch
+        found[name] = {"seconds": wall, "tokens": tokens, "steps": steps}
+    rate = {name: found[name]["tokens"] / found[name]["seconds"] for name in sides}
+    return found | {"speedup": rate["speculative"] / rate["plain"]}
+
+
+def settle(device: str) -> None:
+    """Wait until the device has done what it was given."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()

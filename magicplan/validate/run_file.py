@@ -1,0 +1,207 @@
+"""One run as JSON lines, written as it happens: a killed run continues, a finished one is compared.
+
+Every line has a `kind`, in the order of `KINDS`. The prediction stands before the first point that
+it predicts, with its sha256: nobody can tune it afterwards.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from magicplan.errors import SpecError, UsageError
+
+SCHEMA = "magicplan.run/1"
+KINDS = ("header", "exactness", "ceilings", "calibration", "prediction", "point")
+NEEDED = {
+    "header": ("schema", "settings", "device"),
+    "exactness": ("greedy_equal",),
+    "ceilings": ("read_bytes_per_s",),
+    "calibration": ("id", "records"),
+    "prediction": ("content", "sha256"),
+    "point": ("id", "batch", "ctx_tokens"),
+}
+"""Fields without which a line means nothing."""
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What a run depends on: equal settings on one device continue one file."""
+
+    device: str
+    model: str
+    grid: str
+    acceptance: str
+    draft: str
+    draft_kv: str
+    dtype: str
+    backend: str
+    threads: int
+    seed: int
+    gamma: str | None = None
+    tree: str | None = None
+
+
+def digest(content: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class Run:
+    """What a run file holds so far."""
+
+    header: Line
+    exactness: Line | None = None
+    ceilings: Line | None = None
+    calibration: list[Line] = field(default_factory=list)
+    prediction: Line | None = None
+    points: list[Line] = field(default_factory=list)
+
+    def peaks(self) -> Line:
+        """The ceilings, with the fastest read seen before the prediction was made."""
+        found = dict(self.ceilings or {})
+        reads = [line.get("read_bytes_per_s", 0.0) for line in self.calibration]
+        return found | {"read_bytes_per_s": max([found["read_bytes_per_s"], *reads])}
+
+    def take(self, line: Line) -> str:
+        """Add a line; the sentence says why it cannot follow, '' if it can."""
+        kind = line["kind"]
+        if kind == "calibration":
+            if self.prediction:
+                return "a calibration measured after the prediction"
+            self.calibration.append(line)
+        elif kind == "point":
+            problem = self._foreign(line)
+            if problem:
+                return problem
+            self.points.append(line)
+        elif getattr(self, kind) is not None:
+            return f"a second {kind}"
+        elif kind == "prediction" and digest(line["content"]) != line["sha256"]:
+            return "the prediction does not have its sha256: it was changed after it was written"
+        else:
+            setattr(self, kind, line)
+        return ""
+
+    def _foreign(self, line: Line) -> str:
+        """Why a point cannot be held against this run's prediction."""
+        if self.prediction is None:
+            return f"{line['id']} was measured before its prediction was written"
+        content = self.prediction["content"]
+        fitted = {(c["batch"], c["ctx_tokens"]) for c in content["calibrated_on"]}
+        if (line["batch"], line["ctx_tokens"]) in fitted or line["id"] in {
+            c["id"] for c in content["calibrated_on"]
+        }:
+            return f"{line['id']} was used for the calibration; it cannot validate it"
+        if line["id"] not in {point["id"] for point in content["points"]}:
+            return f"{line['id']} has no prediction in this run"
+        if any(known["id"] == line["id"] for known in self.points):
+            return f"a second measurement of {line['id']}"
+        return ""
+
+
+def read(path: Path) -> Run:
+    """A stored run; a last line that was cut off is left out. Raises SpecError naming the line."""
+    return _parse(path)[0]
+
+
+def _parse(path: Path) -> tuple[Run, int]:
+    """The run, and the bytes of its whole lines."""
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+    run: Run | None = None
+    whole = 0
+    for number, raw in enumerate(data.splitlines(keepends=True), 1):
+        if not raw.endswith(b"\n"):
+            break  # cut by a kill: the line was being written
+        line = _line(path, number, raw)
+        if run is None:
+            if line["kind"] != "header" or line.get("schema") != SCHEMA:
+                raise SpecError(path, f"line {number}: expected a header of schema {SCHEMA}")
+            run = Run(header=line)
+        elif refusal := run.take(line):
+            raise SpecError(path, f"line {number}: {refusal}")
+        whole += len(raw)
+    if run is None:
+        raise SpecError(path, "holds no whole line; expected a run file of magicplan validate")
+    return run, whole
+
+
+def _line(path: Path, number: int, raw: bytes) -> Line:
+    try:
+        line = json.loads(raw)
+    except (ValueError, RecursionError) as problem:
+        raise SpecError(path, f"line {number}: is not JSON ({problem})") from None
+    if not isinstance(line, dict) or line.get("kind") not in KINDS:
+        raise SpecError(path, f"line {number}: expected an object whose kind is {', '.join(KINDS)}")
+    missing = [name for name in NEEDED[line["kind"]] if name not in line]
+    if missing:
+        raise SpecError(path, f"line {number}: {line['kind']} without {', '.join(missing)}")
+    return line
+
+
+class RunFile:
+    """The file of a run in progress; every line is on disk when `append` returns."""
+
+    def __init__(self, path: Path, run: Run) -> None:
+        self.path, self.run = path, run
+
+    @classmethod
+    def start(cls, path: Path, header: Line) -> RunFile:
+        """A new file, or the rest of one of the same settings on the same device.
+
+        Raises UsageError for a file of other settings, SpecError for one that is no run file.
+        """
+        if path.exists() and path.stat().st_size:
+            run, whole = _parse(path)
+            _same(path, run.header, header)
+            with path.open("r+b") as file:
+                file.truncate(whole)
+            return cls(path, run)
+        first = {"kind": "header", "schema": SCHEMA, **header}
+        found = cls(path, Run(header=first))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            found._write(first)
+        except OSError as problem:
+            raise UsageError(f"{path}: cannot be written ({problem.strerror})") from None
+        return found
+
+    def append(self, kind: str, **content: Any) -> Line:
+        """Write one line. Raises UsageError where it cannot follow what is there."""
+        line = {"kind": kind, **content}
+        if problem := self.run.take(line):
+            raise UsageError(f"{self.path}: {problem}")
+        self._write(line)
+        return line
+
+    def _write(self, line: Line) -> None:
+        with self.path.open("ab") as file:
+            file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _same(path: Path, stored: Line, wanted: Line) -> None:
+    """Refuse to mix two questions, or two machines, in one file."""
+    for what, there, here in (
+        *(
+            (f"--{name.replace('_', '-')}", stored["settings"].get(name), value)
+            for name, value in wanted["settings"].items()
+        ),
+        ("a device", stored["device"].get("name"), wanted["device"].get("name")),
+        ("a version", stored["device"].get("magicplan"), wanted["device"].get("magicplan")),
+    ):
+        if there != here:
+            raise UsageError(
+                f"{path} was begun with {what} {there!r}, not {here!r}; choose another --out"
+            )

@@ -1,0 +1,220 @@
+"""`validate` and `calibrate --device` as a user meets them, on a model of 40,000 parameters."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from magicplan import cli
+from magicplan.commands import validation
+from magicplan.validate import measure, run_file
+from tests.validate import runs
+
+STORED = Path(__file__).parent / "validate" / "data" / "run.jsonl"
+Done = tuple[int, str, str]
+
+
+@pytest.fixture(name="call")
+def _call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
+    """Runs a command line in this process: (exit status, stdout, stderr)."""
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def run(*words: str) -> Done:
+        monkeypatch.setattr("sys.argv", ["magicplan", *words])
+        with pytest.raises(SystemExit) as status:
+            cli.main()
+        told = capsys.readouterr()
+        code = status.value.code
+        return (code if isinstance(code, int) else 0), told.out, told.err
+
+    return run
+
+
+def small_model(folder: Path) -> str:
+    pytest.importorskip("torch")
+    config = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 128,
+        "num_attention_heads": 1, "num_key_value_heads": 1, "intermediate_size": 64,
+        "max_position_embeddings": 4096, "tie_word_embeddings": True,
+        "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder / "config.json")
+
+
+def test_a_tiny_run_from_start_to_end(call: Any, tmp_path: Path) -> None:
+    model, out = small_model(tmp_path), tmp_path / "out"
+    words = ("validate", "--device", "cpu", "--model", model, "--grid", "tiny", "--backend",
+             "torch", "--out", str(out), "--tolerance", "1000000")  # fmt: skip
+    status, text, told = call(*words, "--json")
+    assert status == 0, told
+    document = json.loads(text)
+    assert document["schema"] == "magicplan.validation/1"
+    assert document["exactness"]["greedy_equal"] is True
+    assert document["summary"]["points"] == 6
+    assert document["points"][0]["measured"]["tokens_per_s"] > 0
+    assert {p["acceptance_origin"] for p in document["points"]} == {"simulated:0.8"}
+    assert sorted(p.suffix for p in out.iterdir()) == [".html", ".jsonl", ".png", ".toml", ".toml"]
+
+    # the same again measures nothing, and answers from the file
+    before = (out / "run.jsonl").read_bytes()
+    status, text, _ = call(*words)
+    assert status == 0
+    assert (out / "run.jsonl").read_bytes() == before
+    assert text.rstrip().splitlines()[-1].startswith("Verdict: pass. ")
+
+    # the TOMLs are this device for the predicting side
+    gpu, stack = sorted(out.glob("*.toml"), key=lambda p: len(p.name))
+    status, text, _ = call("predict", "--gpu", str(gpu), "--stack", str(stack), "--model",
+                           "llama-3.2-1b", "--json")  # fmt: skip
+    assert status == 0
+    assert json.loads(text)["baseline"]["step_seconds"] > 0
+
+
+def test_ctrl_c_keeps_the_file_and_says_how_to_go_on(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, out = small_model(tmp_path), tmp_path / "out"
+    words = ("validate", "--device", "cpu", "--model", model, "--grid", "tiny", "--backend",
+             "torch", "--tolerance", "1000000")  # fmt: skip
+    calls = []
+
+    def stopping(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return measure.measure_cell(*given)
+
+    monkeypatch.setattr("magicplan.validate.session.measure_cell", stopping)
+    status, text, told = call(*words, "--out", str(out))
+    assert (status, text) == (130, "")
+    assert f"magicplan {' '.join(words)} --out {out}" in told
+    kept = run_file.read(out / "run.jsonl")
+    assert len(kept.points) == 1
+
+    # killed in the middle of a line: the rest is measured, the prediction is the one from before
+    with (out / "run.jsonl").open("ab") as file:
+        file.write(b'{"kind": "point", "id": "b4-')
+    status, text, _ = call(*words, "--out", str(out))
+    assert status == 0
+    found = run_file.read(out / "run.jsonl")
+    assert len(found.points) == 6
+    assert found.prediction == kept.prediction
+    assert found.points[0] == kept.points[0]
+    status, text, told = call(*words, "--out", str(out), "--seed", "1")
+    assert (status, text) == (2, "")
+    assert "--seed 0, not 1; choose another --out" in told
+
+
+def test_calibrate_this_device(call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, model = validation._asked, small_model(tmp_path)
+
+    def small(*given: Any, **words: Any) -> Any:
+        return asked(*given, **words, model=model, grid="tiny", backend="torch")
+
+    monkeypatch.setattr(validation, "_asked", small)
+    words = ("calibrate", "--device", "cpu", "--out", str(tmp_path / "mine"))
+    status, text, told = call(*words, "--json")
+    assert status == 0, told
+    assert json.loads(text)["fit_percent"]["rows"] > 10
+    assert len(list((tmp_path / "mine").glob("*.toml"))) == 2
+    status, text, _ = call(*words)  # from the same file
+    assert status == 0
+    assert "attention over that of one query token" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("calibrate",), "either --kernels FOLDER or --device"),
+        (("calibrate", "--kernels", "x", "--device", "cpu"), "either --kernels FOLDER or --device"),
+        (("validate", "--tolerance", "0"), "--tolerance"),
+        (("validate", "--tolerance", "nan"), "--tolerance"),
+        (("validate", "--threads", "0"), "--threads"),
+        (("validate", "--seed", "-1"), "--seed"),
+        (("validate", "--device", "tpu"), "--device tpu: expected cpu or cuda"),
+        (("validate", "--device", "cpu", "--grid", "quikc"), "quick, full or a CSV file"),
+        (("validate", "--device", "cpu", "--gamma", "99"), "--gamma"),
+        (("validate", "--device", "cpu", "--dtype", "fp8"), "bf16, fp16, fp32"),
+        (("validate", "--device", "cpu", "--backend", "cudnn"), "unknown backend"),
+        (("validate", "--device", "cpu", "--model", "gpt-5"), "unknown model"),
+        (("validate", "--device", "cpu", "--model", "mixtral-8x7b"), "mixture-of-experts"),
+        (("validate", "--device", "cpu", "--acceptance", "0.8"), "expected checkpoint, dialled"),
+        (("validate", "--device", "cpu", "--acceptance", "simulated:2"), "rates from 0 to 1"),
+        (("validate", "--device", "cpu", "--acceptance", "checkpoint"), "no folder with safeten"),
+        (("validate", "--device", "cpu", "--draft", "eagle3"), "runs self, ngram or a smaller"),
+        (("validate", "--device", "cpu", "--draft-kv", "quant:4"), "streaming:N and snapkv:N"),
+        (("validate", "--device", "cpu", "--draft-kv", "streaming:4"), "N above its 4 sinks"),
+        (("validate", "--device", "cpu", "--tree", "none.json"), "cannot be read"),
+        (("validate", "--device", "cpu", "--model", "llama-3.1-405b"), "weights of llama-3.1-405b"),
+        (("validate", "--from", "none.jsonl"), "cannot be read"),
+    ],
+)
+def test_bad_input_is_one_sentence(call: Any, words: tuple[str, ...], wanted: str) -> None:
+    pytest.importorskip("torch")
+    status, text, told = call(*words)
+    assert (status, text) == (2, "")
+    assert wanted in told
+    assert told.count("\n") == 1
+
+
+def test_no_gpu_and_no_torch_are_status_3(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    if not torch.cuda.is_available():
+        status, text, told = call("validate", "--device", "cuda")
+        assert (status, text) == (3, "")
+        assert "finds no CUDA device" in told
+    monkeypatch.setattr("magicplan.commands.validation.find_spec", lambda name: None)
+    for words in (("validate",), ("calibrate", "--device", "cpu")):
+        status, text, told = call(*words)
+        assert (status, text) == (3, "")
+        assert "pip install 'magicplan[validate]'" in told
+
+
+def test_a_stored_run_is_compared_without_torch(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("magicplan.commands.validation.find_spec", lambda name: None)
+    status, text, _ = call("validate", "--from", str(STORED), "--tolerance", "100")
+    assert status == 0
+    assert "exactness: greedy output with drafts equals plain decoding" in text
+    assert max(map(len, text.splitlines())) <= 100
+    status, text, _ = call("validate", "--from", str(STORED), "--tolerance", "0.0001", "--json")
+    assert status == 1
+    document = json.loads(text)
+    assert document["summary"]["verdict"] == "fail"
+    assert {p["verdict"] for p in document["points"]} <= {"fail", "skipped"}
+
+
+def test_a_stored_run_as_html(call: Any, tmp_path: Path) -> None:
+    """A device whose name is markup stays text; the page needs nothing from outside."""
+    stored = tmp_path / "run.jsonl"
+    shutil.copy(STORED, stored)
+    lines = stored.read_text().splitlines()
+    header = json.loads(lines[0])
+    header["device"]["name"] = runs.DEVICE["name"]
+    stored.write_text("\n".join([json.dumps(header), *lines[1:]]) + "\n")
+    call("validate", "--from", str(stored), "--out", str(tmp_path / "out"))
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Test CPU &lt;b&gt;" in page
+    assert "<b>" not in page
+    assert "http" not in page.replace("data:image/png;base64", "")
+    assert (tmp_path / "out" / "predicted-against-measured.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_cut_stored_run_counts_what_is_whole(call: Any, tmp_path: Path) -> None:
+    cut = tmp_path / "run.jsonl"
+    cut.write_bytes(STORED.read_bytes()[:-40])
+    _, text, _ = call("validate", "--from", str(cut), "--tolerance", "100", "--json")
+    points = json.loads(text)["points"]
+    assert points[-1]["verdict"] == "skipped"
+    assert "the run was stopped before this point" in points[-1]["reason"]
+    broken = STORED.read_text().splitlines()
+    broken[3] = broken[3][:50]
+    cut.write_text("\n".join(broken) + "\n")
+    status, text, told = call("validate", "--from", str(cut))
+    assert (status, text) == (2, "")
+    assert "line 4: is not JSON" in told
