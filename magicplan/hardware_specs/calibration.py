@@ -109,7 +109,7 @@ class Calibration:
     step_residual: Residual
     speedup_residual: Residual
     linear: Mapping[str, LinearFit] = field(default_factory=dict)
-    """By math dtype, and by `dtype.experts` where grouped products were seen to differ; a dtype
+    """By math dtype, and by `dtype_experts` where grouped products were seen to differ; a dtype
     that is not here takes the ideal form."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
@@ -128,8 +128,8 @@ class Calibration:
 
     def linear_fit(self, dtype: str, *, grouped: bool = False) -> LinearFit:
         """The fit of linear layers in that math dtype, or in the nearest one fitted."""
-        if grouped and f"{dtype}.experts" in self.linear:
-            return self.linear[f"{dtype}.experts"]
+        if grouped and f"{dtype}_experts" in self.linear:
+            return self.linear[f"{dtype}_experts"]
         return _nearest(self.linear, dtype, _IDEAL_LINEAR)
 
     def attention_fit(self, kv_dtype: str) -> AttentionFit:

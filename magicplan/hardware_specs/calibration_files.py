@@ -184,7 +184,7 @@ def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> di
     for dtype in ("fp8", "fp4") if fp4 else ("fp8",):
         slowdown = found.get("experts", {}).get(f"{dtype}_slowdown")
         if slowdown:
-            seen[f"{dtype}.experts"] = _slower(fp8, bf16, 0.0, slowdown)
+            seen[f"{dtype}_experts"] = _slower(fp8, bf16, 0.0, slowdown)
     return seen
 
 

@@ -70,10 +70,10 @@ def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
 def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float]:
     """Seconds of all but the experts, of their launches, of their work in 8 bits, of prefill."""
     calibration = scene.machine.calibration
-    linear = {k: v for k, v in calibration.linear.items() if not k.endswith(".experts")}
+    linear = {k: v for k, v in calibration.linear.items() if not k.endswith("_experts")}
     fp8 = replace(calibration.linear_fit("fp8"), requantise_efficiency=math.inf)
     plain = replace(fp8, launch_seconds=calibration.linear_fit("bf16").launch_seconds)
-    grouped = {f"{dtype}.experts": plain for dtype in ("fp8", "fp4")}
+    grouped = {f"{dtype}_experts": plain for dtype in ("fp8", "fp4")}
     machine = replace(scene.machine, calibration=replace(calibration, linear={**linear, **grouped}))
     work = Pass(batch=scene.batch, ctx=scene.ctx)
     ops = forward(scene.target, scene.layout, work)
