@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,12 @@ def uniform(noise: Noise, stream: int, node: Tensor, token: Tensor) -> Tensor:
     return (philox(noise.seed, (first, request, step, last)).float() + 0.5) * 2.0**-32
 
 
+class Race(Protocol):
+    """How a token is drawn; see `race`."""
+
+    def __call__(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor: ...
+
+
 def race(weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor:
     """[B] int64: token drawn in proportion to weights [B, V]. node: [B, 1].
 
@@ -66,7 +74,7 @@ def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
 
 
 def accept_sampled(
-    draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
+    draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
     """See `Backend.accept_sampled`."""
     gamma = draft.shape[1]
@@ -115,7 +123,7 @@ def _walked(path: list[Tensor], token: Tensor) -> Accepted:
 
 
 def accept_tree_sampled(
-    tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
+    tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
     """See `Backend.accept_tree_sampled`."""
     p_all = _law(target_logits)
@@ -136,7 +144,7 @@ def accept_tree_sampled(
     return _walked(path, token)
 
 
-def sample(logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
+def sample(logits: Tensor, noise: Noise, *, node: int = 0, race: Race = race) -> Tensor:
     """See `Backend.sample`."""
     at = torch.full((logits.shape[0], 1), node, device=logits.device)
     return race(_law(logits), noise, SAMPLE, at)
