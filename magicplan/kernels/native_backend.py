@@ -1,4 +1,4 @@
-"""The `native` backend: attention on a CPU by a small C kernel, near the speed of memory.
+"""The `native` backend: attention and races on a CPU by small C kernels, near memory's speed.
 
 Plain torch reaches a quarter to a half of a core's memory rate in attention and pays some 20 µs a
 head, so that a short window costs it ten times what its bytes do. The kernel is compiled at first
@@ -28,11 +28,12 @@ import torch
 from torch import Tensor
 
 from magicplan.errors import UsageError
-from magicplan.kernels.backend import LayerCache, Window
+from magicplan.kernels.backend import LayerCache, Noise, Window
 from magicplan.kernels.torch_backend import TorchBackend
 
 SOURCES = tuple(
-    Path(__file__).parent / "native" / name for name in ("attention.c", "head.h", "pairs.h")
+    Path(__file__).parent / "native" / name
+    for name in ("attention.c", "race.c", "head.h", "pairs.h")
 )
 FLAGS = ("-O3", "-march=native", "-ffast-math", "-fno-finite-math-only", "-shared", "-fPIC")
 X86_FLAGS = ("-mprefer-vector-width=512",)
@@ -57,7 +58,7 @@ class Shape(ctypes.Structure):
 
 
 class NativeBackend(TorchBackend):
-    """A C kernel for attention, plain torch for the rest."""
+    """C for attention and for drawing tokens, plain torch for the rest."""
 
     name = "native"
 
@@ -66,6 +67,21 @@ class NativeBackend(TorchBackend):
             torch.float32: library.attention_float,
             torch.bfloat16: library.attention_bf16,
         }
+        self._race = library.race
+
+    def race(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor:
+        """See `torch_accept.race`."""
+        if weights.dtype != torch.float32 or weights.device.type != "cpu":
+            return super().race(weights, noise, stream, node)
+        batch, vocab = weights.shape
+        weights, token = weights.contiguous(), torch.zeros(batch, dtype=torch.int64)
+        last = (node[:, 0].long() | stream << 16).contiguous()
+        operands = (noise.request, noise.step, last, token)
+        self._race(
+            ctypes.c_void_p(weights.data_ptr()), batch, vocab, ctypes.c_uint64(noise.seed),
+            *(ctypes.c_void_p(x.data_ptr()) for x in operands),
+        )  # fmt: skip
+        return token
 
     def attention(
         self,
@@ -148,7 +164,9 @@ def library(*more_flags: str) -> Path:
         with tempfile.TemporaryDirectory(dir=cache) as folder:
             made = Path(folder) / name
             done = subprocess.run(
-                [*command, str(SOURCES[0]), "-o", str(made)], capture_output=True, text=True
+                [*command, *map(str, SOURCES[:2]), "-o", str(made), "-lm"],
+                capture_output=True,
+                text=True,
             )
             if done.returncode:
                 first = (done.stderr.strip().splitlines() or ["no message"])[0]

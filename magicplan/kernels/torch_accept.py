@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
@@ -35,6 +37,12 @@ def uniform(noise: Noise, stream: int, node: Tensor, token: Tensor) -> Tensor:
     return (philox(noise.seed, (first, request, step, last)).float() + 0.5) * 2.0**-32
 
 
+class Race(Protocol):
+    """How a token is drawn; see `race`."""
+
+    def __call__(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor: ...
+
+
 def race(weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor:
     """[B] int64: token drawn in proportion to weights [B, V]. node: [B, 1].
 
@@ -49,8 +57,12 @@ def _law(logits: Tensor) -> Tensor:
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def _choices(target: Tensor) -> Tensor:
-    return target.argmax(-1) if target.is_floating_point() else target
+def choices(target: Tensor) -> Tensor:
+    """The lowest argmax of logits [..., V]; choices are given back as they are.
+
+    `max` says which of equals it takes, and on a CPU is six times as fast as `argmax` in bfloat16.
+    """
+    return target.max(-1).indices if target.is_floating_point() else target
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
@@ -60,13 +72,13 @@ def _pick(x: Tensor, index: Tensor) -> Tensor:
 
 def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
     """See `Backend.accept_greedy`."""
-    chosen = _choices(target)
+    chosen = choices(target)
     count = (draft == chosen[:, :-1]).long().cumprod(1).sum(1)
     return Accepted(count=count.int(), token=_pick(chosen, count))
 
 
 def accept_sampled(
-    draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
+    draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
     """See `Backend.accept_sampled`."""
     gamma = draft.shape[1]
@@ -90,7 +102,7 @@ def _residual(p: Tensor, q: Tensor) -> Tensor:
 
 def accept_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
     """See `Backend.accept_tree_greedy`."""
-    chosen = _choices(target)
+    chosen = choices(target)
     node = torch.zeros_like(tokens[:, 0])
     path = []
     for _ in range(tree.levels):
@@ -115,7 +127,7 @@ def _walked(path: list[Tensor], token: Tensor) -> Accepted:
 
 
 def accept_tree_sampled(
-    tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
+    tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
     """See `Backend.accept_tree_sampled`."""
     p_all = _law(target_logits)
@@ -136,7 +148,7 @@ def accept_tree_sampled(
     return _walked(path, token)
 
 
-def sample(logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
+def sample(logits: Tensor, noise: Noise, *, node: int = 0, race: Race = race) -> Tensor:
     """See `Backend.sample`."""
     at = torch.full((logits.shape[0], 1), node, device=logits.device)
     return race(_law(logits), noise, SAMPLE, at)

@@ -14,6 +14,10 @@ class TorchBackend:
     name: str = "torch"
     abilities: frozenset[Ability] = frozenset({"window", "tree"})
 
+    def race(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor:
+        """See `torch_accept.race`; what a faster generator replaces."""
+        return torch_accept.race(weights, noise, stream, node)
+
     def attention(
         self,
         query: Tensor,
@@ -55,7 +59,7 @@ class TorchBackend:
         self, draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
     ) -> Accepted:
         """See `Backend.accept_sampled`."""
-        return torch_accept.accept_sampled(draft, draft_logits, target_logits, noise)
+        return torch_accept.accept_sampled(draft, draft_logits, target_logits, noise, self.race)
 
     def accept_tree_greedy(self, tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
         """See `Backend.accept_tree_greedy`."""
@@ -65,11 +69,11 @@ class TorchBackend:
         self, tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
     ) -> Accepted:
         """See `Backend.accept_tree_sampled`."""
-        return torch_accept.accept_tree_sampled(tree, tokens, target_logits, noise)
+        return torch_accept.accept_tree_sampled(tree, tokens, target_logits, noise, self.race)
 
     def sample(self, logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
         """See `Backend.sample`."""
-        return torch_accept.sample(logits, noise, node=node)
+        return torch_accept.sample(logits, noise, node=node, race=self.race)
 
     def compact(self, cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
         """See `Backend.compact`."""

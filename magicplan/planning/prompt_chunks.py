@@ -75,13 +75,16 @@ def mix_prompts(
     share, wide, decoded = groups.share, space[..., None], rows[..., None]
     few = np.maximum(arrivals, 1e-6)
     together = few / -np.expm1(-few)
-    tokens = groups.new + (together[..., None] - 1) * float((groups.new * share).sum())
-    full = np.ceil(tokens / wide) - 1
+    whole = np.ceil(groups.new / wide) - 1
+    rest = groups.new - whole * wide
+    others = (together[..., None] - 1) * float((groups.new * share).sum())
+    joined = np.minimum(others, wide - rest)  # into the last step; what spills over fills more
+    full = whole + (others - joined) / wide
     base = table.at(decoded)
     full_extra = table.at(decoded + wide) - base
     attention = prefill.of(groups.new, groups.cached)[:, None, :]
     mean_attention = (attention * share).sum(axis=-1, keepdims=True)
-    extra = full * full_extra + table.at(decoded + tokens - full * wide) - base + sequence_seconds
+    extra = full * full_extra + table.at(decoded + rest + joined) - base + sequence_seconds
     extra = extra + attention + (together[..., None] - 1) * mean_attention
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds

@@ -1,7 +1,7 @@
 """Steady state of continuous batching, in closed form, for many replicas at once.
 
 Every quantity is a function of the batch that a decoding request sees, so that the arrival rate
-is an output and only a closed population's queue is iterated. Little's law ties them: B requests
+is an output; only corrections of the second order are iterated. Little's law ties them: B requests
 in flight, each of n rounds of T seconds, arrive at B / (n T) a second; each brings S seconds of
 prompt chunks that stretch the rounds of the others, T = round + B S / n.
 Axes are [config, batch]; prompts add a last axis of groups [k].
@@ -22,6 +22,8 @@ from magicplan.roofline.deployment import Array
 
 UTILISATIONS = np.linspace(0.02, 0.95, 32)
 """Of replicas that only prefill."""
+SLOWNESS_ROUNDS = 6
+"""Of the iteration between the rate and the share of time that prompts take at that rate."""
 Flags = NDArray[np.bool_]
 SAFE_MARGIN = 2.326
 """Standard deviations that the cache keeps free: requests in flight outgrow it for at most 1 % of
@@ -147,13 +149,15 @@ def steady_states(
     met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix, share)
     fast = rounds.round_seconds + met * mix.extra
     rate = in_flight / (per_request * fast)
-    queue = queue_prompts(load, rate, in_flight, arrivals, mix, share)
     mixed = (mix.mixed * share).sum(axis=-1)
-    slow, turnover = fast, np.ones_like(fast)
-    if not load.replaces:
+    step, slow, turnover = fast, fast, np.ones_like(fast)
+    queue = queue_prompts(load, rate, in_flight, arrivals, mix, share)
+    for _ in range(0 if load.replaces else SLOWNESS_ROUNDS):
         slow = rounds.round_seconds + queue.busy * (mixed - rounds.round_seconds)
         turnover = _turnover(rate, queue.busy, rounds.round_seconds, mixed)
-    step = fast + np.maximum(slow - fast, 0.0) * remaining(turnover * per_request)
+        step = fast + np.maximum(slow - fast, 0.0) * remaining(turnover * per_request)
+        rate = np.sqrt(rate * in_flight / (per_request * step))
+        queue = queue_prompts(load, rate, in_flight, arrivals, mix, share)
     rate = in_flight / (per_request * step)
     use, margin, holds = _memory(room, batch, in_flight, rate, mix.own, share)
     return Steady(
@@ -292,16 +296,35 @@ def last_feasible(state: Steady, margin: float = SAFE_MARGIN) -> NDArray[np.int6
     return np.asarray(np.where(bad.any(axis=1), bad.argmax(axis=1), bad.shape[1]) - 1)
 
 
-def where_reached(values: Array, wanted: Array, last: NDArray[np.int64]) -> Array:
+def edge_of(state: Steady, margin: float = 0.0) -> Array:
+    """Fractional index at which the cache leaves just `margin` standard deviations, [config]; the
+    last batch that keeps up where something else ends it."""
+    last = np.maximum(last_feasible(state, margin), 0)
+    after = np.minimum(last + 1, state.rate.shape[1] - 1)
+    rows = np.arange(state.configs)
+    here, there = state.kv_margin[rows, last], state.kv_margin[rows, after]
+    share = np.clip((here - margin) / np.maximum(here - there, 1e-12), 0.0, 1.0)
+    return np.asarray(last + np.where(state.keeps_up[rows, after], share * (after - last), 0.0))
+
+
+def where_reached(values: Array, wanted: Array, end: NDArray[Any]) -> Array:
     """Fractional batch index at which rising `values` [config, b] reach `wanted` [config].
 
-    The first index where all are above, `last` where none reaches it.
+    The first index where all are above, `end` where none up to it reaches it.
     """
     found = np.empty(wanted.shape)
-    for row, (ladder, target, end) in enumerate(zip(values, wanted, last, strict=True)):
-        rising = np.maximum.accumulate(ladder[: end + 1])
-        found[row] = np.interp(target, rising, np.arange(end + 1.0))
+    for row, (ladder, target, most) in enumerate(zip(values, wanted, end, strict=True)):
+        rising = np.maximum.accumulate(ladder[: int(np.ceil(most)) + 1])
+        found[row] = min(np.interp(target, rising, np.arange(float(rising.size))), most)
     return found
+
+
+def reached(values: Array, at: Array) -> Array:
+    """Values [config, b] at fractional indices, [config]."""
+    rows = np.arange(values.shape[0])
+    low = np.clip(np.floor(at).astype(np.int64), 0, values.shape[1] - 1)
+    high = np.minimum(low + 1, values.shape[1] - 1)
+    return np.asarray(values[rows, low] + (at - low) * (values[rows, high] - values[rows, low]))
 
 
 def slope_at(state: Steady, config: NDArray[np.int64], at: Array) -> Array:

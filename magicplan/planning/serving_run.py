@@ -12,7 +12,14 @@ from magicplan.planning.latency import Entry, Sampled, population, sample
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
 from magicplan.planning.request import Request, Resolved, resolve
-from magicplan.planning.serving import Steady, last_feasible, slope_at, where_reached
+from magicplan.planning.serving import (
+    Steady,
+    edge_of,
+    last_feasible,
+    reached,
+    slope_at,
+    where_reached,
+)
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.timing import Machine
 
@@ -93,12 +100,13 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
         )
     ladder = found.rate if run.concurrency is None else population(load, found)
     wanted = np.asarray([run.requests_per_s if run.concurrency is None else run.concurrency])
-    at, one = where_reached(ladder, wanted, last), np.zeros(1, dtype=np.int64)
+    edge = edge_of(found)
+    at, one = where_reached(ladder, wanted, edge), np.zeros(1, dtype=np.int64)
     state = found.pick(one, at)
     entry = Entry(
-        saturation=found.rate[0, last],
-        slots=found.batch[0, last],
-        queued=np.maximum(wanted - ladder[0, last], 0.0),
+        saturation=reached(found.rate, edge),
+        slots=reached(found.batch, edge),
+        queued=np.maximum(wanted - reached(ladder, edge), 0.0),
     )
     sampled = sample(load, state, entry, slope_at(found, one, at))
     rate = float(state.rate[0, 0])

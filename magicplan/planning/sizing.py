@@ -17,7 +17,9 @@ from magicplan.planning.plan_request import SLO_KEYS
 from magicplan.planning.serving import (
     SAFE_MARGIN,
     Steady,
+    edge_of,
     last_feasible,
+    reached,
     slope_at,
     where_reached,
     without_prefill,
@@ -82,7 +84,7 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
     borne = _borne(load, states, limits, max_utilisation)
     wanted = load.users if load.users is not None else load.requests_per_s
     rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
-    most = _reached(borne.ladder, borne.at)
+    most = reached(borne.ladder, borne.at)
     able = (most > 0) & (borne.last >= 0)
     needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
     replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
@@ -122,7 +124,7 @@ def size_split(
     rows, first = np.arange(pools.configs), np.zeros(pools.configs, dtype=np.int64)
     last = first + pools.rate.shape[1] - 1
     at = _bisect(random, pools, entry, early, first, last).astype(np.float64)
-    each = np.minimum(_reached(pools.rate, at), max_utilisation / 0.95 * pools.rate[:, -1])
+    each = np.minimum(reached(pools.rate, at), max_utilisation / 0.95 * pools.rate[:, -1])
     replicas = np.where(decode.runs, np.maximum(np.ceil(rate / each - 1e-9), 1), 0).astype(np.int64)
     at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
     prompts = _sampled(random, pools, entry, rows, at)
@@ -157,10 +159,10 @@ def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -
     ladder = states.rate if load.users is None else population(load, states)
     end = np.maximum(last, 0)
     rows = np.arange(states.configs)
-    edge = np.maximum(last_feasible(states, margin=0.0), 0)
+    edge = edge_of(states)
     entry = Entry(
-        saturation=np.maximum(states.rate[rows, edge], 1e-12),
-        slots=states.batch[rows, edge],
+        saturation=np.maximum(reached(states.rate, edge), 1e-12),
+        slots=reached(states.batch, edge),
         queued=np.zeros(states.configs),
     )
     by_use = where_reached(states.rate, max_utilisation * states.rate[rows, end], end)
@@ -207,14 +209,6 @@ def _figures(found: Sampled) -> dict[str, Array]:
 def _split(key: str) -> tuple[str, str]:
     metric, statistic, _ = key.split("_")
     return metric, statistic
-
-
-def _reached(values: Array, at: Array) -> Array:
-    """Values [config, b] at fractional indices."""
-    rows = np.arange(values.shape[0])
-    low = np.clip(np.floor(at).astype(np.int64), 0, values.shape[1] - 1)
-    high = np.minimum(low + 1, values.shape[1] - 1)
-    return np.asarray(values[rows, low] + (at - low) * (values[rows, high] - values[rows, low]))
 
 
 def _binding(load: Load, borne: _Borne, limits: Limits) -> tuple[str, ...]:

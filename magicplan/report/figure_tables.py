@@ -86,6 +86,6 @@ def _line(figure: HeatMap, name: str, contexts: Numbers, batches: Numbers) -> st
     points = [
         f"batch {show(b, 'count')} at {show(c, figure.x.unit)}"
         for c, b in zip(contexts, batches, strict=True)
-        if b is not None
+        if b is not None and c is not None
     ]
     return f"{name}: {', '.join(points)}"

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from magicplan.report.figure_tables import grid_of
-from magicplan.report.page import Block, Bullets, Code, Grid, Page, Plot, Section
+from magicplan.report.page import Block, Bullets, Code, Grid, Page, Plot
 from magicplan.report.terminal import notes, table, wrapped
 
 
@@ -21,18 +21,18 @@ def render(page: Page, console: Console) -> None:
         rows = tuple((fact.name, fact.value, fact.note) for fact in page.facts)
         _block(Grid(columns=("", "", ""), rows=rows, prose=True), console)
     for section in page.sections:
-        _section(section, console)
+        blocks = [block for block in section.blocks if not _left_out(block)]
+        if blocks:
+            console.print()
+            _section(section.title, blocks, console)
 
 
-def _section(section: Section, console: Console) -> None:
-    blocks = [block for block in section.blocks if not _left_out(block)]
-    if not blocks:
-        return
+def _section(title: str, blocks: list[Block], console: Console) -> None:
     if isinstance(blocks[0], Bullets):
-        notes(console, section.title, blocks[0].lines)
+        notes(console, title, blocks[0].lines)
         blocks = blocks[1:]
     else:
-        console.print(Text(section.title, style="bold"))
+        console.print(Text(title, style="bold"))
     for block in blocks:
         _block(block, console)
 

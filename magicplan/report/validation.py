@@ -23,11 +23,23 @@ def render(c: Comparison, console: Console) -> None:
     reasons = [f"{name_of(p)}: {p.reason}" for p in c.points if p.reason]
     if reasons:
         notes(console, "Not passed", reasons)
-    flagged = [f"{name_of(p)}: {flag}" for p in c.points for flag in p.flags]
-    if flagged:
-        notes(console, "Flags", dict.fromkeys(flagged))
+    if flags := flagged(c):
+        notes(console, "Flags", flags)
     notes(console, "Rests on", basis(c))
     console.print(verdict(c))
+
+
+def flagged(c: Comparison) -> list[str]:
+    """Doubts about points, one line a kind of doubt with its worst case."""
+    kinds: dict[str, list[tuple[str, str]]] = {}
+    for p in c.points:
+        for flag in p.flags:
+            kinds.setdefault(flag.split()[0], []).append((flag, name_of(p)))
+    return [
+        f"{flag} ({name}{f', and {len(found) - 1} more points' if found[1:] else ''})"
+        for found in kinds.values()
+        for flag, name in [max(found)]
+    ]
 
 
 def headline(c: Comparison) -> str:

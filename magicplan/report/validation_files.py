@@ -10,7 +10,7 @@ import numpy as np
 
 from magicplan.errors import MissingExtra, UsageError
 from magicplan.report.figures import pyplot, save
-from magicplan.report.validation import basis, headline, name_of, shown, verdict
+from magicplan.report.validation import basis, flagged, headline, name_of, shown, verdict
 from magicplan.units import human_tokens
 from magicplan.validate.compare import QUANTITIES, Comparison
 from magicplan.validate.forecast import TIMES
@@ -71,7 +71,8 @@ def html(c: Comparison, picture: bytes) -> str:
         raise MissingExtra("the HTML report", "report") from None
     environment = Environment(autoescape=True)
     reasons = [f"{name_of(p)}: {p.reason}" for p in c.points if p.reason]
-    titled = [("Shown here", shown(c)), ("Not passed", reasons), ("Rests on", basis(c))]
+    titled = [("Shown here", shown(c)), ("Not passed", reasons), ("Flags", flagged(c)),
+              ("Rests on", basis(c))]  # fmt: skip
     return environment.from_string(PAGE).render(
         headline=headline(c),
         verdict=verdict(c),

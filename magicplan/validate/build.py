@@ -37,9 +37,11 @@ class DraftPlan:
     kind      self: the target on a window of its own cache. streaming: the target on a ring of its
               own (MagicDec). snapkv: the target on a selection of its cache. model: a smaller model
               on a ring. ngram: what followed in the text. triforce: `inner_rounds` times a smaller
-              model's `inner_gamma` tokens, verified by the target on a window.
+              model's `inner_gamma` tokens, verified by the target on a part of its cache.
     parents   the tree drafted, `tree_files` order; a chain of gamma is (-1, 0, 1, ..., gamma - 1).
     budget    tokens the draft sees, of which `sinks` are the first.
+    middle    triforce: the part of the cache, a window ("self") or a selection ("snapkv") of
+              `budget` tokens; the smaller model sees a window of `inner_budget`.
     ngram     the longest match that is looked for.
     """
 
@@ -49,13 +51,18 @@ class DraftPlan:
     sinks: int = 4
     inner_gamma: int = 4
     inner_rounds: int = 2
+    inner_budget: int = 256
+    middle: str = "self"
     ngram: int = 3
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise UsageError(f"draft {self.kind!r}: expected one of {', '.join(KINDS)}")
-        if not 0 <= self.sinks < self.budget:
-            raise UsageError(f"a budget of {self.budget} tokens cannot hold {self.sinks} sinks")
+        if self.middle not in ("self", "snapkv"):
+            raise UsageError(f"middle {self.middle!r}: expected self or snapkv")
+        for budget in (self.budget, self.inner_budget):
+            if not 0 <= self.sinks < budget:
+                raise UsageError(f"a budget of {budget} tokens cannot hold {self.sinks} sinks")
 
     @classmethod
     def chain(cls, gamma: int, **others: object) -> DraftPlan:
@@ -71,6 +78,17 @@ class DraftPlan:
     def view(self) -> Window:
         """The budget as sinks and a window."""
         return Window(sinks=self.sinks, window=self.budget - self.sinks)
+
+    @property
+    def ring_view(self) -> Window:
+        """The same of the draft with a ring of its own."""
+        budget = self.inner_budget if self.kind == "triforce" else self.budget
+        return Window(sinks=self.sinks, window=budget - self.sinks)
+
+    @property
+    def selects(self) -> bool:
+        """Does a SnapKV selection take part?"""
+        return self.kind == "snapkv" or (self.kind == "triforce" and self.middle == "snapkv")
 
     @property
     def reach(self) -> int:
@@ -146,11 +164,11 @@ def decoder_bytes(
     if plan and plan.kind in ("streaming", "model", "triforce"):
         of = shard if plan.kind == "streaming" else small or shard
         scratch = max(PROMPT_CHUNK, plan.reach + SHORTEST_PROMPT)
-        own = ring_bytes(of, batch, dtype, view=plan.view, scratch=scratch)
-    if plan and plan.kind == "snapkv":
+        own = ring_bytes(of, batch, dtype, view=plan.ring_view, scratch=scratch)
+    if plan and plan.selects:
         page = page_size or _page(where, slots)
         kept = _selected_slots(plan, -(-slots // page) * page)
-        own = full_bytes(shard, batch, kept, dtype, _page(where, kept))
+        own += full_bytes(shard, batch, kept, dtype, _page(where, kept))
     shape, rows = shard.shape, batch * max(drafted, 1)
     widths = 2 * shape.ffn // shard.ranks + 4 * shape.hidden
     return {
@@ -185,21 +203,8 @@ def _draft(
     shape = plan.shape(model.device)
     if plan.kind == "ngram":
         return NgramDraft(shape, longest=plan.ngram)
-    if plan.kind == "self":
-        return ModelDraft(model, cache, backend, shape, view=plan.view, sampling=sampling)
-    if plan.kind == "snapkv":
-        own = KVCache.full(
-            model.shard,
-            cache.batch,
-            slots := _selected_slots(plan, cache.capacity),
-            device=model.device,
-            dtype=model.dtype,
-            page_size=_page(model.device, slots),
-            positions=cache.capacity,
-        )
-        return SnapKVDraft(
-            model, own, backend, shape, budget=plan.budget, source=cache, sampling=sampling
-        )
+    if plan.kind in ("self", "snapkv"):
+        return _self_draft(model, backend, cache, plan, shape, sampling)
     if plan.kind == "streaming":
         return _ring_draft(model, backend, cache, plan, shape, sampling)
     if small is None:
@@ -213,15 +218,32 @@ def _draft(
         return _ring_draft(small, backend, cache, plan, shape, sampling)
     inner_shape = Shape.chain(plan.inner_gamma, model.device)
     inner = _ring_draft(small, backend, cache, plan, inner_shape, sampling, again=3)
-    return TriForceDraft(
-        model,
-        cache,
-        backend,
-        shape,
-        inner=inner,
-        rounds=plan.inner_rounds,
-        view=plan.view,
-        sampling=sampling,
+    middle = _self_draft(model, backend, cache, plan, shape, sampling)
+    return TriForceDraft(middle, inner, rounds=plan.inner_rounds)
+
+
+def _self_draft(
+    model: Transformer,
+    backend: Backend,
+    cache: KVCache,
+    plan: DraftPlan,
+    shape: Shape,
+    sampling: Sampling,
+) -> ModelDraft:
+    """The target's own weights on a window or a selection of its cache."""
+    if not plan.selects:
+        return ModelDraft(model, cache, backend, shape, view=plan.view, sampling=sampling)
+    own = KVCache.full(
+        model.shard,
+        cache.batch,
+        slots := _selected_slots(plan, cache.capacity),
+        device=model.device,
+        dtype=model.dtype,
+        page_size=_page(model.device, slots),
+        positions=cache.capacity,
+    )
+    return SnapKVDraft(
+        model, own, backend, shape, budget=plan.budget, source=cache, sampling=sampling
     )
 
 
@@ -234,16 +256,16 @@ def _ring_draft(
     sampling: Sampling,
     again: int = 2,
 ) -> OwnCacheDraft:
-    """A draft on a ring as large as the plan's budget, for the contexts of `cache`."""
+    """A draft on a ring as large as its view, for the contexts of `cache`."""
     ring = KVCache.ring(
         model.shard,
         cache.batch,
         cache.capacity,
-        view=plan.view,
+        view=plan.ring_view,
         scratch=max(PROMPT_CHUNK, plan.reach + SHORTEST_PROMPT),
         device=model.device,
         dtype=model.dtype,
     )
     return OwnCacheDraft(
-        model, ring, backend, shape, view=plan.view, sampling=sampling, again=again
+        model, ring, backend, shape, view=plan.ring_view, sampling=sampling, again=again
     )

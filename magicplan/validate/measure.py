@@ -16,6 +16,8 @@ from magicplan.validate.grid import DEFAULT_GAMMA, CalibrationPoint, Point
 
 DRIFT = 1.15
 """The probe's time over its best, above which the machine has become slower."""
+STRETCH = 16
+"""Steps between two looks of the host at what a generation has yielded."""
 Line = dict[str, Any]
 
 
@@ -212,29 +214,27 @@ def _measured(
 def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line:
     """Wall clock of whole generations, with and without speculation, prefill excluded.
 
-    Steps follow each other without a look at what they yield, in stretches as long as the text has
-    room, until each side has taken `seconds`. Tokens are those committed by all sequences.
+    Steps follow each other without a look at what they yield, in stretches that alternate between
+    the two sides, until each has taken `seconds`. Tokens are those committed by all sequences.
     """
     loaded = bench.load(point.batch, point.ctx, [point])
     sides = {
         "plain": (loaded.plain(point), 1),
         "speculative": (loaded.round(point), point.depth + 1),
     }
-    found: Line = {"id": point.id}
-    for name, (step, most) in sides.items():
-        ready = clock.prepared(step)
-        wall = tokens = steps = 0.0
-        while wall < seconds:
-            stretch = max(loaded.rewind(point) // most, 1)
+    ready = {name: clock.prepared(step) for name, (step, _) in sides.items()}
+    found: Line = {name: {"seconds": 0.0, "tokens": 0, "steps": 0} for name in sides}
+    while min(side["seconds"] for side in found.values()) < seconds:
+        for name, (_, most) in sides.items():
+            steps = min(max(loaded.rewind(point) // most, 1), STRETCH)
             loaded.emitted(point)
             start = time.perf_counter()
-            for _ in range(stretch):
-                ready()
+            for _ in range(steps):
+                ready[name]()
             settle(bench.device)
-            wall += time.perf_counter() - start
-            tokens += loaded.emitted(point)
-            steps += stretch
-        found[name] = {"seconds": wall, "tokens": tokens, "steps": steps}
+            found[name]["seconds"] += time.perf_counter() - start
+            found[name]["tokens"] += loaded.emitted(point)
+            found[name]["steps"] += steps
     rate = {name: found[name]["tokens"] / found[name]["seconds"] for name in sides}
     return found | {"speedup": rate["speculative"] / rate["plain"]}
 

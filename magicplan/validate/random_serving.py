@@ -11,7 +11,7 @@ from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.latency import Entry, population, sample
 from magicplan.planning.lengths import independent
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, room_of, states
-from magicplan.planning.serving import SAFE_MARGIN, last_feasible, slope_at, where_reached
+from magicplan.planning.serving import SAFE_MARGIN, edge_of, reached, slope_at, where_reached
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Iid
 from magicplan.roofline.deployment import Array, Deployment
@@ -125,19 +125,21 @@ def _tight(r: Replica, spec: Speculation, requests: int) -> float:
 def compare(case: Case, *, requests: int, seed: int) -> Comparison:
     """The same figures from both sides."""
     found = states(case.replica, case.spec)
-    last = last_feasible(found, SAFE_MARGIN if case.kind == "open" else 0.0)
-    rate = found.rate[0, last]
+    edge = edge_of(found, SAFE_MARGIN if case.kind == "open" else 0.0)
+    rate = reached(found.rate, edge)
     load = case.replica.load
     if case.kind == "open":
         load = replace(load, requests_per_s=case.utilisation * float(rate[0]))
         ladder, wanted = found.rate, case.utilisation * rate
     else:
         ladder, wanted = population(load, found), np.asarray([float(case.concurrency)])
-    queued = np.maximum(wanted - ladder[0, last], 0.0)
-    at = where_reached(ladder, wanted, last)
+    queued = np.maximum(wanted - reached(ladder, edge), 0.0)
+    at = where_reached(ladder, wanted, edge)
     state = found.pick(np.zeros(1, dtype=np.int64), at)
-    edge = last_feasible(found, margin=0.0)
-    entry = Entry(saturation=found.rate[0, edge], slots=found.batch[0, edge], queued=queued)
+    most = edge_of(found)
+    entry = Entry(
+        saturation=reached(found.rate, most), slots=reached(found.batch, most), queued=queued
+    )
     predicted = sample(load, state, entry, slope_at(found, np.zeros(1, dtype=np.int64), at))
     measured = simulate(
         replace(case.replica, load=load), case.spec, requests=requests, seed=seed,

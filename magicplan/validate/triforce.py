@@ -1,7 +1,8 @@
 """TriForce (arXiv 2404.11912): two levels of speculation in one draft.
 
-A small model drafts for the target's own weights on a part of its cache; what those accept is the
-draft that the target then verifies on all of it. Inner rounds yield different numbers of tokens in
+A small model drafts for the target's own weights on a part of its cache (TriForce's retrieval is
+here a window or a SnapKV selection); what those accept is the draft that the target then verifies
+on all of it. Inner rounds yield different numbers of tokens in
 different sequences; a fixed number of them runs, and the chain is cut at its length or padded.
 """
 
@@ -13,55 +14,45 @@ import torch
 from torch import Tensor
 
 from magicplan.errors import UsageError
-from magicplan.kernels.backend import Accepted, Backend, Noise, Window
-from magicplan.validate.cache import KVCache
-from magicplan.validate.draft_shape import Shape
+from magicplan.kernels.backend import Accepted, Noise
 from magicplan.validate.drafts import ModelDraft, Proposal, Text, emitted
-from magicplan.validate.sampling import Sampling
-from magicplan.validate.transformer import Block, Transformer
+from magicplan.validate.transformer import Block
 
 INNER_SEED = 1 << 62
 """Inner rounds draw from a key of their own: no number serves two levels."""
 
 
 class TriForceDraft:
-    """`inner` drafts chains for `model` on a view of the target's cache, `rounds` times a round."""
+    """`inner` drafts chains for `middle`, the target on a part of its cache, `rounds` times."""
 
-    def __init__(
-        self,
-        model: Transformer,
-        cache: KVCache,
-        backend: Backend,
-        shape: Shape,
-        *,
-        inner: ModelDraft,
-        rounds: int,
-        view: Window,
-        sampling: Sampling,
-    ) -> None:
+    def __init__(self, middle: ModelDraft, inner: ModelDraft, *, rounds: int) -> None:
         """Raises UsageError for trees, or for no inner round."""
-        if shape.levels or inner.shape.levels:
+        if middle.shape.levels or inner.shape.levels:
             raise UsageError("TriForce drafts are chains on both levels, not trees")
         if rounds < 1:
             raise UsageError(f"{rounds} inner rounds: expected at least 1")
-        self.model, self.cache, self.backend, self.inner = model, cache, backend, inner
-        self.shape, self.rounds, self.view, self.sampling = shape, rounds, view, sampling
-        self.cache_bytes, self.most_new = inner.cache_bytes, inner.most_new
-        self.reach = shape.drafted + inner.shape.drafted + 1
+        self.middle, self.inner, self.rounds = middle, inner, rounds
+        self.shape, beyond = middle.shape, inner.shape.drafted + 1
+        self.cache_bytes = inner.cache_bytes + middle.cache_bytes
+        self.reach = self.shape.drafted + beyond
+        self.most_new = min(inner.most_new, middle.most_new - beyond)
 
     def read_prompt(self, text: Text) -> None:
-        """The small model reads it; the target has."""
+        """Both levels read it; the target has."""
+        self.middle.read_prompt(text)
         self.inner.read_prompt(text)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The small model's cache; the target's is filled."""
+        """Caches of both levels; the target's is filled."""
+        self.middle.fill_random(ctx_tokens, generator)
         self.inner.fill_random(ctx_tokens, generator)
 
     def settle(self, text: Text, accepted: Accepted) -> None:
-        """Chains stand where they belong."""
+        """The small model's chain stands where it belongs."""
+        self.middle.settle(text, accepted)
 
     def step(self, text: Text, noise: Noise) -> Tensor:
-        """One inner round: the small model's chain and its verification on the view."""
+        """One inner round: the small model's chain and its verification by the middle level."""
         return self._inner_round(text, noise)[1].token
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
@@ -91,14 +82,15 @@ class TriForceDraft:
         proposal = self.inner.propose(at, noise)
         tokens = torch.cat([at.last(), proposal.tokens], 1)
         depths = self.inner.shape.topology.depths
-        block = Block(lengths=at.lengths, depths=depths, view=self.view)
-        logits = self.model.forward(tokens, self.cache, block, self.backend)
+        middle, backend = self.middle, self.middle.backend
+        block = Block(lengths=at.lengths, depths=depths, view=middle.view)
+        logits = middle.model.forward(tokens, middle.cache, block, backend)
         law = None
         if proposal.law is None:
-            accepted = self.backend.accept_greedy(proposal.tokens, self.model.choose(logits))
+            accepted = backend.accept_greedy(proposal.tokens, middle.model.choose(logits))
         else:
-            law = self.sampling.law(self.model.whole(logits))
-            accepted = self.backend.accept_sampled(proposal.tokens, proposal.law, law, noise)
+            law = middle.sampling.law(middle.model.whole(logits))
+            accepted = backend.accept_sampled(proposal.tokens, proposal.law, law, noise)
         return emitted(proposal.tokens, accepted), accepted, law
 
     def _cut(self, at: Text, start: Tensor, laws: Tensor | None) -> Proposal:

@@ -16,7 +16,7 @@ from magicplan.kernels import native_backend, reference
 from magicplan.kernels.backend import Window
 from magicplan.kernels.native_backend import NativeBackend
 from magicplan.kernels.torch_backend import TorchBackend
-from tests.kernels.cases import Shape, filled_cache, int32, randn
+from tests.kernels.cases import Shape, filled_cache, int32, noise, randn
 
 SHAPE = Shape(heads=6, kv_heads=2, lengths=(37, 90))
 TOKENS = 3
@@ -58,6 +58,17 @@ def test_without_the_processors_pairs_of_bfloat16_it_is_right_too() -> None:
     plain = NativeBackend(ctypes.CDLL(str(native_backend.library("-mno-avx512bf16"))))
     assert error_of(plain, torch.bfloat16) < 1e-2
     assert error_of(plain, torch.float32) < 1e-5
+
+
+@needs_compiler
+def test_races_are_plain_torchs() -> None:
+    """Over blocks of tokens and a rest, with weights of zero, on many draws."""
+    native, plain = native_backend.create(), TorchBackend()
+    weights = randn(3, 64, 1300).clamp(min=0)
+    node = torch.arange(64)[:, None]
+    drawn = native.race(weights, noise(64), 1, node)
+    assert drawn.tolist() == plain.race(weights, noise(64), 1, node).tolist()
+    assert drawn.unique().numel() > 50
 
 
 @needs_compiler

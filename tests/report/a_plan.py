@@ -228,7 +228,7 @@ def a_plan(**changes: Any) -> Plan:
             PriceUsed(gpu="h100-sxm", usd_per_hour=2.5, note="list, 2026-11", indicative=True),
         ),
         assumptions=("a request's draft acceptance is that of its neighbours", NASTY),
-        calibration_basis="calibration h100-sxm_vllm_1.2.3, fitted on kernel tables",
+        calibration_basis="kernel tables of vLLM 1.2.3",
         observed=observation(),
         request=PlanRequest(),
     )  # fmt: skip

@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from magicplan.planning.adaptive import adaptive_trees, compare
+from magicplan.planning.adaptive import adaptive_trees
+from magicplan.planning.compare import compare
 from magicplan.planning.predict import answer
 from magicplan.planning.request import Request, resolve
 from magicplan.report import drafts, replay, sweep, trees

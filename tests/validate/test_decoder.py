@@ -39,7 +39,7 @@ def plain(new: int = NEW, **options: object) -> list[list[int]]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("parents", [(-1, 0), CHAIN, *TREES])
 def test_greedy_speculation_is_greedy_decoding(kind: str, parents: tuple[int, ...]) -> None:
-    plan = DraftPlan(kind=kind, parents=parents, budget=36, inner_gamma=2)
+    plan = DraftPlan(kind=kind, parents=parents, budget=36, inner_gamma=2, inner_budget=16)
     if kind in ("ngram", "triforce") and not plan.is_chain:
         with pytest.raises(UsageError, match="chain"):
             decoder(plan)
@@ -106,11 +106,17 @@ def test_a_draft_that_sees_what_the_target_sees_is_always_right(parents: tuple[i
         assert int(counters.accepted.sum()) == same.draft.shape.most * int(counters.rounds.sum())  # type: ignore[union-attr]
 
 
-def test_triforce_with_perfect_levels_accepts_all() -> None:
-    plan = DraftPlan.chain(6, kind="triforce", budget=120, inner_gamma=2, inner_rounds=2)
+@pytest.mark.parametrize("middle", ["self", "snapkv"])
+def test_triforce_with_perfect_levels_accepts_all(middle: str) -> None:
+    plan = DraftPlan.chain(6, kind="triforce", middle=middle, budget=120, inner_gamma=2)
     perfect = decoder(plan, small=MODEL)
-    perfect.generate(PROMPTS, NEW)
+    assert perfect.generate(PROMPTS, NEW) == plain()
     assert perfect.counters.tokens_per_round == 7
+
+
+def test_triforce_on_a_selection_is_exact() -> None:
+    plan = DraftPlan.chain(5, kind="triforce", middle="snapkv", budget=40, inner_gamma=2)
+    assert decoder(plan).generate(PROMPTS, NEW) == plain()
 
 
 def test_counters_add_up() -> None:
@@ -222,8 +228,8 @@ def test_a_low_temperature_agrees_with_greedy(plan: DraftPlan) -> None:
 
 
 def test_bytes_are_known_before_anything_is_built() -> None:
-    for kind in KINDS:
-        plan = DraftPlan(kind=kind, parents=CHAIN, budget=36)
+    plans = [DraftPlan(kind=kind, parents=CHAIN, budget=36) for kind in KINDS]
+    for plan in [*plans, DraftPlan(kind="triforce", middle="snapkv", budget=60)]:
         built = decoder(plan)
         known = decoder_bytes(
             MODEL.shard, batch=3, tokens=128, dtype=MODEL.dtype, plan=plan, small=SMALL.shard,
@@ -248,6 +254,8 @@ def test_what_cannot_run_is_refused() -> None:
         decoder(DraftPlan(kind="model"), small=tiny.model(vocab=7))
     with pytest.raises(UsageError, match="expected one of self"):
         DraftPlan(kind="eagle")
+    with pytest.raises(UsageError, match="expected self or snapkv"):
+        DraftPlan(middle="model")
     with pytest.raises(UsageError, match="cannot hold 4 sinks"):
         DraftPlan(budget=4)
     with pytest.raises(UsageError, match="context 5000"):

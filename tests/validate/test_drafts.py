@@ -233,12 +233,13 @@ def test_a_ring_draft_proposes_what_an_unbounded_cache_would() -> None:
 # TriForce
 
 
-def test_triforce_drafts_the_view_s_own_greedy_tokens() -> None:
+@pytest.mark.parametrize("kind", ["self", "snapkv"])
+def test_triforce_drafts_the_middle_s_own_greedy_tokens(kind: str) -> None:
     """Whatever the small model says, the chain is what the middle level alone would draft."""
     prompts = tiny.prompts(60, 33)
     plans = [
-        DraftPlan.chain(6, kind="triforce", budget=24, inner_gamma=2, inner_rounds=6),
-        DraftPlan.chain(6, kind="self", budget=24),
+        DraftPlan.chain(6, kind="triforce", middle=kind, budget=36, inner_gamma=2, inner_rounds=6),
+        DraftPlan.chain(6, kind=kind, budget=36),
     ]
     found = []
     for plan in plans:

@@ -62,7 +62,10 @@
       responsive: true, displaylogo: false,
       modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
     };
-    return Plotly.react(box, data, layout, config);
+    const drawn = Plotly.react(box, data, layout, config);
+    /* Read aloud, a drawing is a heap of numbers: its name, its reading and its table say more. */
+    for (const svg of box.querySelectorAll("svg.main-svg")) svg.setAttribute("aria-hidden", "true");
+    return drawn;
   }
 
   let run = 0;
