@@ -154,7 +154,7 @@ def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
     """For a free slot of a nearly full replica: who waits by Halfin and Whitt, for how long as in
     M/G/c; in a closed population, behind those in excess."""
     if load.users is not None:
-        queue = (entry.queued / state.rate[:, 0])[:, None]
+        queue = (entry.queued / np.maximum(state.rate[:, 0], 1e-12))[:, None]
         return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
     use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
     waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)

@@ -46,14 +46,16 @@ class Mix:
     extra_square: Array
     steps: Array
     """Steps that carry prompts, a request."""
+    own_mean: Array
     alone: Array
     """Seconds of a request's own steps, a request: prompts that share steps share their time."""
     work: Array
-    """Seconds of a prompt when full steps follow each other, by group."""
+    """Seconds of a prompt when full steps follow each other; of a mean one."""
+    work_biased: Array
+    """The same of the prompt that one in the queue finds, halved: mean square over twice the
+    mean."""
     part: Array
-    """The same in full steps."""
-    full_step: Array
-    """Seconds of a full step."""
+    """Full steps that a mean prompt fills."""
 
 
 def mix_prompts(
@@ -89,16 +91,23 @@ def mix_prompts(
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
     own = (full + 1) * seen[..., None] + extra
+    own_mean = (own * share).sum(axis=-1)
+    part = groups.new / wide
+    work = part * (rounds.round_seconds[..., None] + full_extra) + attention
+    if load.replaces:  # the clock of such a queue is the full step
+        work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
+    work_mean = (work * share).sum(axis=-1)
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
         extra=(extra * share).sum(axis=-1) / together,
         extra_square=(extra**2 * share).sum(axis=-1) / together,
         steps=((full + 1) * share).sum(axis=-1) / together,
-        alone=(own * share).sum(axis=-1) / together,
-        work=groups.new / wide * (rounds.round_seconds[..., None] + full_extra) + attention,
-        part=groups.new / wide,
-        full_step=rounds.round_seconds + full_extra[..., 0] + mean_attention[..., 0],
+        own_mean=own_mean,
+        alone=own_mean / together,
+        work=work_mean,
+        work_biased=(work**2 * share).sum(axis=-1) / (2 * work_mean),
+        part=(part * share).sum(axis=-1),
     )
 
 
@@ -123,9 +132,7 @@ class Queue:
     """Share of time spent in steps with prompts."""
 
 
-def queue_prompts(
-    load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix, share: Array
-) -> Queue:
+def queue_prompts(load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix) -> Queue:
     """Random arrivals queue as in M/G/1 (Pollaczek and Khinchine), burstier ones longer.
 
     Of a closed population of K, a prompt meets the K - 1 others (mean value analysis as by
@@ -133,20 +140,16 @@ def queue_prompts(
     rounds. Where answers are followed by requests at once, arrivals come by the step and not by
     the second, and so does the queue's clock.
     """
-    own = (mix.own * share).sum(axis=-1)
-    work = mix.part * mix.full_step[..., None] if load.replaces else mix.work
-    mean = (work * share).sum(axis=-1)
-    offered = arrivals * (mix.part * share).sum(axis=-1) if load.replaces else rate * mean
-    biased = (work**2 * share).sum(axis=-1) / (2 * mean)
+    offered = arrivals * mix.part if load.replaces else rate * mix.work
     others = np.ones_like(rate)
     if load.users is None:
-        wait = (1 + load.arrival_cv2) / 2 * biased / np.maximum(1 - offered, 1e-3)
+        wait = (1 + load.arrival_cv2) / 2 * mix.work_biased / np.maximum(1 - offered, 1e-3)
     else:
         others = others / 2
         for _ in range(POPULATION_ROUNDS):
             use = np.minimum(others * offered, 1 - 1e-6)
-            wait = biased / (1 - use)
-            people = in_flight + rate * (load.think_seconds + own + use * wait)
+            wait = mix.work_biased / (1 - use)
+            people = in_flight + rate * (load.think_seconds + mix.own_mean + use * wait)
             others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
     return Queue(
         offered=offered,
@@ -157,12 +160,11 @@ def queue_prompts(
 
 
 def others_share(
-    load: Load, rounds: Rounds, in_flight: Array, per_request: Array, arrivals: Array, mix: Mix,
-    share: Array,
-) -> Array:  # fmt: skip
+    load: Load, rounds: Rounds, in_flight: Array, per_request: Array, arrivals: Array, mix: Mix
+) -> Array:
     """Share of all prompts that stretch a decoding request's rounds: all but its own."""
     if load.users is None:
         return np.ones_like(arrivals)
     rate = in_flight / (per_request * (rounds.round_seconds + arrivals * mix.extra))
-    people = in_flight + rate * (load.think_seconds + (mix.own * share).sum(axis=-1))
+    people = in_flight + rate * (load.think_seconds + mix.own_mean)
     return np.asarray(np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0))

@@ -22,7 +22,7 @@ from magicplan.roofline.deployment import Array
 
 UTILISATIONS = np.linspace(0.02, 0.95, 32)
 """Of replicas that only prefill."""
-SLOWNESS_ROUNDS = 6
+SLOWNESS_ROUNDS = 5
 """Of the iteration between the rate and the share of time that prompts take at that rate."""
 Flags = NDArray[np.bool_]
 SAFE_MARGIN = 2.326
@@ -146,18 +146,18 @@ def steady_states(
     rows = batch * (rounds.gamma + 1)
     space = np.maximum(batched_tokens - rows, 1.0)
     mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
-    met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix, share)
+    met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix)
     fast = rounds.round_seconds + met * mix.extra
     rate = in_flight / (per_request * fast)
     mixed = (mix.mixed * share).sum(axis=-1)
     step, slow, turnover = fast, fast, np.ones_like(fast)
-    queue = queue_prompts(load, rate, in_flight, arrivals, mix, share)
+    queue = queue_prompts(load, rate, in_flight, arrivals, mix)
     for _ in range(0 if load.replaces else SLOWNESS_ROUNDS):
         slow = rounds.round_seconds + queue.busy * (mixed - rounds.round_seconds)
         turnover = _turnover(rate, queue.busy, rounds.round_seconds, mixed)
         step = fast + np.maximum(slow - fast, 0.0) * remaining(turnover * per_request)
         rate = np.sqrt(rate * in_flight / (per_request * step))
-        queue = queue_prompts(load, rate, in_flight, arrivals, mix, share)
+        queue = queue_prompts(load, rate, in_flight, arrivals, mix)
     rate = in_flight / (per_request * step)
     use, margin, holds = _memory(room, batch, in_flight, rate, mix.own, share)
     return Steady(
@@ -179,7 +179,7 @@ def steady_states(
         busy_share=queue.busy,
         backlog_load=queue.load,
         backlog_seconds=queue.wait,
-        prompt_seconds=(mix.work * share).sum(axis=-1),
+        prompt_seconds=mix.work,
         own_seconds=mix.own,
         mixed_seconds=mix.mixed,
         kv_share=use,
@@ -263,7 +263,7 @@ def prefill_pool(
     `overhead` [config] seconds of any step, `moving` [config, k] seconds until the cache of a
     prompt has reached the replica that decodes.
     """
-    share, shape = load.groups.share, (overhead.size, UTILISATIONS.size)
+    shape = (overhead.size, UTILISATIONS.size)
     zero = np.zeros(shape)
     step = np.broadcast_to(overhead[:, None], shape)
     rounds = Rounds(
@@ -273,9 +273,9 @@ def prefill_pool(
     random = replace(load, users=None)
     space = zero + batched_tokens
     single = mix_prompts(random, rounds, table, prefill, zero, space, zero, 0.0)
-    rate = UTILISATIONS / (single.work * share).sum(axis=-1)
+    rate = UTILISATIONS / single.work
     mix = mix_prompts(random, rounds, table, prefill, zero, space, rate * single.alone, 0.0)
-    queue = queue_prompts(random, rate, zero, rate * single.alone, mix, share)
+    queue = queue_prompts(random, rate, zero, rate * single.alone, mix)
     return Steady(
         batch=zero, gamma=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, step_seconds=step, fast_seconds=step,
@@ -283,7 +283,7 @@ def prefill_pool(
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
-        prompt_seconds=(mix.work * share).sum(axis=-1),
+        prompt_seconds=mix.work,
         own_seconds=mix.own + moving[:, None, :], mixed_seconds=mix.mixed, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip

@@ -256,7 +256,9 @@ def test_the_template_and_the_examples_are_plans() -> None:
     paths = sorted((ROOT / "examples" / "plans").glob("*.toml"))
     assert len(paths) == 4
     for path in paths:
-        assert read_plan(path).name
+        p = mp.plan(read_plan(path))
+        assert p.feasible, p.verdict
+        assert p.name
     assert tomllib.loads(template())["traffic"]["requests_per_s"] > 0
 
 
