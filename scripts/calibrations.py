@@ -19,7 +19,7 @@ import tomli_w
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read, stack_tables
+from magicplan.hardware_specs.calibration_files import AMD, CALIBRATIONS, forget, read, stack_tables
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
 from magicplan.validate.experts_fit import fit_experts
@@ -30,6 +30,7 @@ from magicplan.validate.magicdec_fit import (
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
+from magicplan.validate.relative_fit import fit_slowdown, slowed
 from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
@@ -99,7 +100,7 @@ def experts(cases: list[Case]) -> None:
 
 def write_stacks(tables: dict[str, object]) -> None:
     STACKS.write_text(HEADER + tomli_w.dumps(tables), encoding="utf-8")
-    stack_tables.cache_clear()
+    forget()
 
 
 def rounded(residual: Residual) -> dict[str, object]:
@@ -137,6 +138,33 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
     return documents
 
 
+def relatives(cases: list[Case]) -> list[dict[str, object]]:
+    """GPUs that only published steps know, by one slowdown against H100's kernels."""
+    base = read(CALIBRATIONS / f"{MAGICDEC['h100-sxm']}.toml")
+    own = [c for c in cases if c.step_seconds and c.dense and c.ask["gpu"] == AMD]
+    factor, residual = fit_slowdown(own, base)
+    print(f"{AMD}: kernels {factor:.2f} times those of {base.name}, {len(own)} steps")
+    found = slowed(base, factor)
+    return [{
+        "name": f"{AMD}_vllm_0.10.0",
+        "origin": f"kernels of {base.name} made {factor:.2f} times as long, the one number fitted "
+        f"on {len(own)} published steps (ROCm/vllm docs/dev-docker/README.md)",
+        "date": date.today().isoformat(),
+        "linear": {d: numbers_of(f) for d, f in found.linear.items()},
+        "attention": {d: numbers_of(f) for d, f in found.attention.items()},
+        "collective": numbers_of(found.collective),
+        "host": constants(found.host),
+        "step_residual": rounded(residual),
+        "speedup_residual": rounded(found.speedup_residual),
+    }]  # fmt: skip
+
+
+def ship(documents: list[dict[str, object]]) -> None:
+    """Write calibrations where the package finds them."""
+    write(CALIBRATIONS, documents)
+    forget()
+
+
 def numbers_of(form: object) -> dict[str, float]:
     return {k: float(f"{v:.4g}") for k, v in asdict(form).items()}
 
@@ -148,14 +176,15 @@ def main() -> None:
     groups = fit_groups(kernel_tables.read(kernels), lambda name: print("fitted", name))
     for old in CALIBRATIONS.glob("*.toml"):
         old.unlink()
-    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
+    ship([document(group, groups, SOURCE) for group in groups])
     names = ("plain_decode", "speculation", "serving", "magicdec")
     cases = published.read([results / f"{name}.csv" for name in names]).cases
     stacks(cases)
-    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
+    ship([document(group, groups, SOURCE) for group in groups])
     experts(cases)
-    write(CALIBRATIONS, [document(group, groups, SOURCE) for group in groups])
-    write(CALIBRATIONS, magicdec(cases))
+    ship([document(group, groups, SOURCE) for group in groups])
+    ship(magicdec(cases))
+    ship(relatives(cases))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,9 @@ CALIBRATED = {
     "Blackwell": ("b200-sxm",),
     "Ada": ("l40s", "l40"),
 }
-"""The calibrated parts of each architecture family, the best known first."""
+"""The parts of each architecture family whose kernels were measured, the best known first."""
+AMD = "mi300x"
+"""No table of kernels holds an AMD part: published steps of this one give a single slowdown."""
 TRANSFER_SPREAD = 1.10
 """Factor added to an interval, in quadrature of logarithms, within an architecture family."""
 STRANGER_SPREAD = 1.30
@@ -106,6 +108,13 @@ def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
     family = accelerator.architecture.split()[0]
     for name in CALIBRATED.get(family, ()):
         yield name, f"the calibrated {family} part", TRANSFER_SPREAD
+    if accelerator.vendor == "AMD":
+        same = accelerator.architecture == "CDNA3"
+        yield (
+            AMD,
+            "the AMD part that published runs know",
+            (TRANSFER_SPREAD if same else STRANGER_SPREAD),
+        )
     stacked = accelerator.memory_type.upper().startswith("HBM")
     nearest = CALIBRATED["Hopper" if stacked else "Ada"]
     kind = "HBM" if stacked else "GDDR"
@@ -155,6 +164,12 @@ def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
 @cache
 def _files() -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in CALIBRATIONS.glob("*.toml")))
+
+
+def forget() -> None:
+    """Read shipped files anew: a script has written them."""
+    for kept in (_shipped, _files, stack_tables):
+        kept.cache_clear()
 
 
 def version_key(version: str) -> list[int]:
