@@ -222,6 +222,8 @@ def _milliseconds(row: Row, column: str, steps: int = 1) -> float | None:
 
 def _serving(name: str, source: str, row: Row) -> Case:
     out = _tokens(row["output_tokens"], default=1)
+    if float(row.get("ttft_ms") or 0) > out * _number(row["tpot_ms"], "tpot"):
+        raise _Unusable("requests waited longer than they ran: fewer ran than the row states")
     prompt = _tokens(row["input_tokens"], default=1)
     tp, dp, ep = _serving_layout(row)
     batch = _whole(row["batch_size"], "batch") * dp
@@ -266,10 +268,10 @@ def _serving_kv(row: Row) -> str:
 def _ask(row: Row, model: str, batch: int, ctx: float) -> dict[str, Any]:
     engine = row["engine_version"].lower()
     stack = engine_stack(engine) or OTHER_ENGINE
-    tp = _degree(row)
+    tp, gpu = _degree(row), _gpu(row["gpu"])
     return {
-        "gpu": _gpu(row["gpu"]), "model": _model(model), "batch": batch, "ctx": max(1, round(ctx)),
-        "tp": tp, "gpus": tp, "dtype": _format(row.get("weight_dtype", ""), model),
+        "gpu": gpu, "model": _model(model), "batch": batch, "ctx": max(1, round(ctx)),
+        "tp": tp, "gpus": tp, "dtype": _runs_as(_format(row.get("weight_dtype", ""), model), gpu),
         "kv_dtype": "fp8" if row.get("kv_dtype", "").startswith("fp8") else None,
         "stack": "magicdec" if engine == "magicdec" else stack, "draft": "none",
         "memory_fraction": 1.0,
@@ -291,6 +293,12 @@ def _format(text: str, model: str) -> str | None:
     if word not in WEIGHTS:
         raise _Unusable(f"weight format {text!r} is not modelled")
     return None if WEIGHTS[word] == "bf16" else WEIGHTS[word]
+
+
+def _runs_as(dtype: str | None, gpu: str) -> str | None:
+    """4-bit floats on a part that does not multiply them are 4-bit weights alone (Marlin)."""
+    multiplied = hardware_specs.load(gpu).dense_flops_per_s
+    return "int4" if dtype == "fp4" and "fp4" not in multiplied else dtype
 
 
 def _degree(row: Row) -> int:

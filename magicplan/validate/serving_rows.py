@@ -18,9 +18,10 @@ from magicplan.planning.serving_run import Run, expect
 from magicplan.validate.published import Case, Row, Skipped, read
 
 INFERENCEMAX = re.compile(r"^\d{4}_\d\d_\d\d_|_cfg\d+$|_gap_analysis_")
-"""Identifiers of InferenceMAX runs, whose harness sends ten times as many requests as it keeps in
-flight."""
+"""Identifiers of InferenceMAX runs."""
 WAVES = 10.0
+"""Requests that their harness sends for each that it keeps in flight. The rows do not say: it is
+what their time to first token and the share of prefill in their time per token agree on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def _rows(path: Path) -> dict[str, Row]:
 
 def _predicted(case: Case, row: Row) -> Served:
     options = {k: v for k, v in case.ask.items() if k not in ("batch", "ctx")}
-    concurrency = float(row["batch_size"])
+    concurrency = float(case.ask["batch"])
     run = Run(
         ask=Request(**options),
         lengths=Lengths(
