@@ -44,7 +44,8 @@ from magicplan.roofline.trees import Tree, best_trees
 from magicplan.validate.bench import DecoderBench
 from magicplan.validate.ceilings import Probe, ceilings
 from magicplan.validate.clock import Clock, Effort, clock_of
-from magicplan.validate.device_fit import accelerator_of, fit_device
+from magicplan.validate.device_files import accelerator_of
+from magicplan.validate.device_fit import fit_device
 from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.gate import exactness_gate
