@@ -6,12 +6,12 @@ other one (calibrated, transferred from the H100's public calibration, naive) is
 sha256 before the first of them is measured. Fewer than nine minutes a call on a bare machine with
 torch and triton; a second call with the same file continues.
 
-    python benchmarks/h200_model.py --out model.jsonl [--seconds 500]
+    python benchmarks/h200_model.py --out model.jsonl [--seconds 470]
     python benchmarks/h200_model.py --table model.jsonl     reprints all tables from the data
     python benchmarks/h200_model.py --rehearse --out r.jsonl  tiny models on the CPU: no measurement
 
-Run from the root of the checkout. What is measured is in h200_suites.py, the tables in
-h200_tables.py.
+Run from the root of the checkout. What is measured is in h200_suites.py and h200_choose.py, the
+tables in h200_tables.py.
 """
 
 from __future__ import annotations
@@ -30,21 +30,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-import numpy as np
 import torch
+from h200_choose import adaptive_tree, fixed_tree, points_of, restored, transfer
 from h200_suites import CALIBRATED, CALIBRATION, SUITES, Cells, Suite, rehearsal
 from h200_tables import print_tables
 
-from magicplan.hardware_specs.calibration import Calibration, HostFit
-from magicplan.hardware_specs.calibration_files import calibration_for
-from magicplan.roofline.speculation import Scene
-from magicplan.roofline.timing import Machine
-from magicplan.roofline.tree_speculation import best_tree, tree_times
-from magicplan.roofline.trees import Tree, best_trees
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.validate.bench import DecoderBench
 from magicplan.validate.ceilings import Probe, ceilings
 from magicplan.validate.clock import Clock, Effort, clock_of
-from magicplan.validate.device_fit import accelerator_of, fit_device
+from magicplan.validate.device_files import accelerator_of
+from magicplan.validate.device_fit import fit_device
 from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.gate import exactness_gate
@@ -53,9 +49,6 @@ from magicplan.validate.measure import calibrate_at, end_to_end, measure_cell
 from magicplan.validate.prepare import loaded, simulated_law, subject
 from magicplan.validate.run_file import RunFile, Settings, digest
 
-LARGEST_TREE, DEEPEST = 64, 12
-FIXED_DEPTH = {8: 5, 16: 6, 32: 7, 64: 8}
-"""Levels of the fixed trees, the root's included: about one more each time their size doubles."""
 EFFORT = Effort(least=10, most=40, seconds=0.25)
 """Of one step; a cell of n steps takes n times as long."""
 
@@ -309,59 +302,10 @@ class Measuring:
         print(f"{suite.name}: batch {cell[0]}, {cell[1]} tokens", file=sys.stderr)
 
 
-def points_of(
-    suite: Suite, forecaster: Forecaster, batch: int, ctx: int, chosen: Tree | None
-) -> Iterator[Point]:
-    """Chains, fixed trees, and last the tree chosen for this workload, if it is another one."""
-    for gamma in suite.gammas:
-        yield Point(batch=batch, ctx=ctx, gamma=gamma)
-    trees = [fixed_tree(forecaster, size) for size in suite.trees]
-    if chosen is not None:
-        trees = [tree for tree in trees if tree != chosen] + [chosen]
-    for tree in trees:
-        yield Point(batch=batch, ctx=ctx, gamma=tree.depth - 1, tree=tree)
-
-
-def fixed_tree(forecaster: Forecaster, size: int) -> Tree:
-    """The tree of that size that emits most within its levels, whatever the workload."""
-    ranks = forecaster.acceptance.ranks(LARGEST_TREE, np.asarray(1.0))
-    return best_trees(ranks, LARGEST_TREE, DEEPEST).tree(size, FIXED_DEPTH[size])
-
-
-def adaptive_tree(forecaster: Forecaster, batch: int, ctx: int) -> Tree | None:
-    """The tree that the calibrated model takes for this workload; None: do not speculate."""
-    s = forecaster.subject
-    if s.draft is None:
-        return None
-    at = np.asarray([[float(batch)]]), np.asarray([[float(ctx)]])
-    machine = Machine(accelerator=forecaster.accelerator, calibration=forecaster.calibration)
-    scene = Scene(target=s.model, layout=s.layout, machine=machine, batch=at[0], sequences=at[0],
-                  ctx=at[1])  # fmt: skip
-    table = best_trees(
-        forecaster.acceptance.ranks(LARGEST_TREE, np.asarray(1.0)), LARGEST_TREE, DEEPEST
-    )
-    best = best_tree(tree_times(scene, s.draft, LARGEST_TREE), table)
-    size, depth = int(best.size[0, 0]), int(best.depth[0, 0])
-    return table.tree(size, depth) if size > 1 else None
-
-
-def transfer(accelerator: Any) -> Calibration:
-    """Kernels of the nearest GPU with a public calibration; a captured graph has no host time."""
-    found, _ = calibration_for(accelerator, "vllm")
-    return replace(found, host=HostFit(kernel_seconds=found.host.kernel_seconds))
-
-
-def restored(line: dict[str, Any]) -> Point:
-    """The point of a prediction's line."""
-    tree = Tree(parents=tuple(line["tree"]["parents"])) if "tree" in line else None
-    gamma = tree.depth - 1 if tree else line["gamma"]
-    return Point(batch=line["batch"], ctx=line["ctx_tokens"], gamma=gamma, tree=tree)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, help="JSON lines; continued if it exists")
-    parser.add_argument("--seconds", type=float, default=500.0, help="begin no cell after this")
+    parser.add_argument("--seconds", type=float, default=470.0, help="begin no cell after this")
     parser.add_argument("--table", type=Path, help="print the tables of a file and stop")
     parser.add_argument("--rehearse", action="store_true", help="tiny models on the CPU")
     asked = parser.parse_args()

@@ -93,6 +93,21 @@ def test_the_decoder_knows_no_prediction(name: str) -> None:
     assert inside <= set(MEASURING), "the decoder imports a file of the fitting side"
 
 
+TIMING = ("bench", "ceilings", "clock", "environment", "grid", "measure")
+"""What times the decoder."""
+
+
+@pytest.mark.parametrize("name", TIMING)
+def test_what_measures_knows_no_prediction(name: str) -> None:
+    """Of the predicting side it knows the shape of a tree."""
+    path = ROOT / "validate" / f"{name}.py"
+    ours = {part for part in imports(path) if part.startswith("magicplan.")}
+    told = {part for part in ours if part.split(".")[1] in PREDICTING}
+    assert told <= {"magicplan.roofline.trees", "magicplan.roofline.trees.Tree"}
+    inside = {part.split(".")[2] for part in ours if part.startswith("magicplan.validate.")}
+    assert inside <= {*MEASURING, *TIMING}
+
+
 def test_only_traffic_and_timing_choose_a_maximum() -> None:
     """The roofline's maximum stands in timing; nobody else compares bytes with FLOP."""
     users = {

@@ -138,7 +138,7 @@ def test_calibrate_this_device(call: Any, tmp_path: Path, monkeypatch: pytest.Mo
         (("validate", "--threads", "0"), "--threads"),
         (("validate", "--seed", "-1"), "--seed"),
         (("validate", "--device", "tpu"), "--device tpu: expected cpu or cuda"),
-        (("validate", "--device", "cpu", "--grid", "quikc"), "quick, full or a CSV file"),
+        (("validate", "--device", "cpu", "--grid", "quick-ish"), "quick, full or a CSV file"),
         (("validate", "--device", "cpu", "--gamma", "99"), "--gamma"),
         (("validate", "--device", "cpu", "--dtype", "fp8"), "bf16, fp16, fp32"),
         (("validate", "--device", "cpu", "--backend", "cudnn"), "unknown backend"),

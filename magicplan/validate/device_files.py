@@ -1,15 +1,56 @@
-"""This device as TOMLs: an accelerator for `--gpu`, a calibration for `--stack`."""
+"""This device as the predicting side knows machines, and as TOMLs for `--gpu` and `--stack`."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
-from magicplan.errors import MissingExtra, UsageError
+from magicplan.errors import MissingExtra, UnknownName, UsageError
+from magicplan.hardware_specs import identify
+from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.fields import accelerator_from
 from magicplan.validate.calibrate import write
-from magicplan.validate.device_fit import accelerator_data
 from magicplan.validate.run_file import Run
+
+
+def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
+    """This device as an accelerator's TOML: peaks measured here, best of three."""
+    cpu = device["device"] == "cpu"
+    peaks = {k: float(f"{v:.4g}") for k, v in ceilings["matrix_flops_per_s"].items()}
+    peak = max(ceilings["read_bytes_per_s"], ceilings["copy_bytes_per_s"])
+    name = re.sub(r"[^a-z0-9]+", "-", str(device["name"]).lower()).strip("-")
+    data: dict[str, Any] = {
+        "name": f"measured-{name}" + (f"-{device['threads']}t" if cpu else ""),
+        "title": f"{device['name']}, peaks measured",
+        "architecture": "cpu" if cpu else "measured",
+        "units": device["threads"] if cpu else device.get("units") or 1,
+        "unit_kind": "thread" if cpu else "SM",
+        "memory_bytes": float(device["memory_bytes"]),
+        "memory_bytes_per_s": float(f"{peak:.4g}"),
+        "dense_flops_per_s": peaks,
+        "sources": [
+            {
+                "title": f"stream and matrix product measured by magicplan {device['magicplan']}",
+                "url": "",
+                "seen": date.fromisoformat(str(device["started"])[:10]),
+            }
+        ],
+    }
+    cache = device.get("last_level_cache_bytes")
+    return data | ({"l2_bytes": float(cache)} if cache else {})
+
+
+def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Accelerator:
+    """The datasheet of a GPU that carries this driver name, else what was measured."""
+    if device["device"] != "cpu":
+        try:
+            return identify(str(device["name"]))
+        except UnknownName:
+            pass
+    return accelerator_from(accelerator_data(device, ceilings), where="the measured device")
 
 
 def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = None) -> list[Path]:

@@ -1,5 +1,4 @@
-"""From measurements on this device to a machine of the predicting side: a datasheet that was
-measured, and a calibration of its own decoder.
+"""From measured steps of the decoder on this device to a calibration of it.
 
 Few constants, the forms of `roofline.timing`: linear layers t0 + p-norm(bytes, FLOP), attention
 t0 + waves + bytes + query rows, the host a step, a token and a round. They are fitted on whole
@@ -8,7 +7,6 @@ steps at once; contexts tell attention from the rest, query tokens tell FLOP fro
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -17,8 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UnknownName, UsageError
-from magicplan.hardware_specs import identify
+from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import (
     AttentionFit,
@@ -27,7 +24,6 @@ from magicplan.hardware_specs.calibration import (
     LinearFit,
 )
 from magicplan.hardware_specs.calibration_files import as_toml, ideal
-from magicplan.hardware_specs.fields import accelerator_from
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft, draft_step
@@ -80,43 +76,6 @@ class DeviceFit:
     def build(self) -> Calibration:
         """The calibration itself."""
         return as_toml(self.calibration)
-
-
-def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
-    """This device as an accelerator's TOML: peaks measured here, best of three."""
-    cpu = device["device"] == "cpu"
-    peaks = {k: float(f"{v:.4g}") for k, v in ceilings["matrix_flops_per_s"].items()}
-    peak = max(ceilings["read_bytes_per_s"], ceilings["copy_bytes_per_s"])
-    name = re.sub(r"[^a-z0-9]+", "-", str(device["name"]).lower()).strip("-")
-    data: dict[str, Any] = {
-        "name": f"measured-{name}" + (f"-{device['threads']}t" if cpu else ""),
-        "title": f"{device['name']}, peaks measured",
-        "architecture": "cpu" if cpu else "measured",
-        "units": device["threads"] if cpu else device.get("units") or 1,
-        "unit_kind": "thread" if cpu else "SM",
-        "memory_bytes": float(device["memory_bytes"]),
-        "memory_bytes_per_s": float(f"{peak:.4g}"),
-        "dense_flops_per_s": peaks,
-        "sources": [
-            {
-                "title": f"stream and matrix product measured by magicplan {device['magicplan']}",
-                "url": "",
-                "seen": date.fromisoformat(str(device["started"])[:10]),
-            }
-        ],
-    }
-    cache = device.get("last_level_cache_bytes")
-    return data | ({"l2_bytes": float(cache)} if cache else {})
-
-
-def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Accelerator:
-    """The datasheet of a GPU that carries this driver name, else what was measured."""
-    if device["device"] != "cpu":
-        try:
-            return identify(str(device["name"]))
-        except UnknownName:
-            pass
-    return accelerator_from(accelerator_data(device, ceilings), where="the measured device")
 
 
 def target_seconds(

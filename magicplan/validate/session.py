@@ -15,7 +15,8 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.validate.ceilings import Probe, ceilings
 from magicplan.validate.clock import Clock, Effort, clock_of
-from magicplan.validate.device_fit import DeviceFit, Subject, accelerator_of, fit_device
+from magicplan.validate.device_files import accelerator_of
+from magicplan.validate.device_fit import DeviceFit, Subject, fit_device
 from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.grid import Grid

@@ -22,10 +22,10 @@ from magicplan.roofline.acceptance import Iid
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import DraftRequest, self_draft
 from magicplan.roofline.timing import Machine
+from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.device_fit import (
     DeviceFit,
     Subject,
-    accelerator_of,
     drafting_seconds,
     fit_device,
     target_seconds,

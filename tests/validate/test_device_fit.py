@@ -12,11 +12,9 @@ import pytest
 import magicplan as mp
 from magicplan.errors import UsageError
 from magicplan.roofline.timing import Machine
-from magicplan.validate.device_files import write_tomls
+from magicplan.validate.device_files import accelerator_data, accelerator_of, write_tomls
 from magicplan.validate.device_fit import (
     DeviceFit,
-    accelerator_data,
-    accelerator_of,
     drafting_seconds,
     fit_device,
     kv_passes,

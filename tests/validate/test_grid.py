@@ -94,4 +94,4 @@ def test_a_bad_grid_file_is_named(tmp_path: Path, text: str, wanted: str) -> Non
 
 def test_no_such_grid() -> None:
     with pytest.raises(SpecError, match="quick, full or a CSV file"):
-        grid_of("quikc", "cpu")
+        grid_of("quick-ish", "cpu")
