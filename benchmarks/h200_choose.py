@@ -55,7 +55,7 @@ def adaptive_tree(forecaster: Forecaster, batch: int, ctx: int) -> Tree | None:
     table = best_trees(
         forecaster.acceptance.ranks(LARGEST_TREE, np.asarray(1.0)), LARGEST_TREE, DEEPEST
     )
-    best = best_tree(tree_times(scene, s.draft, LARGEST_TREE), table)
+    best = best_tree(tree_times(scene, s.draft, LARGEST_TREE), table, scene)
     size, depth = int(best.size[0, 0]), int(best.depth[0, 0])
     return table.tree(size, depth) if size > 1 else None
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from magicplan.errors import UsageError
+from magicplan import kernels
 from magicplan.kernels import native_backend, reference
 from magicplan.kernels.backend import Window
 from magicplan.kernels.native_backend import NativeBackend
@@ -87,3 +88,10 @@ def test_a_compiler_that_does_not_work_is_said(
     with pytest.raises(UsageError, match=message):
         native_backend.create()
     assert list(tmp_path.rglob("*.so")) == []
+
+
+@needs_compiler
+def test_arithmetic_elsewhere_keeps_its_subnormal_numbers() -> None:
+    kernels.load("native")
+    assert 2.0**-1070 * 0.5 > 0
+    assert float(torch.tensor(2.0**-140, dtype=torch.float32) * 0.5) > 0

@@ -2,7 +2,7 @@
  *
  * In vectors of the compiler (GCC or clang), so that one source serves AVX-512, AVX2 and NEON; head.h
  * is compiled for float and for bfloat16, whose arithmetic is float too. Head dimensions are
- * multiples of 64. Flags: -O3 -march=native -ffast-math -fno-finite-math-only.
+ * multiples of 64. Flags: see FLAGS in native_backend.py.
  */
 #include <stdint.h>
 #include <string.h>

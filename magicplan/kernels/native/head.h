@@ -26,6 +26,8 @@ static inline __attribute__((always_inline)) void NAME(head)(
     int64_t row_token, const int DIM)
 {
     const int rows = s->tokens * s->group;
+    /* whole fours: a row that is left over would read K and V alone */
+    const int whole = (rows + 3) / 4 * 4;
 #if BY_PAIRS
     ELEMENT raw[MOST_ROWS * DIM] __attribute__((aligned(64)));
     ELEMENT part[BLOCK * DIM] __attribute__((aligned(64)));
@@ -37,6 +39,14 @@ static inline __attribute__((always_inline)) void NAME(head)(
     float score[MOST_ROWS * BLOCK] __attribute__((aligned(64)));
     float high[MOST_ROWS], total[MOST_ROWS];
     memset(part, 0, sizeof part);
+    for (int r = rows; r < whole; r++) {
+#if BY_PAIRS
+        memset(raw + r * DIM, 0, DIM * sizeof *raw);
+#else
+        memset(q + r * DIM, 0, DIM * sizeof *q);
+#endif
+        memset(acc + r * DIM, 0, DIM * sizeof *acc);
+    }
     for (int r = 0; r < rows; r++) {
         const ELEMENT *from = query + (r / s->group) * row_token + (int64_t)(r % s->group) * DIM;
         for (int d = 0; d < DIM; d += WIDE) {
@@ -69,10 +79,10 @@ static inline __attribute__((always_inline)) void NAME(head)(
 #if BY_PAIRS
         const int64_t step = n < BLOCK ? DIM : s->kv_slot;
         if (n < BLOCK) k = NAME(padded)(part, k, s->kv_slot, n, DIM);
-        scores_of_pairs(rows, raw, k, step, s->scale, score, DIM);
+        scores_of_pairs(whole, raw, k, step, s->scale, score, DIM);
 #else
         NAME(widened)(part, k, s->kv_slot, n, DIM);
-        scores(rows, q, part, score, DIM);
+        scores(whole, q, part, score, DIM);
 #endif
         for (int r = 0; r < rows && n < BLOCK; r++)
             for (int j = n; j < BLOCK; j++) score[r * BLOCK + j] = HIDDEN;
@@ -98,10 +108,10 @@ static inline __attribute__((always_inline)) void NAME(head)(
         }
 #if BY_PAIRS
         if (n < BLOCK) v = NAME(padded)(part, v, s->kv_slot, n, DIM);
-        weigh_pairs(rows, score, v, step, acc, DIM);
+        weigh_pairs(whole, score, v, step, acc, DIM);
 #else
         NAME(widened)(part, v, s->kv_slot, n, DIM);
-        weigh(rows, n, score, part, acc, DIM);
+        weigh(whole, n, score, part, acc, DIM);
 #endif
         slot = stop;
     }
