@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from magicplan.errors import UsageError
 from magicplan import kernels
+from magicplan.errors import UsageError
 from magicplan.kernels import native_backend, reference
 from magicplan.kernels.backend import Window
 from magicplan.kernels.native_backend import NativeBackend
