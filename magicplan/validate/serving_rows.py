@@ -83,9 +83,9 @@ def _predicted(case: Case, row: Row) -> Served:
 def waves(row: Row, stack: str) -> float:
     """How many requests a run sends for each that it keeps in flight.
 
-    InferenceMAX documents ten. Of other harnesses it is not known; what the stack's rows show of
-    their neighbours' prompts tells it: of w waves, the first replaces nobody, so that a share
-    1 - 1 / (2 w) of the prompts is met.
+    InferenceMAX is taken to send ten (see WAVES). Of other harnesses it is not known; what the
+    stack's rows show of their neighbours' prompts tells it: of w waves, the first replaces nobody,
+    so that a share 1 - 1 / (2 w) of the prompts is met.
     """
     if INFERENCEMAX.search(row["id"]):
         return WAVES
