@@ -13,7 +13,7 @@ import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
-from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, StepCost, step_cost
 from magicplan.roofline.traffic import Op, Pass, forward
 
@@ -121,6 +121,15 @@ def drafting_seconds(
     cost = draft_step(draft, wide, machine, batch[None, :, None], nodes[None, :, :])
     full = (np.size(layout.tp), batch.size, nodes.shape[1])
     return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
+
+
+def catching_up_seconds(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array
+) -> Array:
+    """What a round's first draft pass costs more, [layout, batch], at the mean context."""
+    middle = np.atleast_2d(ctx).mean(axis=1)
+    more = catch_up_seconds(draft, _with_axes(layout, 1), machine, batch[None, :], middle[None, :])
+    return np.asarray(np.broadcast_to(more, (np.size(layout.tp), batch.size)))
 
 
 def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> PrefillCost:

@@ -10,6 +10,7 @@ from magicplan.errors import UsageError
 from magicplan.planning.placement import place, scene_of
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.roofline.drafts import catch_up_seconds
 from magicplan.roofline.speculation import verify_seconds
 from magicplan.roofline.tree_speculation import draft_pass_seconds
 from magicplan.roofline.trees import LARGEST, Tree
@@ -54,13 +55,15 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
     ranks, best = cells.columns[0].ranks, float(cells.best.speedup[0, 0])
     plain = float(verify_seconds(scene, np.ones(1))[0, 0, 0])
     overhead = scene.machine.calibration.host.round_seconds
+    asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
+    catch_up = float(np.max(catch_up_seconds(*asked)))
     worths = []
     for tree in trees:
         emitted = tree.expected_tokens(ranks.table, ranks.shares)
         passes = np.array(tree.level_widths[:-1], dtype=np.float64)
-        drafting = float(draft_pass_seconds(scene, draft, passes).sum()) if passes.size else 0.0
+        drafting = catch_up + float(draft_pass_seconds(scene, draft, passes).sum())
         verify = float(verify_seconds(scene, np.array([float(tree.size)]))[0, 0, 0])
-        total = drafting + verify + (overhead if tree.size > 1 else 0.0)
+        total = verify + (drafting + overhead if tree.size > 1 else 0.0)
         gain = emitted * plain / total
         worths.append(
             Worth(
@@ -68,7 +71,7 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
                 tokens_per_round=emitted,
                 round_seconds=total,
                 speedup=gain,
-                loss=1 - gain / best,
+                loss=max(0.0, 1 - gain / best),
             )
         )
     size = int(cells.best.size[0, 0])

@@ -10,6 +10,7 @@ from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.engine import (
     PrefillCost,
     RowTable,
+    catching_up_seconds,
     decode_seconds,
     draft_prefill,
     drafting_seconds,
@@ -152,7 +153,9 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
     seen = np.broadcast_to(nodes, (r.batch.size, nodes.size))
     one = drafting_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
     overhead = np.where(gammas > 0, r.machine.calibration.host.round_seconds, 0.0)
-    total = r.verify + gammas * one[..., None] + overhead
+    first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
+    drafting = gammas * one[..., None] + (gammas > 0) * first[..., None]
+    total = r.verify + drafting + overhead
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
     emitted, variance = tokens_per_round(survival), accept_length_variance(survival)

@@ -13,6 +13,7 @@ from magicplan.planning.adaptive import TreePlan, TreePoint
 from magicplan.planning.given_trees import Valued
 from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import cell_tables, notes, table
+from magicplan.roofline.tree_speculation import LEAST_GAIN
 from magicplan.tree_files import SCHEMA
 from magicplan.units import human_seconds, human_tokens
 
@@ -27,8 +28,8 @@ def render(plan: TreePlan, console: Console) -> None:
     rows = [(str(batch), [_cell(at[(batch, ctx)]) for ctx in contexts]) for batch in batches]
     cell_tables(console, title, [human_tokens(ctx) for ctx in contexts], rows)
     console.print(
-        "Cell: nodes/levels, speedup, its 80 % interval, the best chain's speedup; off does not "
-        "speculate; '-' fits nowhere."
+        "Cell: nodes/levels, speedup, its 80 % interval, the best chain's speedup; off: no tree "
+        f"gains {100 * (LEAST_GAIN - 1):.0f} %, do not speculate; '-' fits nowhere."
     )
     notes(console, "Rests on", plan.assumptions)
 

@@ -48,6 +48,8 @@ class Draft:
     holds_weights: bool = False
     holds_cache: bool = False
     same_model: bool = False
+    first_pass_tokens: float = 1.0
+    """Tokens a sequence of a round's first pass: one more than its cache may lack."""
     middle: Middle | None = None
     note: str = ""
     """What its cost leaves out."""
@@ -133,7 +135,11 @@ def self_draft(ask: DraftRequest) -> Draft:
 
 
 def model_draft(ask: DraftRequest) -> Draft:
-    """A smaller model with its own cache, whole or windowed."""
+    """A smaller model with its own cache, whole or windowed.
+
+    The last token a round drafts never ran through it, so where that was accepted the next round
+    starts with two tokens; a batch in step starts with two for all.
+    """
     if ask.small is None:
         raise UsageError("a draft model needs a name, as in --draft llama-3.2-1b")
     view = ask.view or FULL
@@ -145,6 +151,7 @@ def model_draft(ask: DraftRequest) -> Draft:
         weight_dtype=ask.weight_dtype,
         holds_weights=True,
         holds_cache=True,
+        first_pass_tokens=2.0,
     )
 
 
@@ -375,6 +382,19 @@ def draft_step(
         return cost
     inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)
     return _combine(inner, draft.middle.gamma, cost, 1 / draft.middle.tokens_per_pass)
+
+
+def catch_up_seconds(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Num, ctx: Num
+) -> Num:
+    """Seconds by which a round's first draft pass exceeds the ones behind it."""
+    if draft.first_pass_tokens == 1.0:
+        return 0.0
+    first, later = (
+        draft_step(draft, layout, machine, batch, ctx, width=width).seconds
+        for width in (draft.first_pass_tokens, 1.0)
+    )
+    return first - later
 
 
 def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:

@@ -20,7 +20,7 @@ from magicplan.roofline.acceptance import (
     tokens_per_round,
 )
 from magicplan.roofline.deployment import Array, Deployment, Indices, Num
-from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, StepCost, step_cost
 from magicplan.roofline.traffic import Pass, forward
 
@@ -112,12 +112,7 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     gammas = np.arange((max_gamma if draft else 0) + 1, dtype=np.float64)
     verify = verify_seconds(scene, gammas + 1)
     baseline = verify[..., :1]
-    if draft is None:
-        one_draft = np.zeros(())
-    else:
-        cost = draft_step(draft, scene.layout, scene.machine, scene.batch, scene.ctx)
-        one_draft = np.asarray(cost.seconds)
-    drafting = gammas * one_draft[..., None]
+    drafting = _drafting(scene, draft, gammas)
     overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
@@ -137,6 +132,15 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
         speedup_low=np.where(gammas == 0, 1.0, middle / spread(middle / low, 1 / timing.low)),
         speedup_high=np.where(gammas == 0, 1.0, middle * spread(high / middle, timing.high)),
     )
+
+
+def _drafting(scene: Scene, draft: Draft | None, gammas: Array) -> Array:
+    """Seconds of `gammas` draft passes, on a new last axis."""
+    if draft is None:
+        return 0.0 * gammas
+    asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
+    one, more = _axis(draft_step(*asked).seconds), _axis(catch_up_seconds(*asked))
+    return np.asarray(gammas * one + (gammas > 0) * more)
 
 
 def _emitted(

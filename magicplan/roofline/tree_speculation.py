@@ -13,9 +13,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.roofline.deployment import Array, Indices, Num
-from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.speculation import Scene, batch_efficiency, verify_seconds
 from magicplan.roofline.trees import TreeTable
+
+LEAST_GAIN = 1.05
+"""Speedup from which a tree is worth switching on: below lies the error of predicted speedups
+(docs/accuracy.md), and every size costs an engine a set of CUDA graphs."""
 
 
 def tree_sizes(largest: int) -> Array:
@@ -36,6 +40,8 @@ class TreeTimes:
     """[batch, ctx, size]"""
     pass_seconds: Array
     """[batch, ctx, width + 1]: a draft pass over `width` nodes a sequence; 0 for width 0."""
+    catch_up_seconds: Num
+    """What a round's first draft pass costs more, [batch, ctx] or the same everywhere."""
     round_seconds: Num
     """Overhead of a round, [batch, ctx] or the same everywhere."""
 
@@ -55,6 +61,9 @@ def tree_times(scene: Scene, draft: Draft, largest: int) -> TreeTimes:
         sizes=sizes,
         verify_seconds=np.broadcast_to(verify_seconds(scene, sizes), (*shape, sizes.size)),
         pass_seconds=passes,
+        catch_up_seconds=catch_up_seconds(
+            draft, scene.layout, scene.machine, scene.batch, scene.ctx
+        ),
         round_seconds=scene.machine.calibration.host.round_seconds,
     )
 
@@ -96,14 +105,16 @@ def best_tree(
     most_nodes: Array | None = None,
 ) -> BestTree:
     """Scan every (size, depth) of a table. `column` picks the contexts the table is for; no tree
-    has more than `most_nodes` [batch, ctx]."""
+    has more than `most_nodes` [batch, ctx], and none gains less than `LEAST_GAIN`."""
     at = column or slice(None)
     sizes = times.sizes.astype(int)
     verify = times.verify_seconds[:, at]
     emitted, widths = table.expected_tokens[:, sizes - 1], table.widths[:, sizes - 1]
-    drafting = _drafting(times.pass_seconds[:, at], widths)
-    fixed = np.broadcast_to(times.round_seconds, times.verify_seconds.shape[:2])[:, at]
-    overhead = np.where(sizes > 1, fixed[..., None, None], 0.0)
+    catch_up, overhead = (
+        np.broadcast_to(once, times.verify_seconds.shape[:2])[:, at, None, None] * (sizes > 1)
+        for once in (times.catch_up_seconds, times.round_seconds)
+    )
+    drafting = _drafting(times.pass_seconds[:, at], widths) + catch_up
     total = drafting + verify[..., None, :] + overhead
     mean = np.where(np.isfinite(emitted), emitted, 1.0)
     share = np.ones((1, 1, 1, 1))
@@ -116,7 +127,8 @@ def best_tree(
     if most_nodes is not None:
         rate = np.where(sizes <= most_nodes[:, at, None, None], rate, 0.0)
     flat = rate.reshape(*rate.shape[:2], -1)
-    chosen = flat.argmax(axis=-1)
+    enough = flat.max(axis=-1) * verify[..., 0] >= LEAST_GAIN
+    chosen = np.where(enough, flat.argmax(axis=-1), 0)  # the first is the root alone
 
     def take(values: Array) -> Array:
         full = np.broadcast_to(values, rate.shape).reshape(flat.shape)

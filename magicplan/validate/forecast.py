@@ -14,7 +14,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.calibration_files import ideal
 from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import draft_step
+from magicplan.roofline.drafts import catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, memory_seconds
 from magicplan.roofline.traffic import Op, Pass, forward
 from magicplan.validate.device_fit import Subject, drafting_seconds, target_seconds
@@ -78,15 +78,15 @@ class Forecaster:
     def _drafting(self, machine: Machine, point: Point) -> float:
         """All draft passes of a round: over one token each in a chain, over a level of a tree."""
         batch, ctx = np.asarray(float(point.batch)), np.asarray(float(point.ctx))
-        if point.tree is None:
-            return point.gamma * float(drafting_seconds(self.subject, machine, batch, ctx))
-        if self.subject.draft is None:
+        draft, layout = self.subject.draft, self.subject.layout
+        if draft is None:
             return 0.0
+        first = float(catch_up_seconds(draft, layout, machine, batch, ctx))
+        if point.tree is None:
+            return first + point.gamma * float(drafting_seconds(self.subject, machine, batch, ctx))
         widths = np.asarray(point.tree.level_widths[:-1], dtype=np.float64)
-        cost = draft_step(
-            self.subject.draft, self.subject.layout, machine, batch, ctx, width=widths
-        )
-        return float(np.sum(np.broadcast_to(cost.seconds, widths.shape)))
+        cost = draft_step(draft, layout, machine, batch, ctx, width=widths)
+        return first + float(np.sum(np.broadcast_to(cost.seconds, widths.shape)))
 
     def _floors(
         self, points: Sequence[Point], bare: dict[str, list[float]]

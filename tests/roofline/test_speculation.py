@@ -19,7 +19,14 @@ from magicplan.roofline.acceptance import (
     tokens_per_round,
 )
 from magicplan.roofline.deployment import Deployment
-from magicplan.roofline.drafts import Draft, DraftRequest, model_draft, self_draft, streaming
+from magicplan.roofline.drafts import (
+    Draft,
+    DraftRequest,
+    draft_step,
+    model_draft,
+    self_draft,
+    streaming,
+)
 from magicplan.roofline.speculation import Scene, rounds, static_efficiency
 from magicplan.roofline.timing import Machine
 from tests.shapes import A100, FITTED, IDEAL, LLAMA, SLIDING, fitted_calibration
@@ -160,3 +167,16 @@ def test_the_interval_of_a_speedup_covers_four_times_in_five(
             real = cells.best.speedup[0, 0] * emitted / cells.best.tokens_per_round[0, 0]
         covered += ends[0] <= real * times <= ends[1]
     assert covered / experiments == pytest.approx(0.8, abs=3.2 * (0.16 / experiments) ** 0.5)
+
+
+@pytest.mark.parametrize("machine", [FITTED, IDEAL])
+def test_a_smaller_model_starts_a_round_with_two_tokens(machine: Machine) -> None:
+    """Its cache lacks the last drafted token; verification writes a self-draft's own."""
+    at = scene(batch=64, machine=machine)
+    for draft, tokens in ((SMALL, 2.0), (SELF, 1.0)):
+        first, later = (
+            float(np.max(draft_step(draft, at.layout, machine, 64.0, 8192.0, width=w).seconds))
+            for w in (tokens, 1.0)
+        )
+        drafting = rounds(at, draft, Iid(alpha=0.8, origin="t"), 4).draft_seconds.ravel()
+        assert drafting == pytest.approx([0.0, *(first + k * later for k in range(4))])
