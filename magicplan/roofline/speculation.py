@@ -8,6 +8,7 @@ Axes are (batch, ctx, draft length); gamma 0 is plain decoding, exactly.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -78,8 +79,35 @@ def decode(scene: Scene) -> StepCost:
     return step_cost(forward(scene.target, scene.layout, work), scene.machine, host)
 
 
+CACHED_CELLS = 1 << 14
+"""Cells of a grid that are worked on at a time: their arrays stay in a processor's cache."""
+
+
 def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
-    """Seconds of one target pass over `query_tokens` a sequence, on a new last axis."""
+    """Seconds of one target pass over `query_tokens` a sequence, [batch, ctx, query_tokens]."""
+    shape = np.broadcast_shapes(np.shape(scene.batch), np.shape(scene.ctx))
+    found = np.empty((*shape, query_tokens.size))
+    blocks = math.ceil(found.size / CACHED_CELLS)
+    for rows in np.array_split(np.arange(shape[0]), min(blocks, shape[0])):
+        found[rows] = _pass_seconds(_rows_of(scene, rows), query_tokens)
+    return found
+
+
+def _rows_of(scene: Scene, rows: Indices) -> Scene:
+    """A part of the batches."""
+
+    def part(value: Num) -> Num:
+        array = np.asarray(value)
+        return array[rows] if array.ndim and array.shape[0] > 1 else value
+
+    degrees = scene.layout
+    layout = replace(
+        degrees, tp=part(degrees.tp), pp=part(degrees.pp), replicas=part(degrees.replicas)
+    )
+    return replace(scene, layout=layout, batch=part(scene.batch), ctx=part(scene.ctx))
+
+
+def _pass_seconds(scene: Scene, query_tokens: Array) -> Array:
     layout = _with_axis(scene.layout)
     work = Pass(
         batch=_axis(scene.batch),

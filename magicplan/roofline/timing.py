@@ -22,6 +22,8 @@ from magicplan.hardware_specs.calibration import (
 from magicplan.roofline.deployment import Namespace, Num
 from magicplan.roofline.traffic import Op
 
+SMALLEST = np.finfo(np.float64).tiny
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Machine:
@@ -178,7 +180,15 @@ def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:
     larger = xp.maximum(a, b)
     if math.isinf(p):
         return larger
-    return larger * (1 + (xp.minimum(a, b) / larger) ** p) ** (1 / p)
+    return larger * _power(1 + _power(xp.minimum(a, b) / larger, p, xp), 1 / p, xp)
+
+
+def _power(base: Num, exponent: float, xp: Namespace) -> Num:
+    """`base ** exponent`; of arrays by logarithms, twice as fast as NumPy's own, and the smallest
+    number counts as 0."""
+    if xp is not np:
+        return base**exponent
+    return np.exp(exponent * np.log(np.maximum(base, SMALLEST)))
 
 
 def step_cost(
