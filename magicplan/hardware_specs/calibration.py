@@ -78,6 +78,9 @@ class HostFit:
     """The same for one draft step."""
     round_seconds: float = 0.0
     """Accept, reject and bookkeeping of one speculation round."""
+    request_seconds: float = 0.0
+    """Of a request beside its steps, before its first token is out: its way in and that token's way
+    out, tokenising, scheduling."""
     quantise_share: float = 1.0
     """Of the time that kernel tables spend on quantising activations, what an engine pays that
     fuses it into the kernel before."""

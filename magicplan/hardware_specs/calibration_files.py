@@ -190,6 +190,12 @@ def prefill_share(stack: str, *, dense: bool = True) -> float:
     return float((found if dense else found.get("experts", {})).get("prefill_share", 1.0))
 
 
+def streamed_rounds(stack: str) -> float:
+    """Rounds that a first token waits in published runs of that stack: they send several at once,
+    and do not say how many."""
+    return float(_stack(stack).get("streamed_rounds", 0.0))
+
+
 def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> dict[str, LinearFit]:
     """Linear layers that no public table holds, by the slowdown against 8-bit ones that published
     runs of whole engines show: those in 4 bits, and grouped products of experts."""

@@ -51,13 +51,14 @@ class PrefillCost:
 
     Attention costs `full_pair_seconds` for each (query, key) pair of the layers that see
     everything and `window_pair_seconds` for each pair within `window_tokens`; `draft_seconds` a
-    token builds the draft's own cache.
+    token builds the draft's own cache. `request_seconds` pass at the host, beside all steps.
     """
 
     full_pair_seconds: Array
     window_pair_seconds: Array
     window_tokens: float
     draft_seconds: Array
+    request_seconds: float = 0.0
 
     def of(self, new: Array, cached: Array) -> Array:
         """Seconds of `new` [n] prompt tokens behind `cached` [n] ones, [layout, n]."""
@@ -148,6 +149,7 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
         window_pair_seconds=seconds["attention_sliding"],
         window_tokens=float(model.window_tokens or 0),
         draft_seconds=draft_prefill(layout, machine, None),
+        request_seconds=machine.calibration.host.request_seconds,
     )
 
 

@@ -105,7 +105,8 @@ def _figures(found: Expected) -> dict[str, float]:
 
 
 def _fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
-    """The machine whose host time a step makes the time per token agree, never below none."""
+    """The machine whose host time a step makes the time per token agree, and whose host time a
+    request makes the time to first token agree; neither below none."""
     target = "tpot_mean_seconds" if "tpot_mean_seconds" in seen.figures else "e2e_mean_seconds"
     if target not in seen.figures:
         target = "requests_per_s"
@@ -116,12 +117,21 @@ def _fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
         found = _figures(expect(run, _with_host(before, middle)))[target]
         slow = found < wanted if target == "requests_per_s" else found > wanted
         low, high = (low, middle) if slow else (middle, high)
-    return _with_host(before, low)
+    stepping = _with_host(before, low)
+    if "ttft_mean_seconds" not in seen.figures:
+        return stepping
+    known = stepping.calibration.host.request_seconds
+    beside = seen.figures["ttft_mean_seconds"] - expect(run, stepping).ttft_seconds
+    return _with_host(before, low, max(known + beside, 0.0))
 
 
-def _with_host(before: Expected, step_seconds: float) -> Machine:
+def _with_host(
+    before: Expected, step_seconds: float, request_seconds: float | None = None
+) -> Machine:
     machine = before.resolved.machine
     host = replace(machine.calibration.host, step_seconds=step_seconds)
+    if request_seconds is not None:
+        host = replace(host, request_seconds=request_seconds)
     name = f"{machine.calibration.name} fitted"
     return Machine(
         accelerator=machine.accelerator,
@@ -129,7 +139,7 @@ def _with_host(before: Expected, step_seconds: float) -> Machine:
             machine.calibration,
             name=name,
             host=host,
-            origin=f"{machine.calibration.origin}; host step_seconds fitted to one benchmark run",
+            origin=f"{machine.calibration.origin}; host times fitted to one benchmark run",
         ),
     )
 

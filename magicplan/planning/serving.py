@@ -180,7 +180,7 @@ def steady_states(
         backlog_load=queue.load,
         backlog_seconds=queue.wait,
         prompt_seconds=mix.work,
-        own_seconds=mix.own,
+        own_seconds=mix.own + prefill.request_seconds,
         mixed_seconds=mix.mixed,
         kv_share=use,
         kv_margin=margin,
@@ -284,7 +284,8 @@ def prefill_pool(
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
         prompt_seconds=mix.work,
-        own_seconds=mix.own + moving[:, None, :], mixed_seconds=mix.mixed, kv_share=zero,
+        own_seconds=mix.own + moving[:, None, :] + prefill.request_seconds,
+        mixed_seconds=mix.mixed, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
 

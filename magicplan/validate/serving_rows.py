@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration_files import prefill_share
+from magicplan.hardware_specs.calibration_files import prefill_share, streamed_rounds
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Run, expect
@@ -76,7 +76,8 @@ def _predicted(case: Case, row: Row) -> Served:
         tpot=float(row["tpot_ms"]) / 1e3,
         tpot_predicted=answer.tpot_seconds,
         ttft=float(row["ttft_ms"] or "nan") / 1e3,
-        ttft_predicted=answer.ttft_seconds,
+        ttft_predicted=answer.ttft_seconds
+        + streamed_rounds(str(options["stack"])) * answer.tpot_seconds,
     )
 
 

@@ -61,6 +61,8 @@ class _Server:
     accept: Callable[[int], np.ndarray[Any, Any]]
     capacity: float
     """KV tokens."""
+    entry_seconds: float
+    """Of a request at the host, before it can be scheduled."""
     budget: int
     most: int
     width: int
@@ -172,6 +174,7 @@ def simulate(
         step_seconds=step_clock(r, spec),
         accept=acceptor(r, spec, rng),
         capacity=kv_tokens(r, spec),
+        entry_seconds=r.prefill.request_seconds,
         budget=int(r.limits.batched_tokens),
         most=int(r.limits.max_sequences),
         width=(spec.gamma or 0) + 1,
@@ -205,12 +208,15 @@ def _arrivals(
 ) -> Generator[Any, Any, None]:
     for job in jobs:
         yield env.timeout(rng.exponential(1 / rate))
-        _enter(env, server, job, budgets)
+        env.process(_enter(env, server, job, budgets))
 
 
-def _enter(env: Any, server: _Server, job: _Job, budgets: dict[int, Any]) -> None:
+def _enter(
+    env: Any, server: _Server, job: _Job, budgets: dict[int, Any]
+) -> Generator[Any, Any, None]:
     job.arrived = env.now
     budgets[id(job)] = (job.output, env.now)
+    yield env.timeout(server.entry_seconds)
     server.submit(job)
 
 
@@ -230,7 +236,7 @@ def _closed(
 
     def turn() -> Generator[Any, Any, None]:
         yield env.timeout(pause())
-        _enter(env, server, left.popleft(), budgets)
+        yield from _enter(env, server, left.popleft(), budgets)
 
     def refill(_: _Job) -> None:
         if left:

@@ -234,5 +234,5 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
 
 
 def constants(host: HostFit) -> dict[str, float]:
-    """Host constants as TOML numbers."""
-    return {name: float(f"{value:.4g}") for name, value in asdict(host).items()}
+    """Host constants as TOML numbers; what a fit left at its bound of 0 is 0."""
+    return {name: round(float(f"{value:.4g}"), 12) for name, value in asdict(host).items()}

@@ -323,6 +323,9 @@ def test_observed_runs_stand_beside_predictions(
         if name in fitted:
             assert fitted[name].refitted == pytest.approx(fitted[name].observed, rel=0.02)
             break
+    if "ttft_mean_seconds" in fitted:
+        first = fitted["ttft_mean_seconds"]
+        assert first.refitted >= first.observed * 0.98
     calibration = as_toml(tomllib.loads(seen.calibration_toml))
     assert calibration.host.step_seconds >= 0
 

@@ -1,0 +1,72 @@
+"""When a request's first token is out, fitted on published serving runs.
+
+Engines may send several tokens at once (TensorRT-LLM's `stream_interval`, SGLang's
+`--stream-interval`), and published runs do not say how many: the rows of a stack agree on rounds
+that the first token waits, which grow with the time per token as nothing else beside the steps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from magicplan.errors import UsageError
+from magicplan.roofline.deployment import Array
+from magicplan.validate.serving_rows import Served
+from magicplan.validate.stack_fit import FOLDS, MIN_CASES
+
+WAITS: dict[str, tuple[float, float, float]] = {
+    "request_seconds": (0.0, 0.03, 1.0),
+    "streamed_rounds": (0.0, 5.0, 100.0),
+}
+"""Least, first and largest value of what is fitted."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestFit:
+    """`WAITS`, and predicted over measured time to first token by those of other sets."""
+
+    request_seconds: float
+    streamed_rounds: float
+    held_out: Array
+
+
+def fit_request(stack: str, rows: list[Served]) -> RequestFit:
+    """What a first token waits for beside the request's steps, from predictions without it.
+
+    (GPU, model, format) sets count equally, however many rows they print; folds hold whole sets.
+    Raises UsageError for too few rows.
+    """
+    usable = [r for r in rows if r.row["backend"] == stack and np.isfinite(r.ttft)]
+    if len(usable) < MIN_CASES:
+        raise UsageError(f"{stack}: {len(usable)} times to first token, needs {MIN_CASES}")
+    seen = np.asarray([(r.ttft, r.ttft_predicted, r.tpot_predicted) for r in usable])
+    names = [f"{r.row['system']} {r.model} {r.row['precision']}" for r in usable]
+    sets = np.unique(names, return_inverse=True)[1]
+    weight = np.asarray(np.bincount(sets)[sets] ** -0.5, dtype=np.float64)
+    held_out = np.empty(len(usable))
+    for fold in range(FOLDS):
+        test = sets % FOLDS == fold
+        if test.any():
+            train = ~test if (~test).any() else test
+            others = _solve(seen[train], weight[train])
+            held_out[test] = _predicted(others, seen[test]) / seen[test, 0]
+    found = _solve(seen, weight)
+    return RequestFit(
+        request_seconds=float(found[0]), streamed_rounds=float(found[1]), held_out=held_out
+    )
+
+
+def _predicted(waits: Array, seen: Array) -> Array:
+    return np.asarray(seen[:, 1] + waits[0] + waits[1] * seen[:, 2])
+
+
+def _solve(seen: Array, weight: Array) -> Array:
+    def residual(x: Array) -> Array:
+        return np.asarray(np.log(_predicted(x, seen) / seen[:, 0]) * weight)
+
+    low, first, high = np.asarray(list(WAITS.values())).T
+    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
+    return np.asarray(found.x)
