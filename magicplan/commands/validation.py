@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -73,7 +75,8 @@ def validate(
 
     Checks that speculative output is exact, measures this device's peaks, calibrates on small
     workloads, writes its prediction of other and larger ones, measures them, and compares. Exit
-    status 1 where a point misses the tolerance.
+    status 1 where a point misses the tolerance. Under torchrun its processes share the model
+    (tensor parallelism): torchrun --nproc-per-node 2 -m magicplan validate.
 
     Example: magicplan validate --grid quick --acceptance simulated:0.8 --out check
     """
@@ -91,6 +94,8 @@ def validate(
             threads=threads, seed=seed,
         )  # fmt: skip
         run = _measured(asked, out)
+        if run is None:
+            return
     _report(run, room, out, json=json)
 
 
@@ -110,17 +115,26 @@ def _asked(threads: str, seed: str, **words: str | None) -> Any:
 
 
 def _measured(asked: Any, out: Path | None) -> Any:
-    """A finished run, resumed where the folder holds the beginning of one."""
+    """A finished run, resumed where the folder holds the beginning of one; of several ranks that
+    torchrun started, the first has it."""
+    import torch
+
     from magicplan.report.terminal import progress
     from magicplan.validate.prepare import session
     from magicplan.validate.settings import settle
+    from magicplan.validate.tensor_parallel import joined
 
-    run_session: Session = session(settle(asked))
+    settings = settle(asked)
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
-    file = run_session.open(folder / RUN_FILE)
     try:
-        with progress("validating", run_session.steps) as done:
-            return run_session.run(file, lambda _: done())
+        with joined(torch.device(settings.device)) as ranks:
+            settings, folder = ranks.first((replace(settings, ranks=ranks.count), folder))
+            run_session: Session = session(settings, ranks)
+            file = run_session.open(folder / RUN_FILE)
+            shown = progress("validating", run_session.steps) if ranks.rank == 0 else None
+            with shown or nullcontext(lambda: None) as done:
+                run = run_session.run(file, lambda _: done())
+            return run if ranks.rank == 0 else None
     except KeyboardInterrupt:
         say(f"stopped; what was measured is kept, continue with: {_again(folder)}")
         sys.exit(130)

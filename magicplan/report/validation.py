@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from statistics import mean
 from typing import Any
 
 from rich.console import Console
 
 from magicplan.report.terminal import notes, table
-from magicplan.units import human_rate, human_tokens
+from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
 from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, summary
 
 DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
@@ -48,8 +49,12 @@ def headline(c: Comparison) -> str:
     return (
         f"{c.content['model']}, draft {c.content['draft']}, acceptance "
         f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
-        f"{device['name']} ({device['device']})"
+        f"{'' if _ranks(c) == 1 else f'{_ranks(c)} x '}{device['name']} ({device['device']})"
     )
+
+
+def _ranks(c: Comparison) -> int:
+    return int(c.run.header["settings"].get("ranks", 1))
 
 
 def _point_table(c: Comparison) -> Any:
@@ -125,6 +130,21 @@ def _gain(which: str, p: Verdict) -> str:
     )
 
 
+def _sums(sums: list[dict[str, float]], ranks: int) -> str:
+    """Sums over ranks, measured beside fitted and beside the link alone."""
+    error = 100 * mean(abs(s["fitted"] / s["seconds"] - 1) for s in sums)
+    naive = 100 * mean(abs(s["ideal"] / s["seconds"] - 1) for s in sums)
+    ends = "; ".join(
+        f"{human_bytes(s['bytes'])} {human_seconds(s['seconds'])}, fitted "
+        f"{human_seconds(s['fitted'])}"
+        for s in (sums[0], sums[len(sums) // 2], sums[-1])
+    )
+    return (
+        f"all-reduce over {ranks} ranks, {len(sums)} sizes: {ends}; MAPE {error:.0f} %, of the "
+        f"link alone {naive:.0f} %"
+    )
+
+
 def basis(c: Comparison) -> list[str]:
     """What every number rests on."""
     device, ceilings, content = c.run.header["device"], c.run.ceilings or {}, c.content
@@ -146,22 +166,24 @@ def basis(c: Comparison) -> list[str]:
             f"{human_rate(ceilings['copy_bytes_per_s'])}, {peaks}, launch "
             f"{1e6 * ceilings['launch_seconds']:.2g} us"
         )
+    if sums := content.get("all_reduce"):
+        lines.append(_sums(sums, int(ceilings["ranks"])))
     fit = content["fit_percent"]
     lines += [
         f"calibrated on {len(content['calibrated_on'])} other points, {fit['rows']} steps: MAPE "
         f"{fit['mape']:.1f} % there",
         f"attention over that of one query token: {passes}",
         f"prediction sha256 {c.digest[:16]}, written before the first point",
-        _timing(device),
+        _timing(device, _ranks(c)),
         _acceptance(content["acceptance_origin"]),
     ]
     return lines
 
 
-def _timing(device: dict[str, Any]) -> str:
+def _timing(device: dict[str, Any], ranks: int) -> str:
     if device["device"] == "cuda":
         return "times: medians of CUDA-graph replays between events, 95 % bootstrap intervals"
-    what = "the thread's own time" if device["threads"] == 1 else "wall time"
+    what = "the thread's own time" if device["threads"] == ranks == 1 else "wall time"
     return f"times: medians of {what}, 95 % bootstrap intervals, {device['threads']} thread(s)"
 
 

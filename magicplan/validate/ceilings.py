@@ -9,14 +9,19 @@ from __future__ import annotations
 import functools
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicplan.validate.clock import Clock, Samples, Step, clock_of
+
+if TYPE_CHECKING:
+    from magicplan.validate.tensor_parallel import Ranks
 
 BEST_OF = 3
 PROBE_BYTES = 2**28
 """Many times a CPU's cache."""
 LAUNCHES = 200
+MESSAGES = tuple(4**k for k in range(5, 13))
+"""Bytes of the sums over ranks that are timed: 1 KiB to 16 MiB."""
 WIDE, DEEP = 2048, 1024
 """Largest and smallest edge of the square product that gives a CPU's matrix rate."""
 
@@ -35,15 +40,20 @@ class Ceilings:
     """One empty operation, launched from Python."""
     replay_seconds: float | None
     """One empty kernel inside a CUDA graph; None on a CPU."""
+    all_reduce: list[tuple[int, float]]
+    """Bytes and seconds of a sum over `ranks`; empty alone."""
+    ranks: int
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self)
 
 
-def ceilings(device: str, dtypes: tuple[str, ...]) -> Ceilings:
+def ceilings(device: str, dtypes: tuple[str, ...], ranks: Ranks | None = None) -> Ceilings:
     """Measure them; takes a few seconds and up to 2 GiB on a GPU, 0.5 GiB on a CPU."""
     import torch
+
+    from magicplan.validate.tensor_parallel import all_reduce_seconds
 
     clock = clock_of(device)
     size = 2**30 if device == "cuda" else 2**28
@@ -53,12 +63,19 @@ def ceilings(device: str, dtypes: tuple[str, ...]) -> Ceilings:
     copied = best(clock, functools.partial(target.copy_, source))
     del source, target
     launch, replay = _launches(device)
+    sums = []
+    if ranks is not None and ranks.count > 1:
+        where, kind = torch.device(device), torch.float32
+        seconds = all_reduce_seconds(ranks, MESSAGES, device=where, dtype=kind)
+        sums = list(zip(MESSAGES, seconds, strict=True))
     return Ceilings(
         read_bytes_per_s=size / read,
         copy_bytes_per_s=2 * size / copied,
         matrix_flops_per_s={dtype: matrix_rate(device, dtype) for dtype in dtypes},
         launch_seconds=launch,
         replay_seconds=replay,
+        all_reduce=sums,
+        ranks=ranks.count if ranks is not None else 1,
     )
 
 

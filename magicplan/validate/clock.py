@@ -94,12 +94,23 @@ class Clock(Protocol):
     def time(self, step: Step) -> tuple[float, float | None]:
         """Wall and thread seconds of one run; no thread time on a GPU."""
 
+    def agreed(self, decision: Any) -> Any:
+        """What rank 0 decides: steps of several ranks wait for each other."""
+
+
+Agree = Callable[[Any], Any]
+
+
+def _own(decision: Any) -> Any:
+    """A process alone does as it decides."""
+    return decision
+
 
 class CpuClock:
     """`perf_counter` around a call, and `thread_time` where one thread does all the work."""
 
-    def __init__(self, threads: int) -> None:
-        self.alone = threads == 1
+    def __init__(self, threads: int, agreed: Agree = _own) -> None:
+        self.alone, self.agreed = threads == 1 and agreed is _own, agreed
 
     def prepared(self, step: Step) -> Step:
         """A CPU runs the step as it is."""
@@ -116,10 +127,10 @@ class CpuClock:
 class CudaClock:
     """Events around the replay of a CUDA graph, or around the launches themselves."""
 
-    def __init__(self, *, graphs: bool = True) -> None:
+    def __init__(self, *, graphs: bool = True, agreed: Agree = _own) -> None:
         import torch
 
-        self.torch, self.graphs = torch, graphs
+        self.torch, self.graphs, self.agreed = torch, graphs, agreed
         self._pool = torch.cuda.graph_pool_handle() if graphs else None
 
     def prepared(self, step: Step) -> Step:
@@ -152,13 +163,13 @@ class CudaClock:
         return before.elapsed_time(after) / 1e3, None
 
 
-def clock_of(device: str, *, graphs: bool = True) -> Clock:
+def clock_of(device: str, *, graphs: bool = True, agreed: Agree = _own) -> Clock:
     """The clock of a device, `cpu` (with torch's present threads) or `cuda`."""
     if device != "cpu":
-        return CudaClock(graphs=graphs)
+        return CudaClock(graphs=graphs, agreed=agreed)
     import torch
 
-    return CpuClock(torch.get_num_threads())
+    return CpuClock(torch.get_num_threads(), agreed)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +191,7 @@ def warm_up(clock: Clock, step: Step, effort: Effort) -> None:
         for _ in range(WARM_UP):
             runs.add(clock.time(step))
         now = float(np.median(runs.judged))
-        if abs(now / before - 1) < STEADY or time.perf_counter() > end:
+        if clock.agreed(abs(now / before - 1) < STEADY or time.perf_counter() > end):
             return
         before = now
 
@@ -201,7 +212,7 @@ def alternate(
     samples = {name: Samples() for name in steps}
     end = time.perf_counter() + effort.seconds
     for run in range(effort.most):
-        if run >= effort.least and time.perf_counter() > end:
+        if run >= effort.least and clock.agreed(time.perf_counter() > end):
             break
         for name, step in steps.items():
             samples[name].add(clock.time(step))

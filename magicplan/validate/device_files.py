@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,17 @@ def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> 
             }
         ],
     }
-    cache = device.get("last_level_cache_bytes")
-    return data | ({"l2_bytes": float(cache)} if cache else {})
+    if cache := device.get("last_level_cache_bytes"):
+        data["l2_bytes"] = float(cache)
+    if sums := ceilings.get("all_reduce"):
+        data["link"] = _link(sums, int(ceilings["ranks"]))
+    return data
+
+
+def _link(sums: Sequence[Sequence[float]], ranks: int) -> dict[str, Any]:
+    """The best rate at which a rank sent its part of a sum: 2 (N - 1) / N of the message."""
+    rate = max(2 * (ranks - 1) / ranks * size / seconds for size, seconds in sums)
+    return {"type": "measured", "domain": ranks, "bytes_per_s": float(f"{rate:.4g}")}
 
 
 def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Accelerator:

@@ -20,6 +20,7 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
+    CollectiveFit,
     HostFit,
     LinearFit,
 )
@@ -27,7 +28,7 @@ from magicplan.hardware_specs.calibration_files import as_toml, ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft, draft_step
-from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.timing import Machine, all_reduce_time, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.fit import Errors
 
@@ -97,25 +98,29 @@ def drafting_seconds(subject: Subject, machine: Machine, batch: Array, ctx: Arra
     return np.asarray(cost.seconds) + 0.0 * batch * ctx
 
 
+ALONE = CollectiveFit()
+
+
 def fit_device(
     name: str,
     origin: str,
     measured: Sequence[tuple[Subject, Iterable[Mapping[str, Any]]]],
     accelerator: Accelerator,
     launch_seconds: float,
+    sums: CollectiveFit = ALONE,
 ) -> DeviceFit:
     """Fit one calibration to the records of one or more models in one dtype.
 
     A record holds kind, batch, ctx_tokens, query_tokens, seconds. `launch_seconds` of one operation
-    is measured apart, for steps of one model cannot tell it from the host's time. Raises
-    UsageError for too few records.
+    is measured apart, for steps of one model cannot tell it from the host's time, and so are `sums`
+    over ranks. Raises UsageError for too few records.
     """
     parts = [_Records.of(subject, list(rows)) for subject, rows in measured]
     bounds = BOUNDS | ({} if accelerator.architecture == "cpu" else OVERLAP)
 
     def calibration(values: Array) -> Calibration:
         constants = dict(zip(bounds, np.exp(values).tolist(), strict=True))
-        return _build(name, origin, measured[0][0].layout, launch_seconds, constants)
+        return _build(name, origin, measured[0][0].layout, launch_seconds, sums, constants)
 
     def errors(values: Array) -> Array:
         machine = Machine(accelerator=accelerator, calibration=calibration(values))
@@ -131,6 +136,50 @@ def fit_device(
         errors=Errors.of(np.exp(errors(best)) * seconds, seconds),
         kv_passes=kv_passes(parts[0].steps),
     )
+
+
+def fit_all_reduce(
+    messages: Sequence[Sequence[float]], ranks: int, accelerator: Accelerator
+) -> CollectiveFit:
+    """A sum over ranks from measured (bytes, seconds): t = a + 2 (N - 1) / N S / (e L), which both
+    algorithms of `CollectiveFit` then are. Nothing to fit alone."""
+    if ranks == 1:
+        return CollectiveFit()
+    from scipy.optimize import least_squares
+
+    size, seconds = np.asarray(messages, dtype=np.float64).T
+    link = float(Machine(accelerator=accelerator, calibration=ideal()).link_bytes_per_s(ranks))
+    sending = 2 * (ranks - 1) / ranks * size / link
+
+    def residual(x: Array) -> Array:
+        return np.asarray(np.log((np.exp(x[0]) + sending / np.exp(x[1])) / seconds))
+
+    start = np.log([seconds.min(), 0.5])
+    bounds = (np.log([1e-9, 1e-4]), np.log([1.0, 1.0]))
+    fixed, share = np.exp(least_squares(residual, start, bounds=bounds, loss="soft_l1").x)
+    return CollectiveFit(
+        one_shot_seconds=float(fixed),
+        one_shot_efficiency=min(float(share) * ranks / 2, 1.0),
+        two_shot_seconds=float(fixed),
+        two_shot_efficiency=float(share),
+    )
+
+
+def all_reduce_errors(
+    messages: Sequence[Sequence[float]], ranks: int, accelerator: Accelerator, fitted: DeviceFit
+) -> list[dict[str, float]]:
+    """Each measured sum over ranks beside the fit and beside the link alone."""
+    machine = Machine(accelerator=accelerator, calibration=fitted.build())
+    link, naive = float(machine.link_bytes_per_s(ranks)), CollectiveFit()
+    return [
+        {
+            "bytes": size,
+            "seconds": seconds,
+            "fitted": float(all_reduce_time(fitted.build().collective, ranks, size / link)),
+            "ideal": float(all_reduce_time(naive, ranks, size / link)),
+        }
+        for size, seconds in messages
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +245,7 @@ def _build(
     origin: str,
     layout: Deployment,
     launch_seconds: float,
+    sums: CollectiveFit,
     constants: Mapping[str, float],
 ) -> Calibration:
     """A calibration from its constants, named as in `BOUNDS`."""
@@ -214,6 +264,7 @@ def _build(
         attention={
             layout.kv_dtype: AttentionFit(launch_seconds=launch_seconds, **parts["attention"])
         },
+        collective=sums,
         host=HostFit(kernel_seconds=launch_seconds, **parts["host"]),
     )
 
@@ -277,6 +328,7 @@ def _document(fitted: Calibration, errors: Array, round_seconds: float) -> dict[
         "date": date.today().isoformat(),
         "linear": {k: _rounded(asdict(v)) for k, v in fitted.linear.items()},
         "attention": {k: _rounded(asdict(v)) for k, v in fitted.attention.items()},
+        "collective": _rounded(asdict(fitted.collective)),
         "host": _rounded(host),
         "step_residual": residual,
         "speedup_residual": residual,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from magicplan.kernels.backend import Backend
 from magicplan.model_specs.shape import ModelShape
 from magicplan.validate.build import DraftPlan, build_decoder
 from magicplan.validate.llama_config import LlamaConfig
+from magicplan.validate.tensor_parallel import ALONE, Ranks
 from magicplan.validate.transformer import Transformer
 
 SHAPE = ModelShape(
@@ -26,20 +28,27 @@ PLANS = {
 }
 
 
-def exactness_gate(backend: Backend, device: str, seed: int = 0) -> dict[str, Any]:
-    """Greedy decoding of three ragged sequences, with every draft against without."""
+def exactness_gate(
+    backend: Backend, device: str, seed: int = 0, ranks: Ranks = ALONE
+) -> dict[str, Any]:
+    """Greedy decoding of three ragged sequences, with every draft against without; of a model that
+    ranks share, against one process too."""
+    shape = SHAPE if ranks.count == 1 else _divisible(ranks.count)
     with torch.inference_mode():
-        model = Transformer.random(LlamaConfig(shape=SHAPE), device=device, seed=seed)
+        config = LlamaConfig(shape=shape)
+        alone = Transformer.random(config, device=device, seed=seed)
+        shared = Transformer.random(config, device=device, seed=seed, ranks=ranks)
         generator = torch.Generator().manual_seed(seed)
-        prompts = [torch.randint(SHAPE.vocab, (n,), generator=generator).tolist() for n in LENGTHS]
+        prompts = [torch.randint(shape.vocab, (n,), generator=generator).tolist() for n in LENGTHS]
 
-        def tokens(plan: DraftPlan | None) -> list[list[int]]:
+        def tokens(plan: DraftPlan | None, model: Transformer = shared) -> list[list[int]]:
             room = max(LENGTHS) + NEW_TOKENS + 8
             decoder = build_decoder(model, backend, batch=len(prompts), tokens=room, plan=plan)
             return decoder.generate(prompts, NEW_TOKENS, speculative=plan is not None)
 
-        plain = tokens(None)
-        equal = {name: tokens(plan) == plain for name, plan in PLANS.items()}
+        plain = tokens(None, alone)
+        equal = {} if ranks.count == 1 else {f"{ranks.count} ranks": tokens(None) == plain}
+        equal |= {name: tokens(plan) == plain for name, plan in PLANS.items()}
     return {
         "greedy_equal": all(equal.values()),
         "drafts": equal,
@@ -48,3 +57,11 @@ def exactness_gate(backend: Backend, device: str, seed: int = 0) -> dict[str, An
         "dtype": "fp32",
         "backend": backend.name,
     }
+
+
+def _divisible(ranks: int) -> ModelShape:
+    """The gate's shape with heads, widths and a vocabulary that divide over ranks."""
+    return replace(
+        SHAPE, q_heads=2 * ranks, kv_heads=ranks, hidden=32 * ranks, ffn=48 * ranks,
+        vocab=48 * ranks, norm_parameters=5 * 32 * ranks,
+    )  # fmt: skip

@@ -114,7 +114,7 @@ def measure_cell(
     runs out of memory all the same is skipped then.
     """
     batch, ctx = points[0].batch, points[0].ctx
-    if refusal := does_not_fit(bench, points):
+    if refusal := clock.agreed(does_not_fit(bench, points)):
         return [_skipped(point, refusal) for point in points]
     import torch
 
@@ -224,7 +224,7 @@ def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line
     }
     ready = {name: clock.prepared(step) for name, (step, _) in sides.items()}
     found: Line = {name: {"seconds": 0.0, "tokens": 0, "steps": 0} for name in sides}
-    while min(side["seconds"] for side in found.values()) < seconds:
+    while clock.agreed(min(side["seconds"] for side in found.values()) < seconds):
         for name, (_, most) in sides.items():
             steps = min(max(loaded.rewind(point) // most, 1), STRETCH)
             loaded.emitted(point)

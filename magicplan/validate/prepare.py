@@ -31,6 +31,7 @@ from magicplan.validate.prompts import prompts
 from magicplan.validate.run_file import Settings
 from magicplan.validate.session import Session
 from magicplan.validate.settings import DTYPES, is_checkpoint
+from magicplan.validate.tensor_parallel import ALONE, Ranks
 from magicplan.validate.transformer import Transformer
 
 RANKS = 16
@@ -52,31 +53,34 @@ def grid_for(settings: Settings) -> Grid:
     return grid_of(settings.grid, settings.device, gammas=gammas, trees=trees)
 
 
-def session(settings: Settings) -> Session:
-    """Everything that a run needs, in memory.
+def session(settings: Settings, ranks: Ranks = ALONE) -> Session:
+    """Everything that a run needs, in memory; of a model that ranks share, this one's part.
 
     Raises UsageError for what does not go together, DoesNotFit where not even weights fit.
     """
     grid = grid_for(settings)
     _check_contexts(settings, grid)
-    bench, acceptance = loaded(settings, grid.points)
+    bench, acceptance = loaded(settings, grid.points, ranks)
     return Session(
         settings=settings,
         grid=grid,
         bench=bench,
         subject=subject(settings),
         acceptance=acceptance,
-        exactness=lambda: exactness_gate(bench.backend, settings.device),
+        exactness=lambda: exactness_gate(bench.backend, settings.device, ranks=ranks),
+        ranks=ranks,
         **(BRIEF if settings.grid == "tiny" else {}),
     )
 
 
-def loaded(settings: Settings, points: Sequence[Point]) -> tuple[DecoderBench, Acceptance]:
+def loaded(
+    settings: Settings, points: Sequence[Point], ranks: Ranks = ALONE
+) -> tuple[DecoderBench, Acceptance]:
     """The models in memory with their draft, and the acceptance that a prediction rests on."""
     backend = load(settings.backend)
     plan, small_name = draft_plan(settings.draft, settings.draft_kv)
-    small = _transformer(small_name, settings) if small_name else None
-    target = _transformer(settings.model, settings)
+    small = _transformer(small_name, settings, ranks) if small_name else None
+    target = _transformer(settings.model, settings, ranks)
     source, _, rate = settings.acceptance.partition(":")
     rates: tuple[float, ...] | None = None
     if source == "simulated":
@@ -120,7 +124,7 @@ def subject(settings: Settings) -> Subject:
     build: dict[str, Any] = {"ngram": ngram_draft, "model": model_draft}
     draft: Draft = build.get(plan.kind, self_draft)(ask)
     name = settings.dtype
-    layout = Deployment(dtype=name, kv_dtype=name, math_dtype=name)
+    layout = Deployment(dtype=name, kv_dtype=name, math_dtype=name, tp=float(settings.ranks))
     return Subject(model=target, layout=layout, draft=draft)
 
 
@@ -137,10 +141,11 @@ def simulated_law(text: str, option: str) -> Acceptance:
     return Ranked(probabilities=rates, origin=option)
 
 
-def _transformer(name: str, settings: Settings) -> Transformer:
+def _transformer(name: str, settings: Settings, ranks: Ranks) -> Transformer:
     """Weights of a checkpoint or random ones, once it is known that they fit."""
     config, dtype = load_config(name), DTYPES[settings.dtype]
-    needed, free = config.shape.parameters * dtype.itemsize, memory_bytes(settings.device)
+    needed = config.shape.parameters * dtype.itemsize / ranks.count
+    free = memory_bytes(settings.device)
     if needed > free:
         raise DoesNotFit(
             f"the weights of {config.shape.name} take {human_bytes(needed)} in {settings.dtype}, "
@@ -148,8 +153,12 @@ def _transformer(name: str, settings: Settings) -> Transformer:
         )
     if is_checkpoint(name):
         folder = Path(name).expanduser()
-        return Transformer.from_checkpoint(config, folder, device=settings.device, dtype=dtype)
-    return Transformer.random(config, device=settings.device, dtype=dtype, seed=settings.seed)
+        return Transformer.from_checkpoint(
+            config, folder, device=settings.device, dtype=dtype, ranks=ranks
+        )
+    return Transformer.random(
+        config, device=settings.device, dtype=dtype, seed=settings.seed, ranks=ranks
+    )
 
 
 def _check_contexts(settings: Settings, grid: Grid) -> None:

@@ -11,9 +11,12 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from magicplan.errors import SpecError, UsageError
+
+if TYPE_CHECKING:
+    from magicplan.validate.tensor_parallel import Ranks
 
 SCHEMA = "magicplan.run/1"
 KINDS = ("header", "exactness", "ceilings", "calibration", "prediction", "point")
@@ -45,6 +48,8 @@ class Settings:
     seed: int
     gamma: str | None = None
     tree: str | None = None
+    ranks: int = 1
+    """Processes that share the model (tensor parallelism)."""
 
 
 def digest(content: Any) -> str:
@@ -150,17 +155,27 @@ def _line(path: Path, number: int, raw: bytes) -> Line:
 
 
 class RunFile:
-    """The file of a run in progress; every line is on disk when `append` returns."""
+    """The file of a run in progress; every line is on disk when `append` returns.
 
-    def __init__(self, path: Path, run: Run) -> None:
-        self.path, self.run = path, run
+    Of several ranks the first one writes, and all of them hold its lines.
+    """
+
+    def __init__(self, path: Path, run: Run, ranks: Ranks | None = None) -> None:
+        self.path, self.run, self.ranks = path, run, ranks
 
     @classmethod
-    def start(cls, path: Path, header: Line) -> RunFile:
+    def start(cls, path: Path, header: Line, ranks: Ranks | None = None) -> RunFile:
         """A new file, or the rest of one of the same settings on the same device.
 
         Raises UsageError for a file of other settings, SpecError for one that is no run file.
         """
+        if ranks is None or ranks.count == 1:
+            return cls._started(path, header)
+        run = cls._started(path, header).run if ranks.rank == 0 else None
+        return cls(path, ranks.first(run), ranks)
+
+    @classmethod
+    def _started(cls, path: Path, header: Line) -> RunFile:
         if path.exists() and path.stat().st_size:
             run, whole = _parse(path)
             _same(path, run.header, header)
@@ -178,10 +193,11 @@ class RunFile:
 
     def append(self, kind: str, **content: Any) -> Line:
         """Write one line. Raises UsageError where it cannot follow what is there."""
-        line = {"kind": kind, **content}
+        line = {"kind": kind, **(self.ranks.first(content) if self.ranks else content)}
         if problem := self.run.take(line):
             raise UsageError(f"{self.path}: {problem}")
-        self._write(line)
+        if self.ranks is None or self.ranks.rank == 0:
+            self._write(line)
         return line
 
     def _write(self, line: Line) -> None:

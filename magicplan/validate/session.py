@@ -16,12 +16,19 @@ from magicplan.roofline.acceptance import Acceptance
 from magicplan.validate.ceilings import Probe, ceilings
 from magicplan.validate.clock import Clock, Effort, clock_of
 from magicplan.validate.device_files import accelerator_of
-from magicplan.validate.device_fit import DeviceFit, Subject, fit_device
+from magicplan.validate.device_fit import (
+    DeviceFit,
+    Subject,
+    all_reduce_errors,
+    fit_all_reduce,
+    fit_device,
+)
 from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.grid import Grid
 from magicplan.validate.measure import Bench, calibrate_at, measure_cell
 from magicplan.validate.run_file import Run, RunFile, Settings, digest
+from magicplan.validate.tensor_parallel import ALONE, Ranks
 
 Tell = Callable[[str], None]
 """Hears what was just finished."""
@@ -42,6 +49,7 @@ class Session:
     acceptance: Acceptance
     exactness: Callable[[], dict[str, Any]]
     calibration_effort: Effort = CALIBRATION_EFFORT
+    ranks: Ranks = ALONE
     effort: Effort = CELL_EFFORT
     """Of one step in a cell: a cell of n steps takes n times as long."""
 
@@ -49,7 +57,13 @@ class Session:
         """A new run file, or one that goes on. Raises UsageError, SpecError."""
         s = self.settings
         device = environment(s.device, threads=s.threads, seed=s.seed, dtype=s.dtype)
-        return RunFile.start(path, {"settings": asdict(s), "device": device})
+        return RunFile.start(path, {"settings": asdict(s), "device": device}, self.ranks)
+
+    def clock(self) -> Clock:
+        """Of the device, for ranks that stop together."""
+        if self.ranks.count == 1:
+            return clock_of(self.settings.device)
+        return clock_of(self.settings.device, agreed=self.ranks.first)
 
     @property
     def steps(self) -> int:
@@ -63,7 +77,7 @@ class Session:
 
     def run(self, file: RunFile, tell: Tell = lambda _: None) -> Run:
         """Do what the file lacks. Raises UsageError where the file holds another grid."""
-        run, clock = file.run, clock_of(self.settings.device)
+        run, clock = file.run, self.clock()
         self.check_exactness(file)
         tell("exactness")
         self.calibrate(file, clock, tell)
@@ -89,7 +103,8 @@ class Session:
         """Ceilings, and the calibration points that the file lacks."""
         if file.run.ceilings is None:
             kinds = tuple(dict.fromkeys(("bf16", self.settings.dtype)))
-            file.append("ceilings", **ceilings(self.settings.device, kinds).as_dict())
+            found = ceilings(self.settings.device, kinds, self.ranks)
+            file.append("ceilings", **found.as_dict())
         tell("ceilings")
         known = {line["id"] for line in file.run.calibration}
         probe = Probe(self.settings.device)
@@ -111,7 +126,9 @@ class Session:
         )
         name = f"{accelerator.name}_magicplan-{self.settings.backend}"
         measured = [(self.subject, records)]
-        return accelerator, fit_device(name, origin, measured, accelerator, launch)
+        messages = run.ceilings.get("all_reduce", [])
+        sums = fit_all_reduce(messages, self.settings.ranks, accelerator)
+        return accelerator, fit_device(name, origin, measured, accelerator, launch, sums)
 
     def predict(self, run: Run) -> dict[str, Any]:
         """The content of the prediction line."""
@@ -134,6 +151,9 @@ class Session:
             "calibration": fitted.calibration,
             "fit_percent": asdict(fitted.errors),
             "verify_kv_passes": {str(k): v for k, v in fitted.kv_passes.items()},
+            "all_reduce": all_reduce_errors(
+                (run.ceilings or {}).get("all_reduce", []), self.settings.ranks, accelerator, fitted
+            ),
             "calibrated_on": [
                 {name: line[name] for name in ("id", "batch", "ctx_tokens")}
                 for line in run.calibration

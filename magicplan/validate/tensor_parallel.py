@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -28,6 +29,14 @@ class Ranks:
 
     rank: int = 0
     count: int = 1
+
+    def first(self, value: Any) -> Any:
+        """What rank 0 holds. Where ranks decide by their own clocks, all must decide alike."""
+        if self.count == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
 
     def sum(self, values: Tensor) -> Tensor:
         """Sum over ranks, in place."""

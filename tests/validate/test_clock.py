@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,9 @@ class Counting:
 
     def prepared(self, step: Step) -> Step:
         return step
+
+    def agreed(self, decision: Any) -> Any:
+        return decision
 
     def time(self, step: Step) -> tuple[float, float | None]:
         step()

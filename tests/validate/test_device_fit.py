@@ -11,11 +11,12 @@ import pytest
 
 import magicplan as mp
 from magicplan.errors import UsageError
-from magicplan.roofline.timing import Machine
+from magicplan.roofline.timing import Machine, all_reduce_time
 from magicplan.validate.device_files import accelerator_data, accelerator_of, write_tomls
 from magicplan.validate.device_fit import (
     DeviceFit,
     drafting_seconds,
+    fit_all_reduce,
     fit_device,
     kv_passes,
     target_seconds,
@@ -117,3 +118,17 @@ def test_the_tomls_serve_predict(tmp_path: Path) -> None:
     stack = next(p for p in paths if "_magicplan" in p.name)
     told = mp.predict(gpu=str(gpu), stack=str(stack), model="llama-3.2-1b", ctx=2048)
     assert told.baseline.step_seconds > 2.5e9 / 40e9
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 8])
+def test_sums_over_ranks_are_a_start_and_a_rate(ranks: int) -> None:
+    size = 4.0 ** np.arange(5, 13)
+    seconds = 4e-5 + 2 * (ranks - 1) / ranks * size / 0.6e10
+    messages = np.stack([size, seconds], axis=1).tolist()
+    machine = accelerator_of(runs.DEVICE, runs.CEILINGS | {"all_reduce": messages, "ranks": ranks})
+    assert machine.link_domain == ranks
+    fit = fit_all_reduce(messages, ranks, machine)
+    assert machine.link_bytes_per_s is not None
+    found = all_reduce_time(fit, float(ranks), size / machine.link_bytes_per_s)
+    assert found == pytest.approx(seconds, rel=0.02)
+    assert fit_all_reduce([], 1, machine).two_shot_seconds == 0

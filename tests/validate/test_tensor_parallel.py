@@ -13,6 +13,7 @@ import torch
 
 import magicplan
 from magicplan.errors import UsageError
+from magicplan.validate.run_file import read
 from magicplan.validate.tensor_parallel import ALONE, all_reduce_seconds, joined
 from magicplan.validate.weights import Shard
 from tests.validate import ranks, tiny
@@ -37,6 +38,30 @@ def test_two_ranks_generate_what_one_process_does(tmp_path: Path) -> None:
         assert content["tokens"] == alone
         assert all(0 < seconds < 60 for seconds in content["all_reduce_seconds"])
     assert alone["chain"] == alone["tree"] == alone["snapkv"] == alone["model"] == alone["decode"]
+
+
+def test_ranks_validate_together(tmp_path: Path) -> None:
+    """One file, one report, sums over ranks measured and part of what is predicted."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+        "-m", "magicplan", "validate", "--grid", "tiny", "--backend", "torch", "--dtype", "fp32",
+        "--out", str(tmp_path),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300, check=False
+    )
+    assert done.stdout.count("Verdict:") == 1, done.stderr[-3000:]
+    assert "all-reduce over 2 ranks, 8 sizes" in " ".join(done.stdout.split())
+    run = read(tmp_path / "run.jsonl")
+    assert run.header["settings"]["ranks"] == 2
+    assert run.exactness is not None
+    assert run.exactness["drafts"]["2 ranks"]
+    assert run.prediction is not None
+    content = run.prediction["content"]
+    assert len(content["all_reduce"]) == len(run.ceilings["all_reduce"]) == 8  # type: ignore[index]
+    assert content["calibration"]["collective"]["two_shot_seconds"] > 0
+    assert {point["id"] for point in content["points"]} == {line["id"] for line in run.points}
 
 
 def test_alone_nothing_is_exchanged(monkeypatch: pytest.MonkeyPatch) -> None:
