@@ -7,6 +7,7 @@ import sys
 import tempfile
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -155,18 +156,26 @@ def _report(run: Any, tolerance: float, out: Path | None, *, json: bool) -> None
     from magicplan.validate.compare import compare
 
     found = compare(run, tolerance)
-    if out:
-        from magicplan.report.validation_files import write
-        from magicplan.validate.device_files import write_tomls
-
-        paths = [*write(found, out), *write_tomls(out, run)]
-        say(f"written into {out}: {', '.join(path.name for path in paths)}")
     if json:
         print_json(report.as_dict(found))
     else:
         report.render(found, stdout())
+    if out:
+        _written(run, found, out)
     if not found.passed:
         raise typer.Exit(1)
+
+
+def _written(run: Any, found: Any, out: Path) -> None:
+    """What goes into the folder beside the run; nothing measured hangs on an optional part."""
+    from magicplan.report.validation_files import write
+    from magicplan.validate.device_files import write_tomls
+
+    for files in (partial(write, found, out), partial(write_tomls, out, run)):
+        try:
+            say(f"written into {out}: {', '.join(path.name for path in files())}")
+        except MissingExtra as problem:
+            say(f"{problem}; then: magicplan validate --from {out / RUN_FILE} --out {out}")
 
 
 def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
