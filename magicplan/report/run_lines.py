@@ -18,6 +18,8 @@ def folded(lines: list[Record]) -> Record:
     told: dict[str, dict[str, Any]] = {}
     whole: dict[str, Any] = {"schema": "magicplan.validation/1", "points": []}
     whole["device"] = lines[0].record("device").data
+    if settings := lines[0].maybe_record("settings"):
+        whole["settings"] = settings.data
     for line in lines[1:]:
         kind = line.text("kind")
         if kind == "exactness":

@@ -38,6 +38,7 @@ def page(found: Record) -> Page:
     return Page(
         title="Measured on a real device, against the prediction",
         verdict=f"{verdict}{len(points)} points: {said or 'none'}.",
+        subject=_subject(found),
         tone={"pass": "good", "fail": "bad"}.get(judged, "plain"),  # type: ignore[arg-type]
         facts=tuple(_facts(found)),
         sections=sections,
@@ -47,6 +48,20 @@ def page(found: Record) -> Page:
 def field(quantity: str) -> str:
     """The name of a quantity in a point."""
     return quantity if quantity == "speedup" else f"{quantity}_seconds"
+
+
+def _subject(found: Record) -> str:
+    """Model, draft, backend and device, where the document names them."""
+    asked, device = found.maybe_record("settings"), found.maybe_record("device")
+    if asked is None:
+        return ""
+    words = [
+        asked.text("model", ""),
+        f"draft {asked.text('draft', '')} {asked.text('draft_kv', '')}",
+    ]
+    words += [f"{asked.text('backend', '')} backend", asked.text("dtype", "")]
+    words += [device.text("name", "")] if device else []
+    return ", ".join(word for word in words if word.strip())
 
 
 def _facts(found: Record) -> Iterable[Fact]:
