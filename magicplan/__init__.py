@@ -30,12 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
-    "plan", "predict", "trees",
+    "mixed_fleet", "plan", "predict", "trees",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
-    "choose": "speculate", "drafts": "speculate", "plan": "plan", "predict": "predict",
+    "choose": "speculate", "drafts": "speculate", "mixed_fleet": "mixed_fleet", "plan": "plan",
+    "predict": "predict",
     "trees": "speculate",
 }  # fmt: skip
 

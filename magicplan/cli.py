@@ -24,6 +24,7 @@ for command in (
     workloads.drafts,
     workloads.tree,
     plans.plan,
+    plans.fleet,
     plans.report,
     validation.validate,
     measurements.calibrate,

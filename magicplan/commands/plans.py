@@ -187,6 +187,66 @@ def _pair(option: str, text: str) -> tuple[str, float]:
     return name.strip(), parse_number(value, option=f"{option} {name.strip()}")
 
 
+def fleet(
+    files: Annotated[list[Path], typer.Argument(help="Plan files, one a workload.")],
+    available: Annotated[
+        list[str] | None,
+        typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
+    ] = None,
+    html: Html = None,
+    markdown: Markdown = None,
+    json: Json = False,
+) -> None:
+    """The cheapest mix of GPUs that carries several workloads, each within its own limits.
+
+    Every plan file may name its own model; which replicas serve whom is found by integer
+    programming. Exit status 1 where no mix does.
+
+    Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
+    """
+    from magicplan.planning.mixed_fleet import mixed_fleet, stock_of
+    from magicplan.planning.plan import plan as answer
+    from magicplan.planning.plan_files import read_plan
+    from magicplan.report.terminal import progress
+
+    stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
+    asks = [read_plan(path) for path in files]
+    with progress("planning", len(asks)) as done:
+        found = []
+        for ask in asks:
+            found.append(answer(ask))
+            done()
+    result = mixed_fleet(found, stock or None)
+    document = result.to_dict()
+    if html or markdown or not json:
+        from magicplan.report.pages import page_of
+
+        pages = [page_of(document, "fleet")]
+        if html or markdown:
+            both = zip(found, files, strict=True)
+            pages += [page_of(plan.to_dict(), str(path)) for plan, path in both]
+        _hand_out(tuple(pages), html, markdown)
+    if json:
+        from magicplan.report.terminal import print_json
+
+        print_json(document)
+    if not result.feasible:
+        sys.exit(1)
+
+
+def _gpu_pair(text: str) -> tuple[str, str]:
+    gpu, found, count = text.partition("=")
+    if not found or not gpu.strip():
+        raise UsageError(f"--available {text!r}: expected a GPU and a count, such as h100=16")
+    return gpu.strip(), count
+
+
+def _gpus(text: str) -> int:
+    from magicplan.units import parse_count
+
+    return parse_count(text, option="--available", low=0)
+
+
 def report(
     runs: Annotated[list[Path], typer.Argument(help="JSON files that magicplan wrote.")],
     html: Html = None,

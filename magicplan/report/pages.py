@@ -9,6 +9,7 @@ from typing import Any
 from magicplan.errors import SpecError
 from magicplan.report import (
     draft_pages,
+    fleet_page,
     plan,
     prediction_page,
     replay_page,
@@ -22,6 +23,7 @@ from magicplan.report.run_lines import RUN, folded
 
 PAGES: dict[str, Callable[[Record], Page]] = {
     "magicplan.plan/1": plan.page,
+    "magicplan.mixed_fleet/1": fleet_page.page,
     "magicplan.prediction/1": lambda d: _prediction(d),
     "magicplan.sweep/1": lambda d: sweep_page.page(_predictions(d)),
     "magicplan.tree/1": draft_pages.tree_page,

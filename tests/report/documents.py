@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from magicplan.planning.adaptive import adaptive_trees
 from magicplan.planning.compare import compare
+from magicplan.planning.plan_result import FleetPart, MixedFleet
 from magicplan.planning.predict import answer
 from magicplan.planning.request import Request, resolve
 from magicplan.report import drafts, replay, sweep, trees
 from magicplan.validate import published
 from magicplan.validate.replay import replay as run_replay
-from tests.report.a_plan import a_plan, hopeless
+from tests.report.a_plan import NASTY, a_plan, hopeless
 
 ROWS = Path(__file__).parents[1] / "data" / "published.csv"
 
@@ -48,6 +50,20 @@ def validation(**changes: Any) -> dict[str, Any]:
     } | changes
 
 
+def a_fleet() -> MixedFleet:
+    """Two kinds of replicas for one workload of a nasty name, one of which drafts."""
+    plain = FleetPart(
+        workload=NASTY, gpu="h100-sxm", replicas=2, gpus=8, tp=4, pp=1, dtype="bf16",
+        kv_dtype="bf16", draft="none", gamma=0, requests_per_s=3.2, cost_usd_per_hour=31.9,
+    )  # fmt: skip
+    drafts = replace(plain, gpu="l40s", gpus=4, tp=1, pp=2, draft="ngram", gamma=4)
+    return MixedFleet(
+        feasible=True, verdict="8 x h100-sxm, 4 x l40s for 63.80 USD an hour",
+        parts=(plain, drafts), gpus={"h100-sxm": 8, "l40s": 4}, cost_usd_per_hour=63.8,
+        alone_usd_per_hour=80.0,
+    )  # fmt: skip
+
+
 def run_lines() -> str:
     """A run as the lines of its file, while it is measured: samples, and no verdicts yet."""
     points = validation()["points"]
@@ -78,6 +94,7 @@ def documents() -> dict[str, str]:
     found: dict[str, Any] = {
         "plan": a_plan().to_dict(),
         "hopeless": hopeless().to_dict(),
+        "fleet": a_fleet().to_dict(),
         "prediction": cell.to_dict(),
         "grid": cells.to_dict(),
         "sweep": sweep.as_dict([cells, answer(resolve(asked(gpu="a100", **grid)))]),

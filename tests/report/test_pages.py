@@ -19,7 +19,7 @@ from tests.report.documents import documents, validation
 from tests.report.golden import FOLDER, on_a_terminal, page_of, texts
 from tests.report.reader import Reader
 
-NAMES = ("plan", "hopeless", "prediction", "grid", "sweep", "tree", "drafts", "replay",
+NAMES = ("plan", "hopeless", "fleet", "prediction", "grid", "sweep", "tree", "drafts", "replay",
          "validation", "run")  # fmt: skip
 
 

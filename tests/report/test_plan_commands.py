@@ -154,3 +154,50 @@ def test_a_plan_starts_without_drawing(tmp_path: Path) -> None:
         env=os.environ | {"PYTHONPATH": root},
     )  # fmt: skip
     assert done.stderr.strip() == ""
+
+
+SMALL = """
+name = "{name}"
+model = "{model}"
+[traffic]
+requests_per_s = {rate}
+prompt = 2048
+output = 256
+[slo]
+tpot_p95_seconds = 0.05
+[choices]
+gpus = ["h100", "l40s"]
+drafts = ["none"]
+"""
+
+
+def test_a_fleet_for_two_models_within_the_gpus_at_hand(tmp_path: Path) -> None:
+    for name, model, rate in (("chat", "llama-3.1-8b", 20), ("code", "qwen3-32b", 4)):
+        text = SMALL.format(name=name, model=model, rate=rate)
+        (tmp_path / f"{name}.toml").write_text(text, encoding="utf-8")
+    done = run("fleet", "chat.toml", "code.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == "magicplan.mixed_fleet/1"
+    assert {part["workload"] for part in document["parts"]} == {"chat", "code"}
+    shown = run("fleet", "chat.toml", "code.toml", "--available", "h100=8", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "l40s" not in shown.stdout
+    short = run("fleet", "chat.toml", "code.toml", "--available", "l40s=1", cwd=tmp_path)
+    assert short.returncode == 1
+    assert "No mix of replicas carries chat and code" in short.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--available", "h100"), "expected a GPU and a count, such as h100=16"),
+        (("--available", "h900=2"), "unknown accelerator 'h900'"),
+        (("--available", "h100=-2"), "--available"),
+        ((), "missing.toml"),
+    ],
+)
+def test_a_fleet_s_bad_words_are_named(words: tuple[str, ...], said: str, tmp_path: Path) -> None:
+    done = run("fleet", "missing.toml", *words, cwd=tmp_path)
+    assert done.returncode == 2
+    assert said in done.stderr
