@@ -69,7 +69,7 @@ def test_every_schema_has_a_page(name: str, path: Path) -> None:
     assert found.verdict in on_a_terminal(found).replace("\n", " ")
     assert escape(found.verdict) in markdown.render((found,))
     figures = [b for s in found.sections for b in s.blocks if isinstance(b, Plot)]
-    assert figures
+    assert figures or name == "fleet"  # which is one table
     assert all("80 %" in f.reading or "interval" in f.reading or "margin" in f.reading
                or "From shapes" in f.reading for f in figures)  # fmt: skip
 
