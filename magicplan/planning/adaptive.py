@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import rounds
 from magicplan.roofline.trees import Tree
+from magicplan.tree_files import SCHEMA
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -43,6 +45,24 @@ class TreePlan:
     resolved: Resolved
     points: tuple[TreePoint, ...]
     assumptions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `magicplan tree`, which is also its file. A row of `mask` tells which nodes
+        that node sees, itself included."""
+        return {"schema": SCHEMA, "points": [_document(point) for point in self.points]}
+
+
+def _document(point: TreePoint) -> dict[str, Any]:
+    names = (
+        "batch", "ctx_tokens", "size", "depth", "tokens_per_round", "speedup", "speedup_low",
+        "speedup_high", "chain_speedup", "chain_gamma", "fits",
+    )  # fmt: skip
+    tree = point.tree
+    return {name: getattr(point, name) for name in names} | {
+        "parents": list(tree.parents),
+        "level_widths": list(tree.level_widths),
+        "mask": ["".join("01"[seen] for seen in row) for row in tree.mask().tolist()],
+    }
 
 
 def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12) -> TreePlan:
@@ -84,7 +104,19 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     return TreePlan(
         resolved=ask,
         points=tuple(sorted(points, key=lambda point: (point.batch, point.ctx_tokens))),
-        assumptions=(*ask.notes, f"acceptance: {ask.acceptance.origin}", *tree_basis(ask)),
+        assumptions=(
+            *ask.notes,
+            f"acceptance: {ask.acceptance.origin}",
+            *tree_basis(ask),
+            *at_the_limit(max((point.size for point in points), default=1), max_size),
+        ),
+    )
+
+
+def at_the_limit(largest: int, max_size: int) -> tuple[str, ...]:
+    """Said where a larger tree was not looked for."""
+    return (f"trees stop at {max_size} nodes (--max-size): more might gain",) * (
+        largest >= max_size
     )
 
 

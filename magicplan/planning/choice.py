@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -74,6 +74,17 @@ class Choice:
     cells: tuple[Cell, ...]
     left_out: tuple[LeftOut, ...]
     assumptions: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `magicplan sweep --choice`, a record a cell."""
+        return {
+            "schema": "magicplan.choice/1",
+            "accelerator": self.resolved.machine.accelerator.name,
+            "model": self.resolved.model.name,
+            "cells": [asdict(cell) for cell in self.cells],
+            "left_out": [{"method": e.method, "reason": e.reason} for e in self.left_out],
+            "assumptions": list(self.assumptions),
+        }
 
 
 def choose_everywhere(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Choice:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import tree_basis
+from magicplan.planning.adaptive import at_the_limit, tree_basis
 from magicplan.planning.candidates import LeftOut, candidate_drafts
 from magicplan.planning.draft_request import acceptance_for
 from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
@@ -52,6 +53,23 @@ class Comparison:
     left_out: tuple[LeftOut, ...]
     assumptions: tuple[str, ...]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `magicplan drafts`."""
+        names = [n for n in Plan.__dataclass_fields__ if n != "tree"]
+        return {
+            "schema": "magicplan.drafts/1",
+            "step_seconds": self.step_seconds,
+            "tokens_per_s": self.tokens_per_s,
+            "plans": [
+                {name: getattr(p, name) for name in names}
+                | {"gamma": p.tree.size - 1 if p.kind == "chain" else None}
+                | {"size": p.tree.size, "depth": p.tree.depth, "parents": list(p.tree.parents)}
+                for p in self.plans
+            ],
+            "left_out": [{"method": e.method, "reason": e.reason} for e in self.left_out],
+            "assumptions": list(self.assumptions),
+        }
+
 
 def compare(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Comparison:
     """Every draft of the catalogue on one workload, on the GPUs that hold the target drafting for
@@ -81,7 +99,15 @@ def compare(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Com
         tokens_per_s=float(ask.batch[0, 0]) / step,
         plans=tuple(sorted(plans, key=lambda plan: -plan.speedup)),
         left_out=tuple(left_out),
-        assumptions=(*ask.notes, *tree_basis(ask), COMPARED_ON, *notes_of(drafts)),
+        assumptions=(
+            *ask.notes,
+            *tree_basis(ask),
+            COMPARED_ON,
+            *notes_of(drafts),
+            *at_the_limit(
+                max((p.tree.size for p in plans if p.kind == "tree"), default=1), max_size
+            ),
+        ),
     )
 
 

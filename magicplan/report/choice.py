@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,14 +58,7 @@ def _shape(cell: Cell) -> str:
 
 def as_dict(found: Choice) -> dict[str, Any]:
     """The same as JSON, a record a cell."""
-    return {
-        "schema": "magicplan.choice/1",
-        "accelerator": found.resolved.machine.accelerator.name,
-        "model": found.resolved.model.name,
-        "cells": [asdict(cell) for cell in found.cells],
-        "left_out": [{"method": e.method, "reason": e.reason} for e in found.left_out],
-        "assumptions": list(found.assumptions),
-    }
+    return found.to_dict()
 
 
 def draw(found: Choice, path: Path) -> None:

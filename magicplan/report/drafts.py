@@ -21,7 +21,8 @@ def render(found: Comparison, console: Console) -> None:
         console.print(Text("No draft pays here: do not speculate.", style="bold"))
     else:
         line = f"{best.draft}, {_shape(best)}: {best.speedup:.2f}x"
-        console.print(Text(f"Speculate with {line} over plain decoding.", style="bold"))
+        doubt = "; the interval holds a loss too, so measure first" if best.speedup_low < 1 else ""
+        console.print(Text(f"Speculate with {line} over plain decoding{doubt}.", style="bold"))
     ask = found.resolved
     ctx = human_tokens(int(ask.final_ctx[0, 0] - ask.request.output))
     console.print(
@@ -64,17 +65,4 @@ def _row(plan: Plan) -> tuple[str, ...]:
 
 def as_dict(found: Comparison) -> dict[str, Any]:
     """The same as JSON."""
-    names = [n for n in Plan.__dataclass_fields__ if n != "tree"]
-    return {
-        "schema": "magicplan.drafts/1",
-        "step_seconds": found.step_seconds,
-        "tokens_per_s": found.tokens_per_s,
-        "plans": [
-            {name: getattr(plan, name) for name in names}
-            | {"gamma": plan.tree.size - 1 if plan.kind == "chain" else None}
-            | {"size": plan.tree.size, "depth": plan.tree.depth, "parents": list(plan.tree.parents)}
-            for plan in found.plans
-        ],
-        "left_out": [{"method": e.method, "reason": e.reason} for e in found.left_out],
-        "assumptions": list(found.assumptions),
-    }
+    return found.to_dict()

@@ -138,6 +138,7 @@ def _speedup(p: Prediction) -> Formula:
             "T_target": float(p.baseline.step_seconds),
             "T_draft": float(best.draft_seconds / best.gamma),
             "T_verify": float(best.verify_seconds),
+            "t_round": float(best.overhead_seconds),
             "Omega": float(best.tokens_per_round),
         },
         value=float(best.speedup),

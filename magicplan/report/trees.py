@@ -14,7 +14,6 @@ from magicplan.planning.given_trees import Valued
 from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import cell_tables, notes, table
 from magicplan.roofline.tree_speculation import LEAST_GAIN
-from magicplan.tree_files import SCHEMA
 from magicplan.units import human_seconds, human_tokens
 
 
@@ -47,26 +46,7 @@ def _cell(point: TreePoint) -> str:
 
 def as_dict(plan: TreePlan) -> dict[str, Any]:
     """The JSON of `tree`, which is also its file."""
-    return {
-        "schema": SCHEMA,
-        "points": [
-            {
-                "batch": point.batch,
-                "ctx_tokens": point.ctx_tokens,
-                "size": point.size,
-                "depth": point.depth,
-                "tokens_per_round": point.tokens_per_round,
-                "speedup": point.speedup,
-                "speedup_low": point.speedup_low,
-                "speedup_high": point.speedup_high,
-                "chain_speedup": point.chain_speedup,
-                "chain_gamma": point.chain_gamma,
-                "fits": point.fits,
-                "parents": list(point.tree.parents),
-            }
-            for point in plan.points
-        ],
-    }
+    return plan.to_dict()
 
 
 def render_worths(found: Valued, console: Console) -> None:

@@ -26,6 +26,7 @@ BATCH, CTX, QUERY = sp.symbols("B S T", positive=True)
 ALPHA, GAMMA = sp.symbols("alpha gamma", positive=True)
 FIXED, SLOPE = sp.symbols("a s", positive=True)
 TARGET, DRAFT, VERIFY = sp.symbols("T_target T_draft T_verify", positive=True)
+ROUND = sp.Symbol("t_round", nonnegative=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -109,8 +110,8 @@ def tokens_per_round() -> Any:
 
 
 def speedup() -> Any:
-    """T_target Omega / (gamma T_draft + T_verify)."""
-    return TARGET * tokens_per_round() / (GAMMA * DRAFT + VERIFY)
+    """T_target Omega / (gamma T_draft + T_verify + t_round)."""
+    return TARGET * tokens_per_round() / (GAMMA * DRAFT + VERIFY + ROUND)
 
 
 def stationary_condition() -> Any:
@@ -127,5 +128,5 @@ def optimal_gamma_closed_form() -> Any:
 
 
 def break_even_tokens() -> Any:
-    """Omega at which a round costs what it saves: (gamma T_draft + T_verify) / T_target."""
-    return (GAMMA * DRAFT + VERIFY) / TARGET
+    """Omega that pays for a round: (gamma T_draft + T_verify + t_round) / T_target."""
+    return (GAMMA * DRAFT + VERIFY + ROUND) / TARGET
