@@ -134,7 +134,7 @@ def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
     assert "<svg" in figure.read_text()
     image = tmp_path / "map.png"
     text = answered("regimes", "--gpu", "h100", "--gpus", "8", "--figure", str(image))
-    for family in ("constant KV", "growing KV", "no KV"):
+    for family in ("constant KV", "eagle3 (growing KV)", "no KV"):
         assert family in text
     assert image.read_bytes().startswith(b"\x89PNG")
 

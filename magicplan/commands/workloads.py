@@ -112,9 +112,9 @@ def regimes(
     ] = None,
     json: Json = False,
 ) -> None:
-    """What binds a step, and the best draft length of three kinds of drafter, over batch x ctx.
+    """What binds a step, and the best draft length of four kinds of drafter, over batch x ctx.
 
-    Example: magicplan regimes --gpu h100 --gpus 8 --ctx 1k..64k*4
+    Example: magicplan regimes --gpu h100 --stack ideal --ctx 1k..64k*4
     """
     from magicplan.planning.regime_map import regime_maps
     from magicplan.report import regimes as report

@@ -56,9 +56,15 @@ def candidate_drafts(
 
 
 def family_drafts(model: str) -> list[dict[str, str | None]]:
-    """One drafter for each way a draft's KV cache grows: constant, with the context, not at all."""
-    found: list[dict[str, str | None]] = [{"draft": "self", "draft_kv": "streaming:512"}]
-    small, _ = small_models(model_specs.load(model))
+    """One drafter for each way a draft's KV cache grows: constant, hardly (a head keeps one layer of
+    the target's many), with the context, not at all."""
+    target = model_specs.load(model)
+    head = "mtp" if target.mtp_layers else "eagle3"
+    found: list[dict[str, str | None]] = [
+        {"draft": "self", "draft_kv": "streaming:512"},
+        {"draft": head, "draft_kv": None},
+    ]
+    small, _ = small_models(target)
     if small:
         found.append({"draft": small[0].name, "draft_kv": "full"})
     return [*found, {"draft": "ngram", "draft_kv": None}]

@@ -1,4 +1,4 @@
-"""What binds a plain step, and the best draft length of three kinds of drafter, over a grid."""
+"""What binds a plain step, and the best draft length of four kinds of drafter, over a grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The regime map: what binds a plain step, and the best draft length of three kinds of drafter.
+"""The regime map: what binds a plain step, and the best draft length of four kinds of drafter.
 
 Why one user rightly raises the draft length with context and another rightly lowers it: a drafter
 whose KV cache stays constant gets cheaper beside a growing step, one whose cache grows does not.
@@ -75,6 +75,9 @@ def draw(maps: Sequence[RegimeMap], path: Path) -> None:
     figure, axes = plt.subplots(
         1, len(maps), figsize=size, squeeze=False, layout="constrained", sharey=True
     )
+    first = maps[0].cells
+    name = f"{first.model.name} on {first.accelerator.name}, {first.deployment.stack}"
+    figure.suptitle(f"What binds a step, and the best draft length: {name}", fontsize=10)
     drawn: set[str] = set()
     for axis, found in zip(axes[0], maps, strict=True):
         drawn |= _panel(axis, found)
