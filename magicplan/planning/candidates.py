@@ -56,8 +56,8 @@ def candidate_drafts(
 
 
 def family_drafts(model: str) -> list[dict[str, str | None]]:
-    """One drafter for each way a draft's KV cache grows: constant, hardly (a head keeps one layer of
-    the target's many), with the context, not at all."""
+    """One drafter for each way a draft's KV cache grows: constant, hardly (a head keeps one layer
+    of many), with the context, not at all."""
     target = model_specs.load(model)
     head = "mtp" if target.mtp_layers else "eagle3"
     found: list[dict[str, str | None]] = [
