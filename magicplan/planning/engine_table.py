@@ -64,9 +64,9 @@ class Engine:
                 return f" ({self.name} can {span}: {entry.source})"
         return ""
 
-    def cite(self, *whats: str) -> str:
+    def cite(self, *used: str) -> str:
         """Where everything named is written."""
-        found = [entry.source for entry in self.entries if entry.what in whats]
+        found = [entry.source for entry in self.entries if entry.what in used]
         return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 
 

@@ -229,7 +229,7 @@ def _sglang(p: Prediction, engine: Engine) -> Settings:
     if gamma == 0:
         off = _off(full, lost, where="batch and context")
         return Settings(engine=engine.asked, text="", schedule=full, notes=off)
-    flags = [*sglang_draft(p.resolved, engine), *chain_flags(gamma)]
+    flags = [*sglang_draft(p.resolved, engine), *chain_flags(gamma, ngram=method == "ngram")]
     notes = [f"one draft length for the whole grid loses up to {worst[gamma]:.1%} against the best"]
     lengths = sorted({t.gamma for t in full if t.gamma} | {gamma})
     adaptive = len(lengths) > 1 and engine.has("adaptive", method) is not None
@@ -262,9 +262,10 @@ def sglang_draft(resolved: Resolved, engine: Engine) -> list[str]:
     return flags
 
 
-def chain_flags(gamma: int) -> list[str]:
-    """A chain of gamma drafted tokens; SGLang's draft tokens count the root."""
-    return [
-        f"--speculative-num-steps {gamma} --speculative-eagle-topk 1",
-        f"--speculative-num-draft-tokens {gamma + 1}",
-    ]
+def chain_flags(gamma: int, *, ngram: bool = False) -> list[str]:
+    """A chain of gamma drafted tokens; SGLang's draft tokens count the root. NGRAM has no steps,
+    and a breadth of its own in place of topk."""
+    shape = f"--speculative-num-steps {gamma} --speculative-eagle-topk 1"
+    if ngram:
+        shape = "--speculative-ngram-max-bfs-breadth 1"
+    return [shape, f"--speculative-num-draft-tokens {gamma + 1}"]

@@ -203,6 +203,15 @@ def test_draft_models_that_are_no_preset_stay_as_given(tmp_path: Path) -> None:
     assert model_id("tinyllama-1.1b") == "TinyLlama/TinyLlama_v1.1"
 
 
+def test_sglang_s_ngram_has_a_breadth_of_its_own() -> None:
+    p = grid("ngram", acceptance="0.8", batch=[1])
+    words = flags(settings(p, "sglang").text)
+    assert words["--speculative-ngram-max-bfs-breadth"] == "1"
+    assert "--speculative-eagle-topk" not in words
+    gamma = int(words["--speculative-num-draft-tokens"]) - 1
+    assert gamma == losses(p).max(axis=(0, 1)).argmin()
+
+
 def test_sglang_s_draft_model_is_an_id() -> None:
     words = flags(settings(grid(), "sglang").text)
     assert words["--speculative-draft-model-path"] == "meta-llama/Llama-3.2-1B"
