@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -191,7 +192,14 @@ def test_settings_as_text_and_json() -> None:
     assert all(len(entry) == 5 for entry in document["schedule"])
     one = ("tree", "--gpu", "h100", "--batch", "1", "--ctx", "4k", "--draft", "eagle3")
     assert "speculative_token_tree" in answered(*one, "--settings", "vllm@0.12.0")
-    assert "which costs" in " ".join(answered(*one, "--settings", "vllm").split())
+    assert "% slower" in " ".join(answered(*one, "--settings", "vllm").split())
+    self_draft = (*one[:-1], "self", "--settings", "vllm", "--json")
+    document = json.loads(answered(*self_draft))
+    assert json.loads(shlex.split(document["text"])[1])["method"] != "draft_model"
+    assert "nearest: " in document["notes"][0]
+    document = json.loads(answered(*grid[:-2], "--choice", "--settings", "vllm", "--json"))
+    assert json.loads(shlex.split(document["text"])[1])["num_speculative_tokens"] > 0
+    assert "one draft for all cells" in document["notes"][0]
 
 
 def test_static_batching_from_the_command_line() -> None:

@@ -61,9 +61,12 @@ def sweep(
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
     if choice:
-        if csv or settings or len(names) > 1:
-            raise UsageError("--choice is for one --gpu, without --csv and --settings")
-        _choice(options, json, figure)
+        if csv or len(names) > 1:
+            raise UsageError("--choice is for one --gpu, without --csv")
+        if settings:
+            _choice_settings(options, settings, json)
+        else:
+            _choice(options, json, figure)
         return
     results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
     if settings:
@@ -98,6 +101,18 @@ def _choice(options: Options, json: bool, figure: Path | None) -> None:
     if figure:
         report.draw(found, figure)
         say(f"heat maps written to {figure}")
+    if json:
+        print_json(report.as_dict(found))
+    else:
+        report.render(found, stdout())
+
+
+def _choice_settings(options: Options, engine: str, json: bool) -> None:
+    from magicplan.planning.choice_settings import choice_settings
+    from magicplan.report import settings as report
+    from magicplan.report.terminal import print_json, stdout
+
+    found = choice_settings(request_of(options, grid=True), engine)
     if json:
         print_json(report.as_dict(found))
     else:
@@ -212,7 +227,7 @@ def tree(
         from magicplan.planning.tree_settings import tree_settings
         from magicplan.report import settings as settings_report
 
-        found = tree_settings(plan, settings)
+        found = tree_settings(plan, settings, max_size=size, max_depth=depth)
         if json:
             print_json(settings_report.as_dict(found))
         else:

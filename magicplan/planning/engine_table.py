@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from dataclasses import dataclass
 from functools import cache
@@ -10,37 +11,63 @@ from pathlib import Path
 from magicplan.errors import UsageError
 
 TABLES = Path(__file__).parent / "engines"
+NEWEST = (math.inf,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class EngineVersion:
-    """A range of versions, or a named branch: what it can do, and where that is written."""
+class Entry:
+    """A draft method or a capability, the versions that have it, and where that is written."""
 
+    what: str
+    """One of our draft methods, or a capability; `engines/README.md` lists them."""
     source: str
     url: str
     seen: str
-    since: str = ""
     name: str = ""
-    batch_schedule: bool = False
-    """A draft length by batch size."""
-    context_schedule: bool = False
-    """A draft length by batch size and context."""
-    token_tree: bool = False
-    """A fixed tree of any shape."""
-    dynamic_tree: bool = False
-    """A tree of a given size whose shape the engine ranks in every round."""
-    adaptive: tuple[str, ...] = ()
-    """Methods whose draft length follows the accept length at run time."""
+    """What the engine calls the method."""
+    methods: tuple[str, ...] = ()
+    """Methods that the capability holds for; () for all."""
+    since: str = ""
+    before: str = ""
+    """The first version that has it no more."""
+    branch: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Engine:
-    """An engine of one version: its name, what it calls our methods, and what it can do."""
+    """An engine of one version: what it can do, and what only other versions can."""
 
     name: str
     asked: str
-    methods: dict[str, str]
-    can: EngineVersion
+    entries: tuple[Entry, ...]
+    elsewhere: tuple[Entry, ...]
+
+    @property
+    def methods(self) -> dict[str, str]:
+        """Our methods that it knows, and what it calls them."""
+        return {entry.what: entry.name for entry in self.entries if entry.name}
+
+    def has(self, what: str, method: str = "") -> Entry | None:
+        """The entry of a method or a capability, if this version has it (for that method)."""
+        for entry in self.entries:
+            if entry.what == what and (not entry.methods or method in entry.methods):
+                return entry
+        return None
+
+    def lacks(self, what: str, method: str = "") -> str:
+        """Which versions have what this one has not, as the end of a sentence; may be empty."""
+        for entry in self.elsewhere:
+            if entry.what == what and (not entry.methods or method in entry.methods):
+                span = f"from {entry.since} on" if entry.since else f"on branch {entry.branch}"
+                if entry.before:
+                    span = f"from {entry.since} up to {entry.before}"
+                return f" ({self.name} can {span}: {entry.source})"
+        return ""
+
+    def cite(self, *used: str) -> str:
+        """Where everything named is written."""
+        found = [entry.source for entry in self.entries if entry.what in used]
+        return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 
 
 def engines() -> tuple[str, ...]:
@@ -49,18 +76,12 @@ def engines() -> tuple[str, ...]:
 
 
 @cache
-def _table(name: str) -> tuple[dict[str, str], tuple[EngineVersion, ...]]:
+def entries(name: str) -> tuple[Entry, ...]:
+    """Everything that an engine's table says."""
     document = tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8"))
-    versions = tuple(
-        EngineVersion(**(row | {"adaptive": tuple(row.get("adaptive", ()))}))
-        for row in document["versions"]
+    return tuple(
+        Entry(**(row | {"methods": tuple(row.get("methods", ()))})) for row in document["entries"]
     )
-    return document["methods"], versions
-
-
-def versions(name: str) -> tuple[EngineVersion, ...]:
-    """All of an engine's entries, newest first."""
-    return _table(name)[1]
 
 
 def load(text: str) -> Engine:
@@ -71,22 +92,28 @@ def load(text: str) -> Engine:
     name, _, version = text.partition("@")
     if name not in engines():
         raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")
-    methods, rows = _table(name)
-    released = [row for row in rows if row.since]
-    if not version:
-        found = released[0]
-    elif branch := [row for row in rows if row.name == version]:
-        found = branch[0]
-    else:
-        wanted = _number(text, version)
-        older = [row for row in released if _number(text, row.since) <= wanted]
-        if not older:
-            raise UsageError(f"--settings {text}: the oldest version known is {released[-1].since}")
-        found = older[0]
-    return Engine(name=name, asked=text, methods=methods, can=found)
+    rows = entries(name)
+    branch = version if any(row.branch == version for row in rows if row.branch) else ""
+    wanted = _number(text, version) if version and not branch else NEWEST
+    oldest = min((row.since for row in rows if row.since), key=lambda since: _number(text, since))
+    if wanted < _number(text, oldest):
+        raise UsageError(f"--settings {text}: the oldest version known is {oldest}")
+
+    def there(row: Entry) -> bool:
+        if row.branch:
+            return row.branch == branch
+        gone = bool(row.before) and wanted >= _number(text, row.before)
+        return not gone and wanted >= _number(text, row.since)
+
+    return Engine(
+        name=name,
+        asked=text,
+        entries=tuple(row for row in rows if there(row)),
+        elsewhere=tuple(row for row in rows if not there(row)),
+    )
 
 
-def _number(text: str, version: str) -> tuple[int, ...]:
+def _number(text: str, version: str) -> tuple[float, ...]:
     """A release number for comparison; suffixes such as .post1 or rc2 are left out."""
     parts = version.removeprefix("v").split(".")
     numbers = []
@@ -96,4 +123,4 @@ def _number(text: str, version: str) -> tuple[int, ...]:
         numbers.append(int(part))
     if len(numbers) < 2:
         raise UsageError(f"--settings {text}: version {version!r} is no release as in 0.19.0")
-    return tuple(numbers)
+    return tuple(numbers + [0] * (3 - len(numbers)))

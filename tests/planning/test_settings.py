@@ -6,7 +6,9 @@ import ast
 import datetime
 import itertools
 import json
+import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +17,20 @@ import pytest
 import magicplan as mp
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import TreePlan, adaptive_trees
-from magicplan.planning.engine_table import engines, load, versions
+from magicplan.planning.choice import choose_everywhere
+from magicplan.planning.choice_settings import choice_settings
+from magicplan.planning.engine_table import engines, entries, load
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import Request
-from magicplan.planning.settings import TOLERANCE, losses, schedule, segments, settings
+from magicplan.planning.settings import (
+    TOLERANCE,
+    cost,
+    losses,
+    model_id,
+    schedule,
+    segments,
+    settings,
+)
 from magicplan.planning.tree_settings import tree_settings
 from magicplan.roofline.trees import Tree
 
@@ -80,7 +92,7 @@ def test_vllm_settings_parse_back() -> None:
     found = settings(grid(ctx=[2048]), "vllm")
     config = vllm_config(found.text)
     assert config["method"] == "draft_model"
-    assert config["model"] == "llama-3.2-1b"
+    assert config["model"] == "meta-llama/Llama-3.2-1B"
     steps = config["num_speculative_tokens_per_batch_size"]
     assert config["num_speculative_tokens"] == max(k for _, _, k in steps)
     assert steps[0][0] == 1
@@ -148,8 +160,8 @@ def test_what_an_engine_cannot_do_is_said(draft: str, engine: str, wrong: str) -
 def test_a_draft_that_an_engine_lacks_has_a_nearest_one_and_its_cost(engine: str) -> None:
     p = grid("self", acceptance="0.9")
     found = settings(p, engine)
-    assert "cannot draft with self streaming:512; nearest: eagle3" in found.notes[0]
-    assert "%" in found.notes[0]
+    assert "cannot draft with self streaming:512; nearest: eagle3, which is" in found.notes[0]
+    assert re.search(r" \d+\.\d% (faster|slower) in the median cell", found.notes[0])
     assert "eagle3" in found.text.lower()
 
 
@@ -160,7 +172,104 @@ def test_a_window_that_an_engine_cannot_keep_costs_the_whole_cache() -> None:
     lost = 1 - whole.rounds.tokens_per_s.max(axis=-1) / p.rounds.tokens_per_s.max(axis=-1)
     fits = p.placement.fits & whole.placement.fits  # type: ignore[operator]
     assert "nearest: llama-3.2-1b full" in found.notes[0]
-    assert f"{lost[fits].max():.1%} at worst" in found.notes[0]
+    assert f"{lost[fits].max():.1%} slower in the worst" in found.notes[0]
+
+
+def test_costs_read_as_faster_or_slower() -> None:
+    assert cost(np.array([-0.109, 0.352, -0.2])) == (
+        "10.9% faster in the median cell, 35.2% slower in the worst"
+    )
+    assert (
+        cost(np.array([-0.2, -0.1, -0.3])) == "20.0% faster in the median cell and slower in none"
+    )
+    assert cost(np.array([0.25])) == "25.0% slower"
+    assert cost(np.array([0.0])) == "as fast"
+
+
+def test_draft_models_that_are_no_preset_stay_as_given(tmp_path: Path) -> None:
+    shape = {
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 2048,
+        "num_hidden_layers": 4, "num_attention_heads": 32, "num_key_value_heads": 8,
+        "intermediate_size": 8192, "vocab_size": 128256, "torch_dtype": "bfloat16",
+    }  # fmt: skip
+    folder = tmp_path / "my draft"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    p = grid(str(folder), acceptance="0.9")
+    assert vllm_config(settings(p, "vllm").text)["model"] == str(folder)
+    words = flags(settings(p, "sglang").text)
+    assert words["--speculative-draft-model-path"] == str(folder)
+    assert model_id("org/unknown") == "org/unknown"
+    assert model_id("tinyllama-1.1b") == "TinyLlama/TinyLlama_v1.1"
+
+
+def test_sglang_s_ngram_has_a_breadth_of_its_own() -> None:
+    p = grid("ngram", acceptance="0.8", batch=[1])
+    words = flags(settings(p, "sglang").text)
+    assert words["--speculative-ngram-max-bfs-breadth"] == "1"
+    assert "--speculative-eagle-topk" not in words
+    gamma = int(words["--speculative-num-draft-tokens"]) - 1
+    assert gamma == losses(p).max(axis=(0, 1)).argmin()
+
+
+def test_sglang_s_draft_model_is_an_id() -> None:
+    words = flags(settings(grid(), "sglang").text)
+    assert words["--speculative-draft-model-path"] == "meta-llama/Llama-3.2-1B"
+
+
+@pytest.mark.parametrize("version", ["0.9.1", "0.10.1", "0.13.0", "0.14.1"])
+def test_versions_without_draft_models_get_the_nearest_plan(version: str) -> None:
+    found = settings(grid(), f"vllm@{version}")
+    assert vllm_config(found.text)["method"] in ("ngram", "medusa", "eagle", "eagle3")
+    assert f"vllm@{version} cannot draft with llama-3.2-1b full" in found.notes[0]
+    assert "from 0.15.0 on: vLLM pull request 24322" in found.notes[0]
+    assert "nearest:" in found.notes[0]
+    assert vllm_config(settings(grid(), "vllm@0.15.0").text)["method"] == "draft_model"
+
+
+def test_every_version_s_names_are_its_own() -> None:
+    names = {
+        version: load(f"vllm@{version}").methods
+        for version in ("0.9.1", "0.10.2", "0.11.0", "0.15")
+    }
+    assert [methods["mtp"] for methods in names.values()] == [
+        "deepseek_mtp", "deepseek_mtp", "mtp", "mtp",
+    ]  # fmt: skip
+    assert ["model" in methods for methods in names.values()] == [False, False, False, True]
+    assert load("vllm").methods["model"] == load("vllm@pr48944").methods["model"] == "draft_model"
+    assert "model" not in load("sglang@0.5.0").methods
+    p = grid("mtp", model="deepseek-v3", gpus=32, acceptance="0.9")
+    for version, name in (("0.10.1", "deepseek_mtp"), ("0.11.0", "mtp")):
+        assert vllm_config(settings(p, f"vllm@{version}").text)["method"] == name
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm@0.19.0", "sglang"])
+def test_a_draft_that_helps_in_some_cells_only_is_not_said_to_gain_nowhere(engine: str) -> None:
+    p = grid("ngram", stack="vllm", acceptance="0.1", batch=[64, 256], ctx=[4096, 16384, 65536])
+    found = settings(p, engine)
+    assert any(t.gamma for t in found.schedule)
+    assert found.text == ""
+    assert "no draft length helps at every" in found.notes[0]
+    assert f"loses up to {losses(p)[..., 0].max():.1%}" in found.notes[0]
+
+
+def test_notes_cite_what_is_used_and_name_the_acceptance() -> None:
+    chain = settings(grid("eagle3", ctx=[2048]), "vllm@0.19.0").notes
+    assert not any("20401" in note for note in chain)
+    assert any("acceptance of eagle3: " in note for note in chain)
+    by_batch = settings(grid(ctx=[2048]), "vllm")
+    assert "per_batch_size" in by_batch.text
+    assert any("32374" in note for note in by_batch.notes)
+    flat = settings(grid("eagle3", batch=[1, 4], ctx=[2048]), "vllm")
+    assert "per_batch_size" not in flat.text
+    assert not any("32374" in note for note in flat.notes)
+    measured = settings(grid("eagle3", acceptance="auto"), "vllm").notes
+    assert any(note.startswith("acceptance of eagle3: auto: ") for note in measured)
+
+
+def test_a_grid_that_does_not_fit_has_no_settings() -> None:
+    with pytest.raises(UsageError, match="no cell of this grid fits"):
+        settings(grid("ngram", model="llama-3.1-70b", gpus=1), "vllm")
 
 
 def test_batches_must_rise() -> None:
@@ -168,21 +277,24 @@ def test_batches_must_rise() -> None:
         settings(grid(batch=[4, 1]), "vllm")
 
 
-def test_every_version_has_its_source() -> None:
+def test_every_entry_has_its_source() -> None:
     for engine in engines():
-        rows = versions(engine)
+        rows = entries(engine)
         assert any(row.since for row in rows)
         for row in rows:
             assert row.source
             assert row.url.startswith("https://")
             datetime.date.fromisoformat(row.seen)
-            assert bool(row.since) != bool(row.name)
-        released = [row.since for row in rows if row.since]
-        numbers = [tuple(int(part) for part in text.split(".")) for text in released]
-        assert numbers == sorted(numbers, reverse=True)
-        for text in released:
-            assert load(f"{engine}@{text}").can.since == text
-        assert load(f"{engine}@99.0.post1").can.since == released[0]
+            assert bool(row.since) != bool(row.branch)
+            if row.since:
+                assert row in load(f"{engine}@{row.since}").entries
+            if row.before:
+                assert row not in load(f"{engine}@{row.before}").entries
+                assert row not in load(engine).entries
+            if row.branch:
+                assert row in load(f"{engine}@{row.branch}").entries
+                assert row not in load(engine).entries
+        assert load(f"{engine}@99.0.post1").entries == load(engine).entries
 
 
 def tree(draft: str = "eagle3", **options: Any) -> TreePlan:
@@ -199,12 +311,56 @@ def test_a_tree_as_paths_parses_back_to_the_tree() -> None:
     assert Tree(parents=(-1, *(place[path[:-1]] for path in paths))) == plan.points[0].tree
 
 
-def test_where_trees_are_gone_the_best_chain_comes_with_its_cost() -> None:
+@pytest.mark.parametrize("engine", ["vllm", "vllm@0.10.0"])
+def test_where_there_are_no_trees_the_best_chain_comes_with_its_cost(engine: str) -> None:
     plan = tree()
-    found = tree_settings(plan, "vllm")
+    found = tree_settings(plan, engine)
     point = plan.points[0]
     assert vllm_config(found.text)["num_speculative_tokens"] == point.chain_gamma
-    assert f"costs {1 - point.chain_speedup / point.speedup:.1%}" in found.notes[0]
+    assert f"is {1 - point.chain_speedup / point.speedup:.1%} slower" in found.notes[0]
+    assert "from 0.10.1 up to 0.21.0" in found.notes[0]
+
+
+def test_a_chain_where_only_other_drafts_have_trees_cites_no_tree() -> None:
+    found = tree_settings(tree("llama-3.2-1b"), "vllm@0.19.0")
+    assert vllm_config(found.text)["model"] == "meta-llama/Llama-3.2-1B"
+    assert not any("20401" in note for note in found.notes)
+
+
+def test_a_tree_s_draft_that_an_engine_lacks_has_a_nearest_plan() -> None:
+    plan = tree("self", acceptance="0.8")
+    chain = tree_settings(plan, "vllm", max_size=16)
+    config = vllm_config(chain.text)
+    assert config["method"] == "eagle3"
+    best = mp.predict(gpu="h200", stack="ideal", batch=8, ctx=32768, draft="eagle3")
+    assert config["num_speculative_tokens"] == best.best.gamma
+    ours = (
+        plan.points[0].speedup
+        * mp.predict(
+            gpu="h200", stack="ideal", batch=8, ctx=32768, draft="self"
+        ).baseline.tokens_per_s
+    )
+    faster = best.best.tokens_per_s / ours - 1
+    word = "faster" if faster > 0 else "slower"
+    assert (
+        "vllm cannot draft with self streaming:512; nearest: eagle3 in a chain, "
+        f"which is {abs(faster):.1%} {word}" == chain.notes[0]
+    )
+    assert sum("acceptance of" in note for note in chain.notes) == 2
+    whole = tree_settings(plan, "vllm@0.12.0", max_size=16)
+    paths = ast.literal_eval(vllm_config(whole.text)["speculative_token_tree"])
+    assert len(paths) + 1 == tree("eagle3").points[0].size
+    assert "nearest: eagle3 in a tree" in whole.notes[0]
+    ranked = tree_settings(plan, "sglang", max_size=16)
+    size = int(flags(ranked.text)["--speculative-num-draft-tokens"])
+    assert size == tree("eagle3").points[0].size
+
+
+def test_a_tree_s_window_becomes_the_whole_cache() -> None:
+    found = tree_settings(tree("llama-3.2-1b", draft_kv="streaming:512"), "vllm", max_size=16)
+    assert "window" in found.notes[0]
+    assert "nearest: llama-3.2-1b full in a chain" in found.notes[0]
+    assert vllm_config(found.text)["model"] == "meta-llama/Llama-3.2-1B"
 
 
 def test_sglang_gets_the_tree_s_size() -> None:
@@ -218,10 +374,42 @@ def test_sglang_gets_the_tree_s_size() -> None:
 def test_trees_that_engines_do_not_take() -> None:
     with pytest.raises(UsageError, match="one --batch"):
         tree_settings(tree(batch=[1, 8]), "vllm")
-    with pytest.raises(UsageError, match="cannot draft with self"):
-        tree_settings(tree("self", acceptance="0.8"), "sglang")
-    with pytest.raises(UsageError, match="window"):
-        tree_settings(tree("llama-3.2-1b", draft_kv="streaming:512"), "vllm")
     off = tree_settings(tree(acceptance="0"), "vllm")
     assert off.text == ""
     assert "off" in off.notes[0]
+
+
+@pytest.mark.parametrize("engine", ["vllm", "vllm@0.13.0", "sglang"])
+def test_the_choice_of_every_cell_becomes_one_draft_and_what_cells_lose(engine: str) -> None:
+    ask = Request(gpu="h100", gpus=8, stack="ideal", batch=[1, 64], ctx=[4096, 65536])
+    found = choice_settings(ask, engine)
+    choice = choose_everywhere(ask)
+    best = np.array([cell.speedup for cell in choice.cells]).reshape(2, 2)
+    lost = {}
+    for draft in ("eagle", "eagle3", "medusa", "ngram", "llama-3.2-1b"):
+        try:
+            p = mp.predict(
+                gpu="h100", gpus=8, stack="ideal", draft=draft, batch=[1, 64], ctx=[4096, 65536]
+            )  # fmt: skip
+        except UsageError:
+            continue
+        lost[draft] = 1 - p.best.speedup / best
+    assert "eagle3" in lost
+    name = min(lost, key=lambda draft: float(lost[draft].mean()))
+    assert found.notes[0].startswith(f"{engine} runs one draft for all cells: {name} loses least")
+    assert f"{lost[name].max():.1%} slower in the worst" in found.notes[0]
+    assert f"{(lost[name] > TOLERANCE).sum()} of 4 cells lose more than 2%" in found.notes[1]
+    row, column = np.unravel_index(int(lost[name].argmax()), (2, 2))
+    where = f"batch {[1, 64][row]} at {['4k', '64k'][column]} {lost[name].max():.1%}"
+    assert f"most of all {where}" in found.notes[1]
+    assert max(t.batch_hi for t in found.schedule) == 64
+    if engine == "sglang":
+        assert flags(found.text)["--speculative-algorithm"] == name.upper()
+    else:
+        assert vllm_config(found.text)["method"] == name
+
+
+def test_a_choice_where_nothing_fits_has_no_settings() -> None:
+    ask = Request(gpu="h100", gpus=1, model="llama-3.1-70b", batch=[1], ctx=[4096])
+    with pytest.raises(UsageError, match="no cell of this grid fits"):
+        choice_settings(ask, "vllm")
