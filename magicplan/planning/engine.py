@@ -58,6 +58,8 @@ class PrefillCost:
     window_pair_seconds: Array
     window_tokens: float
     draft_seconds: Array
+    stages: Array
+    """Pipeline stages: a prompt passes all of them in turn, while others fill them."""
     request_seconds: float = 0.0
 
     def of(self, new: Array, cached: Array) -> Array:
@@ -149,6 +151,7 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
         window_pair_seconds=seconds["attention_sliding"],
         window_tokens=float(model.window_tokens or 0),
         draft_seconds=draft_prefill(layout, machine, None),
+        stages=np.broadcast_to(np.asarray(layout.pp, dtype=np.float64), np.shape(layout.tp)),
         request_seconds=machine.calibration.host.request_seconds,
     )
 

@@ -29,7 +29,7 @@ from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Deployment
-from magicplan.roofline.memory import candidate_layouts, splits_evenly
+from magicplan.roofline.memory import candidate_layouts, footprint, splits_evenly
 
 SMALL_DRAFTS = {
     128256: "llama-3.2-1b", 151936: "qwen3-0.6b", 152064: "qwen2.5-0.5b", 32000: "tinyllama-1.1b",
@@ -159,6 +159,9 @@ def _layouts(ask: PlanRequest, base: Resolved) -> Deployment | None:
     """Degrees of parallelism worth trying, [layout]."""
     model, accelerator = base.model, base.machine.accelerator
     degrees = list(candidate_layouts(model, accelerator))
+    one_node = [(tp, pp) for tp, pp in degrees if pp == 1]
+    if any(_holds(ask, base, tp) for tp, _ in one_node):
+        degrees = one_node
     if ask.tp is not None:
         degrees = [(tp, 1) for tp in ask.tp if splits_evenly(model, tp)]
     if ask.pp is not None:
@@ -171,6 +174,14 @@ def _layouts(ask: PlanRequest, base: Resolved) -> Deployment | None:
         tp=np.asarray([float(tp) for tp, _ in degrees]),
         pp=np.asarray([float(pp) for _, pp in degrees]),
     )
+
+
+def _holds(ask: PlanRequest, base: Resolved, tp: int) -> bool:
+    """Whether that many GPUs hold the weights and one request of the length planned for."""
+    layout = replace(base.layout, tp=float(tp), pp=1.0)
+    available = base.machine.accelerator.memory_bytes * ask.memory_fraction
+    ctx = float(np.max(base.final_ctx))
+    return bool(np.all(footprint(base.model, layout, 1.0, ctx, available).fits))
 
 
 def _drafts(

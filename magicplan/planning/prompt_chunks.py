@@ -86,11 +86,18 @@ def mix_prompts(
     full_extra = table.at(decoded + wide) - base
     attention = prefill.of(groups.new, groups.cached)[:, None, :]
     mean_attention = (attention * share).sum(axis=-1, keepdims=True)
-    extra = full * full_extra + table.at(decoded + rest + joined) - base + sequence_seconds
-    extra = extra + attention + (together[..., None] - 1) * mean_attention
+
+    def passing(stages: Array | float) -> Array:
+        """Seconds of the chunks where a step's prompt tokens pass so many stages in turn."""
+        rows = full * (table.at(decoded + stages * wide) - base)
+        rows = rows + table.at(decoded + stages * (rest + joined)) - base
+        keys = stages * (attention + (together[..., None] - 1) * mean_attention)
+        return np.asarray(rows + keys + sequence_seconds)
+
+    extra = passing(1.0)
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
-    own = (full + 1) * seen[..., None] + extra
+    own = (full + 1) * seen[..., None] + passing(prefill.stages.reshape(-1, 1, 1))
     own_mean = (own * share).sum(axis=-1)
     part = groups.new / wide
     work = part * (rounds.round_seconds[..., None] + full_extra) + attention

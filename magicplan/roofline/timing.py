@@ -224,8 +224,8 @@ BOUNDS = ("weights", "kv", "compute", "overhead", "communication")
 def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -> dict[str, Num]:
     """Seconds of a step that each of `BOUNDS` accounts for.
 
-    An op's time above its launch belongs to compute where FLOP decide, else to the bytes that
-    it moves; activations count as overhead, for neither weights nor KV cause them.
+    An op's launch is overhead. Its time above that belongs to compute where FLOP decide, else to
+    the bytes that it moves; activations count as overhead, for neither weights nor KV cause them.
     """
     shares: dict[str, Num] = dict.fromkeys(BOUNDS, 0.0)
     shares["overhead"] = host_seconds
@@ -234,13 +234,22 @@ def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -
         if op.kind == "collective":
             shares["communication"] = shares["communication"] + total
             continue
-        floor = op.count * memory_seconds(op, machine)
-        computing = op.count * compute_seconds(op, machine)
-        decides = computing > floor
-        shares["compute"] = shares["compute"] + np.where(decides, total, 0.0)
+        busy = np.maximum(total - op.count * _launch_seconds(op, machine), 0.0)
+        decides = compute_seconds(op, machine) > memory_seconds(op, machine)
+        moved = np.where(decides, 0.0, busy) / op.bytes
         for name, part in (("weights", op.weight_bytes), ("kv", op.kv_bytes)):
-            spent = op.count * part / machine.bytes_per_s
-            shares[name] = shares[name] + np.where(decides, 0.0, spent)
-        named = op.count * (op.weight_bytes + op.kv_bytes) / machine.bytes_per_s
-        shares["overhead"] = shares["overhead"] + np.where(decides, 0.0, total - named)
+            shares[name] = shares[name] + moved * part
+        shares["compute"] = shares["compute"] + np.where(decides, busy, 0.0)
+        rest = total - busy + moved * op.activation_bytes
+        shares["overhead"] = shares["overhead"] + rest
     return shares
+
+
+def _launch_seconds(op: Op, machine: Machine) -> float:
+    """Of one run of an op: what it takes however little it moves."""
+    calibration = machine.calibration
+    if op.kind == "linear":
+        return calibration.linear_fit(op.dtype, grouped=op.grouped).launch_seconds
+    if op.kind == "attention":
+        return calibration.attention_fit(op.dtype).launch_seconds
+    return calibration.host.kernel_seconds

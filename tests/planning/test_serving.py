@@ -34,7 +34,7 @@ from magicplan.validate.random_serving import Case, compare, random_case
 
 def a_replica(
     model: str = "llama-3.1-8b", gpu: str = "h100-sxm", tp: tuple[float, ...] = (1.0,),
-    batched_tokens: float = 8192, longest: int = 0, **traffic: Any,
+    batched_tokens: float = 8192, longest: int = 0, pp: tuple[float, ...] = (), **traffic: Any,
 ) -> Replica:  # fmt: skip
     accelerator = hardware_specs.load(gpu)
     machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
@@ -42,7 +42,7 @@ def a_replica(
         PlanRequest(**({"requests_per_s": 1.0, "prompt": 1000, "output": 200} | traffic))
     )
     limits = EngineLimits(batched_tokens=batched_tokens, max_sequences=256, memory_fraction=0.9)
-    layout = Deployment(tp=np.asarray(tp), pp=np.ones(len(tp)))
+    layout = Deployment(tp=np.asarray(tp), pp=np.asarray(pp or [1.0] * len(tp)))
     return replica(model_specs.load(model), machine, layout, load, limits, longest)
 
 
@@ -149,6 +149,19 @@ def test_gaps_between_tokens_under_speculation_in_closed_form() -> None:
     assert found.itl[0, 0] == 0
     assert found.itl[0, 1] == pytest.approx(float(state.round_seconds[0, 0]), rel=0.2)
     assert found.itl_mean[0] == pytest.approx(float(state.round_seconds[0, 0]) / emitted, rel=0.05)
+
+
+def test_pipeline_stages_bring_no_prompt_below_the_compute_of_one_stage_after_the_other() -> None:
+    """Stages work on different requests at once; one request passes them in turn."""
+    stages = (1.0, 2.0, 4.0, 8.0)
+    r = a_replica(
+        "llama-3.1-70b", "h200-sxm", tp=(1.0,) * 4, pp=stages, batched_tokens=4096,
+        requests_per_s=0.001, prompt=8000, output=16,
+    )  # fmt: skip
+    own = states(r, PLAIN).own_seconds[:, 0, 0]
+    floor = 2 * (r.model.parameters - r.model.vocab * r.model.hidden) * 8000 / 989e12
+    assert (own >= floor).all()
+    assert own == pytest.approx(own[0], rel=0.15)
 
 
 def test_waits_vanish_on_an_idle_replica_and_grow_with_load() -> None:
