@@ -72,14 +72,45 @@ def _(block: Code, console: Console) -> None:
 
 @_block.register
 def _(block: Grid, console: Console) -> None:
-    grid = table(*map(_plain, block.columns), title=_plain(block.title), numeric=not block.prose)
-    grid.show_header = any(block.columns)
-    for index, row in enumerate(block.rows):
-        cells = [_text(cell.replace("\n", ", ")) for cell in row]
-        grid.add_row(*cells, style="bold green" if index in block.best else None)
-    console.print(grid)
+    title = _plain(block.title)
+    for columns in _side_by_side(block, console.width):
+        names = [_plain(block.columns[i]) for i in columns]
+        grid = table(*names, title=title, numeric=not block.prose)
+        grid.show_header = any(block.columns)
+        for index, row in enumerate(block.rows):
+            cells = [_text(_line(row[i])) for i in columns]
+            grid.add_row(*cells, style="bold green" if index in block.best else None)
+        console.print(grid)
+        title = ""
     if block.note:
         console.print(_text(block.note))
+
+
+def _line(cell: str) -> str:
+    return cell.replace("\n", ", ")
+
+
+NAME_WIDTH = 24
+"""Characters from which the names of rows may wrap."""
+
+
+def _side_by_side(block: Grid, width: int) -> list[list[int]]:
+    """Columns of each table that fits the width, names of rows first in all of them."""
+    every = list(range(len(block.columns)))
+    if block.prose or not every:
+        return [every]
+    wide = [
+        max(len(_line(text)) for text in (block.columns[i], *(row[i] for row in block.rows))) + 3
+        for i in every
+    ]
+    left = width - min(wide[0], NAME_WIDTH)
+    found: list[list[int]] = [[0]]
+    for column in every[1:]:
+        used = sum(wide[i] for i in found[-1][1:])
+        if found[-1] != [0] and used + wide[column] > left:
+            found.append([0])
+        found[-1].append(column)
+    return found
 
 
 @_block.register
