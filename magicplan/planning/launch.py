@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
+from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.model_specs.load import preset_info
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Launch
 from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import settings
+from magicplan.planning.settings import Settings, model_id, settings
 
 
 def launch_commands(
@@ -20,17 +21,22 @@ def launch_commands(
     roles = ("serve",) if best.layout == "mixed" else ("prefill", "decode")
     found = []
     for engine, write in (("vllm", _vllm), ("sglang", _sglang)):
-        drafted, notes = _speculation(engine, best, grid)
+        drafted = _speculation(engine, best, grid)
         for role in roles:
             words, more = write(ask, best, ctx_tokens, role)
-            spoken = drafted if role != "prefill" else ""
+            spoken = drafted.text if role != "prefill" else ""
             command = " \\\n  ".join([shlex.join(words[:3]), *_pairs(words[3:])])
             if spoken:
                 command += " \\\n  " + spoken
             found.append(
                 Launch(
                     engine=engine, role=role, command=command,
-                    notes=(*_replica_notes(best, role), *more, *notes),
+                    notes=(
+                        *_replica_notes(best, role), *_length_notes(ask, ctx_tokens), *more,
+                        *drafted.notes,
+                    ),
+                    file_name=drafted.file_name if spoken else "",
+                    file_text=drafted.file_text if spoken else "",
                 )
             )  # fmt: skip
     return tuple(found)
@@ -54,22 +60,27 @@ def _replica_notes(best: Candidate, role: str) -> tuple[str, ...]:
     return (f"start {count} of these behind a load balancer that sends a session to one of them",)
 
 
-def _speculation(
-    engine: str, best: Candidate, grid: Prediction | None
-) -> tuple[str, tuple[str, ...]]:
+def _length_notes(ask: PlanRequest, ctx_tokens: int) -> tuple[str, ...]:
+    most = model_specs.load(ask.model).max_ctx_tokens
+    if ctx_tokens <= most:
+        return ()
+    return (f"{ctx_tokens} tokens exceed the {most} of this model: it needs RoPE scaling",)
+
+
+def _speculation(engine: str, best: Candidate, grid: Prediction | None) -> Settings:
+    none = Settings(engine=engine, text="", schedule=(), notes=())
     if best.draft == "none" or grid is None:
-        return "", ()
+        return none
     try:
-        found = settings(grid, engine)
+        return settings(grid, engine)
     except UsageError as problem:
-        return "", (str(problem),)
-    return found.text, found.notes
+        return replace(none, notes=(str(problem),))
 
 
 def _vllm(
     ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str
 ) -> tuple[list[str], list[str]]:
-    words = ["vllm", "serve", _model(ask.model), "--tensor-parallel-size", str(best.tp)]
+    words = ["vllm", "serve", model_id(ask.model), "--tensor-parallel-size", str(best.tp)]
     if best.pp > 1:
         words += ["--pipeline-parallel-size", str(best.pp)]
     if best.attention_dp > 1:
@@ -96,7 +107,7 @@ def _vllm(
 def _sglang(
     ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str
 ) -> tuple[list[str], list[str]]:
-    words = ["python", "-m", "sglang.launch_server", "--model-path", _model(ask.model)]
+    words = ["python", "-m", "sglang.launch_server", "--model-path", model_id(ask.model)]
     words += ["--tp-size", str(best.tp * best.attention_dp)]
     if best.pp > 1:
         words += ["--pp-size", str(best.pp)]
@@ -124,11 +135,3 @@ def _sglang(
 def _sequences(ask: PlanRequest, best: Candidate) -> int:
     """Requests a replica may run: what the plan counted on, not more than it holds safely."""
     return max(1, min(ask.max_sequences, best.max_batch_per_replica))
-
-
-def _model(name: str) -> str:
-    """The Hugging Face id of a preset; a path stays what it is."""
-    try:
-        return preset_info(name).id
-    except UsageError:
-        return name

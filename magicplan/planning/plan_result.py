@@ -208,6 +208,9 @@ class Launch:
     """serve, prefill or decode."""
     command: str
     notes: tuple[str, ...]
+    file_name: str = ""
+    """Of a file that the command reads, beside it; its text is `file_text`."""
+    file_text: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

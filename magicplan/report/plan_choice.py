@@ -43,6 +43,9 @@ def launch(plan: Record) -> Section:
         engine = entry.text("engine")
         what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
         blocks.append(Code(title=f"Launch a replica with {what}", text=entry.text("command")))
+        if entry.text("file_name", ""):
+            beside = f"{entry.text('file_name')}, beside it"
+            blocks.append(Code(title=beside, text=entry.text("file_text")))
         if entry.texts("notes"):
             blocks.append(Bullets(lines=entry.texts("notes")))
     return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
@@ -50,6 +53,7 @@ def launch(plan: Record) -> Section:
 
 def _fleet(best: Record) -> tuple[tuple[str, str], ...]:
     headroom = best.number("headroom")
+    kept = "" if best.record("violations").data else " within the limits"
     side = "over" if headroom >= 0 else "below"
     return (
         ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}"),
@@ -58,7 +62,7 @@ def _fleet(best: Record) -> tuple[tuple[str, str], ...]:
         ("requests at once", f"{best.number('batch_per_replica'):.3g} decode on a replica, of at "
          f"most {best.number('max_batch_per_replica'):.0f}, mean context "
          f"{best.number('ctx_tokens'):.0f} tokens"),
-        ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s within the limits, "
+        ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s{kept}, "
          f"{abs(headroom):.0%} {side} the peak; utilisation {best.number('utilisation'):.0%}"),
         ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
          f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
