@@ -250,6 +250,7 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
     arrivals = "arrive at random (Poisson)" if load.users is None else "come from users in turns"
     lines += [
         f"requests {arrivals}; lengths: {load.source}",
+        "drafts are planned as chains; magicplan tree finds trees for the plan's batch and context",
         f"a step feeds decode tokens first and prompt chunks up to {ask.batched_tokens} tokens "
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
