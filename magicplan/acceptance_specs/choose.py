@@ -1,24 +1,29 @@
 """`--acceptance auto`: the nearest published measurement, and how far it has to be stretched.
 
-Where several rows are as near, as for tasks when none is named, the median one stands for them.
+Draft, target and family decide first; of each task the row nearest in context then speaks, and
+where no task is named the median over tasks (the lower one of two) stands for them. A row whose
+target was not recorded stands behind those of the family wanted, and beside those of others.
+
 The interval grows with the stretch: by .05 for another model family, .02 for another model or
 draft of the family, .01 for every doubling of context or KV budget outside what was measured.
-These steps are the differences seen between neighbouring rows of the tables, rounded up.
+These steps are the differences seen between neighbouring rows of the tables, rounded up. Positions
+beyond those measured follow `positions.beyond_measured`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from magicplan.acceptance_specs.entry import Entry, entries, methods
+from magicplan.acceptance_specs.positions import beyond_measured
 from magicplan.errors import UsageError
-from magicplan.roofline.acceptance import Acceptance
+from magicplan.roofline.acceptance import Acceptance, Both, PerPosition
 
 OTHER_FAMILY, OTHER_MODEL, A_DOUBLING = 0.05, 0.02, 0.01
 WIDEST = 0.3
 
-__all__ = ["choose", "methods"]
+__all__ = ["choose", "choose_both", "methods"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,24 +47,52 @@ def choose(wanted: Wanted) -> Acceptance:
             "such as 0.8"
         )
     rows = entries(wanted.method)
-    nearest = min(_distance(entry, wanted) for entry in rows)
-    near = sorted(
-        (entry for entry in rows if _distance(entry, wanted) == nearest), key=_first_position
-    )
-    row = near[(len(near) - 1) // 2]
+    row = _nearest(rows, wanted)
     stretch = _stretches(row, wanted)
     if wanted.task is None and len({entry.task for entry in rows}) > 1:
         rates = [_first_position(entry) for entry in rows]
         words = f"no --task given, and tasks differ from {min(rates):.2f} to {max(rates):.2f}"
         stretch.append(((max(rates) - min(rates)) / 2, words))
     uncertainty = min(WIDEST, row.half_width + sum(width for width, _ in stretch))
-    how_far = "; stretched: " + ", ".join(words for _, words in stretch) if stretch else ""
+    model = row.model("", uncertainty)
+    said = [words for _, words in stretch]
+    if isinstance(model, PerPosition):
+        model, words = beyond_measured(model, rows, WIDEST)
+        said.append(words)
+    how_far = "; stretched: " + ", ".join(said) if said else ""
     pair = f"{row.draft} for {row.target}" if row.draft else row.target
     origin = (
         f"auto: {wanted.method}, {pair}, {row.task} ({row.source}; {row.basis}){how_far}; "
         f"80 % interval +-{uncertainty:.3f} a position"
     )
-    return row.model(origin, uncertainty)
+    return replace(model, origin=origin)
+
+
+def choose_both(cache: Wanted, weights: Wanted) -> Acceptance:
+    """A target that drafts with quantised weights over a part of its cache: a token has to pass
+    both, taken as independent, so their rates multiply. Raises UsageError."""
+    kept, narrow = choose(cache).of_self_draft(), choose(weights)
+    return Both(
+        parts=(kept, narrow),
+        origin=f"{cache.method} times {weights.method}, as if independent: "
+        f"[{kept.origin}] and [{narrow.origin}]",
+        uncertainty=min(WIDEST, math.hypot(kept.uncertainty, narrow.uncertainty)),
+    )
+
+
+def _nearest(rows: tuple[Entry, ...], wanted: Wanted) -> Entry:
+    """The median by first position over tasks, of each task's row nearest in context, among the
+    rows nearest in everything else."""
+    known = any(row.family == wanted.family for row in rows)
+    least = min(_distance(row, wanted, known) for row in rows)
+    by_task: dict[str, Entry] = {}
+    for row in rows:
+        if _distance(row, wanted, known) == least:
+            other = by_task.setdefault(row.task, row)
+            if _doublings(row.ctx, wanted.ctx) < _doublings(other.ctx, wanted.ctx):
+                by_task[row.task] = row
+    near = sorted(by_task.values(), key=_first_position)
+    return near[(len(near) - 1) // 2]
 
 
 def _first_position(row: Entry) -> float:
@@ -67,14 +100,15 @@ def _first_position(row: Entry) -> float:
     return row.numbers[0] if row.numbers else row.near
 
 
-def _distance(row: Entry, wanted: Wanted) -> tuple[float, ...]:
-    """Task first where one is named, then draft, target, family, context."""
+def _distance(row: Entry, wanted: Wanted, family_known: bool) -> tuple[float, ...]:
+    """Task first where one is named, then draft, target, family; `family_known` says whether the
+    table has rows of the family wanted."""
+    elsewhere = 2.0 if row.family == "any" and family_known else 1.0
     return (
         float(wanted.task is not None and wanted.task.lower() not in row.task.lower()),
         float(bool(row.draft) and row.draft != wanted.draft),
         float(row.target != wanted.target),
-        float(row.family != wanted.family),
-        _doublings(row.ctx, wanted.ctx),
+        0.0 if row.family == wanted.family else elsewhere,
     )
 
 
