@@ -1,7 +1,8 @@
 """`--acceptance auto`: the nearest published measurement, and how far it has to be stretched.
 
-Draft, target and family decide first; of each task the row nearest in context then speaks, and
-where no task is named the median over tasks (the lower one of two) stands for them. A row whose
+Draft, target and family decide first; of each task the row nearest in context then speaks (of
+several such the median), and where no task is named the median over tasks stands for them; of two
+the lower one. A row whose
 target was not recorded stands behind those of the family wanted, and beside those of others.
 
 The interval grows with the stretch: by .05 for another model family, .02 for another model or
@@ -49,8 +50,9 @@ def choose(wanted: Wanted) -> Acceptance:
     rows = entries(wanted.method)
     row = _nearest(rows, wanted)
     stretch = _stretches(row, wanted)
-    if wanted.task is None and len({entry.task for entry in rows}) > 1:
-        rates = [_first_position(entry) for entry in rows]
+    related = [r for r in rows if r.family in (wanted.family, "any")] or list(rows)
+    if wanted.task is None and len({_key(entry.task) for entry in related}) > 1:
+        rates = [_first_position(entry) for entry in related]
         words = f"no --task given, and tasks differ from {min(rates):.2f} to {max(rates):.2f}"
         stretch.append(((max(rates) - min(rates)) / 2, words))
     uncertainty = min(WIDEST, row.half_width + sum(width for width, _ in stretch))
@@ -81,18 +83,30 @@ def choose_both(cache: Wanted, weights: Wanted) -> Acceptance:
 
 
 def _nearest(rows: tuple[Entry, ...], wanted: Wanted) -> Entry:
-    """The median by first position over tasks, of each task's row nearest in context, among the
-    rows nearest in everything else."""
+    """The median over tasks of each task's row nearest in context, among the rows nearest in
+    everything else."""
     known = any(row.family == wanted.family for row in rows)
     least = min(_distance(row, wanted, known) for row in rows)
-    by_task: dict[str, Entry] = {}
+    by_task: dict[str, list[Entry]] = {}
     for row in rows:
         if _distance(row, wanted, known) == least:
-            other = by_task.setdefault(row.task, row)
-            if _doublings(row.ctx, wanted.ctx) < _doublings(other.ctx, wanted.ctx):
-                by_task[row.task] = row
-    near = sorted(by_task.values(), key=_first_position)
-    return near[(len(near) - 1) // 2]
+            by_task.setdefault(_key(row.task), []).append(row)
+    return _median([_median(_nearest_context(same, wanted)) for same in by_task.values()])
+
+
+def _nearest_context(rows: list[Entry], wanted: Wanted) -> list[Entry]:
+    beyond = [_doublings(row.ctx, wanted.ctx) for row in rows]
+    return [row for row, doublings in zip(rows, beyond, strict=True) if doublings == min(beyond)]
+
+
+def _median(rows: list[Entry]) -> Entry:
+    """By first position, the lower one of two."""
+    return sorted(rows, key=_first_position)[(len(rows) - 1) // 2]
+
+
+def _key(task: str) -> str:
+    """A task's name without the ways in which sources spell it: MT-Bench, mtbench."""
+    return "".join(c for c in task.lower() if c.isalnum())
 
 
 def _first_position(row: Entry) -> float:
@@ -105,7 +119,7 @@ def _distance(row: Entry, wanted: Wanted, family_known: bool) -> tuple[float, ..
     table has rows of the family wanted."""
     elsewhere = 2.0 if row.family == "any" and family_known else 1.0
     return (
-        float(wanted.task is not None and wanted.task.lower() not in row.task.lower()),
+        float(wanted.task is not None and _key(wanted.task) not in _key(row.task)),
         float(bool(row.draft) and row.draft != wanted.draft),
         float(row.target != wanted.target),
         0.0 if row.family == wanted.family else elsewhere,
@@ -121,7 +135,7 @@ def _stretches(row: Entry, wanted: Wanted) -> list[tuple[float, str]]:
         found.append((OTHER_MODEL, f"measured on {row.target}, not {wanted.target}"))
     if row.draft and row.draft != wanted.draft:
         found.append((OTHER_MODEL, f"with {row.draft}, not {wanted.draft}"))
-    if wanted.task and wanted.task.lower() not in row.task.lower():
+    if wanted.task and _key(wanted.task) not in _key(row.task):
         found.append((OTHER_FAMILY, f"on {row.task}, not {wanted.task}"))
     outside = _doublings(row.ctx, wanted.ctx)
     if outside:

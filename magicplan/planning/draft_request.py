@@ -145,7 +145,9 @@ def _boundary(draft: Draft, ctx: Array) -> str:
     if not held:
         return ""
     where = "here" if held == 1 else f"up to {draft.budget_tokens:.0f} tokens of context"
-    return f", but 1 {where}: the budget of {draft.budget_tokens:.0f} tokens holds the whole context"
+    return (
+        f", but 1 {where}: the budget of {draft.budget_tokens:.0f} tokens holds the whole context"
+    )
 
 
 NOTHING = Iid(alpha=0.0, origin="no draft")

@@ -46,6 +46,23 @@ def test_a_row_without_a_target_stands_behind_its_family_only() -> None:
     assert rate(choose(wanted("mtp", "mimo-7b", "mimo"))) == pytest.approx(0.875)
 
 
+def test_a_task_is_found_however_it_is_spelt() -> None:
+    for task in ("mtbench", "MT-Bench", "mt bench"):
+        found = choose(wanted("eagle3", "llama-3.1-8b", "llama", task=task))
+        assert rate(found) == pytest.approx(0.768858)
+
+
+def test_rows_of_one_task_on_many_targets_give_their_median() -> None:
+    rows = [r for r in entries("eagle3") if r.task.lower() == "gsm8k"]
+    assert len(rows) > 3
+    first = sorted(r.numbers[0] for r in rows)
+    found = choose(wanted("eagle3", "mistral-7b-v0.3", "mistral", task="GSM8K"))
+    assert rate(found) == pytest.approx(first[(len(first) - 1) // 2])
+    near = choose(wanted("eagle3", "qwen3-30b-a3b", "qwen3_moe", task="gsm8k"))
+    own = next(r for r in rows if r.target == "qwen3-30b-a3b")
+    assert rate(near) == pytest.approx(own.numbers[0])
+
+
 def row(task: str, first: float, ctx: tuple[float, float], method: str = "alpha") -> Entry:
     return Entry(
         target="t", family="f", task=task, kind=method, ctx=ctx, basis="b", source="s", url="",
@@ -83,9 +100,10 @@ def test_positions_nobody_measured_fall_as_longer_rows_do() -> None:
     model = choose(wanted("mtp", "deepseek-v3", "deepseek_v3"))
     survival = model.survival(6, 8192.0)
     rates = survival / np.concatenate([[1.0], survival[:-1]])
-    glm = next(r for r in entries("mtp") if r.target == "glm-4.5-air")
-    fall = (0.38 / 0.68 / 0.92) ** 0.5
-    assert glm.numbers == (0.92, 0.68, 0.38)
+    longer = [row.numbers for row in entries("mtp") if len(row.numbers) > 1]
+    falls = sorted((s[-1] / s[-2] / s[0]) ** (1 / (len(s) - 1)) for s in longer)
+    fall = falls[(len(falls) - 1) // 2]
+    assert 0.7 < fall < 0.8
     assert rates.tolist() == pytest.approx((0.875 * fall ** np.arange(6)).tolist())
     assert f"positions beyond 1 times {fall:.2f} each" in model.origin
     low, high = (end.survival(3, 8192.0) for end in model.interval())
