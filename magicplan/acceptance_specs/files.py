@@ -5,14 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
-from dataclasses import replace
 from pathlib import Path
 from statistics import stdev
 from typing import Any
 
+import numpy as np
+
+from magicplan.acceptance_specs.counts import counted, survival_of, with_errors
 from magicplan.acceptance_specs.text import parse
 from magicplan.errors import SpecError, UsageError
-from magicplan.roofline.acceptance import Z80, Acceptance, Iid, PerPosition, Ranked
+from magicplan.roofline.acceptance import (
+    Z80,
+    Acceptance,
+    Iid,
+    PerPosition,
+    Ranked,
+    alpha_from_tokens_per_round,
+)
 
 SCHEMA = "magicplan.acceptance/1"
 VLLM = re.compile(
@@ -30,11 +39,12 @@ SGLANG = re.compile(r"accept len: (?P<length>[\d.]+)(.*?accept rate: (?P<rate>[\
 def parse_acceptance(text: str) -> Acceptance:
     """What `--acceptance` takes besides `auto`: numbers, `rank:FILE` or `file:FILE`."""
     kind, separator, rest = text.partition(":")
-    if separator and kind == "rank":
-        return load_ranks(Path(rest))
-    if separator and kind == "file":
-        return import_measured(Path(rest))
-    return parse(text)
+    read = {"rank": load_ranks, "file": import_measured}.get(kind)
+    if read is None or not separator:
+        return parse(text)
+    if not rest.strip():
+        raise UsageError(f"--acceptance {text}: the path is missing; expected {kind}:FILE")
+    return read(Path(rest))
 
 
 def load_ranks(path: Path) -> Ranked:
@@ -107,20 +117,17 @@ def _from_counts(path: Path, document: Any) -> PerPosition:
     accepted = _number_list(path, "accepted", document.get("accepted"))
     if len(drafted) != len(accepted) or not drafted:
         raise SpecError(path, f"{len(drafted)} drafted and {len(accepted)} accepted counts")
-    for i, (n, k) in enumerate(zip(drafted, accepted, strict=True), 1):
-        if not 0 <= k <= n or n <= 0:
-            raise SpecError(path, f"position {i}: accepted {k:g} of {n:g} drafted")
-    marginal = [k / n for n, k in zip(drafted, accepted, strict=True)]
     origin = f"survival counts of {path}, {drafted[0]:.0f} rounds"
-    return _marginal(path, marginal, origin, drafted[0])
-
-
-def _marginal(path: Path, rates: list[float], origin: str, rounds: float = 0.0) -> PerPosition:
-    """Marginal rates; noise of counts may raise a later one a little, an increase is refused."""
-    first = rates[0]
-    spread = Z80 * math.sqrt(first * (1 - first) / rounds) if rounds and 0 <= first <= 1 else 0.0
     try:
-        return PerPosition.from_marginal(tuple(rates), origin=origin, uncertainty=spread)
+        return counted(survival_of(accepted, drafted), np.array(drafted), origin)
+    except UsageError as problem:
+        raise SpecError(path, str(problem)) from None
+
+
+def _marginal(path: Path, rates: list[float], origin: str, rounds: float) -> PerPosition:
+    """Marginal rates that all come from the same number of rounds."""
+    try:
+        return counted(np.array(rates), np.full(len(rates), rounds), origin)
     except UsageError as problem:
         raise SpecError(path, str(problem)) from None
 
@@ -136,16 +143,17 @@ def _from_vllm_log(path: Path, text: str) -> PerPosition | None:
         raise SpecError(path, "SpecDecoding lines disagree on the number of positions")
     rounds = [float(match["drafted"] or 0) / len(rows[0]) for match in found]
     weights = rounds if all(rounds) else [1.0] * len(rows)
-    means = [
-        sum(w * value for w, value in zip(weights, column, strict=True)) / sum(weights)
-        for column in zip(*rows, strict=True)
-    ]
+    means = np.average(rows, axis=0, weights=weights)
     origin = f"vLLM's per-position marginals in {path}, {len(rows)} lines"
     if all(rounds):
-        return _marginal(path, means, f"{origin}, {sum(rounds):.0f} rounds", sum(rounds))
-    return replace(
-        _marginal(path, means, origin), uncertainty=_between_lines([row[0] for row in rows])
-    )
+        whole = f"{origin}, {sum(rounds):.0f} rounds"
+        return _marginal(path, means.tolist(), whole, sum(rounds))
+    emitted = np.cumsum(rows, axis=1)
+    errors = np.array([_between_lines(column) for column in emitted.T.tolist()])
+    try:
+        return with_errors(means, errors / Z80, origin)
+    except UsageError as problem:
+        raise SpecError(path, str(problem)) from None
 
 
 def _rates(text: str) -> list[float]:
@@ -194,10 +202,6 @@ def _from_sglang(path: Path, text: str) -> Iid | None:
 
 
 def _alpha(path: Path, length: float, rate: float) -> float:
-    import numpy as np
-
-    from magicplan.roofline.acceptance import alpha_from_tokens_per_round
-
     if not (0 < rate <= 1 and length >= 1):
         raise SpecError(path, f"accept len {length:g} with accept rate {rate:g} cannot be")
     newer, older = (length - 1) / rate, length / rate - 1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from magicplan import model_specs
-from magicplan.acceptance_specs.choose import Wanted, choose
-from magicplan.errors import UsageError
+from magicplan.acceptance_specs.choose import Wanted, choose, choose_both
+from magicplan.errors import UnknownName, UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_WEIGHT, Array
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
     from magicplan.planning.request import Request
 
 MAX_VIEW_TOKENS = 2**30
+LEAST_TOKENS = {
+    "snapkv": (32, "the window of last queries that picks and is kept"),
+    "topk": (16, "a page"),
+}
+"""The fewest tokens of a view that can be, and of what."""
 
 
 def parse_view(text: str) -> KvView:
@@ -28,6 +34,11 @@ def parse_view(text: str) -> KvView:
     if kind not in VIEWS or not number.isdigit() or not 1 <= int(number) <= MAX_VIEW_TOKENS:
         shapes = ", ".join(f"{name}:N" for name in VIEWS)
         raise UsageError(f"--draft-kv {text!r}: expected full or one of {shapes}")
+    least, of_what = LEAST_TOKENS.get(kind, (1, ""))
+    if int(number) < least:
+        raise UsageError(
+            f"--draft-kv {text}: {of_what} has {least} tokens; expected {least} or more"
+        )
     return VIEWS[kind](float(number))
 
 
@@ -37,18 +48,10 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
         return None
     name, _, rest = ask.draft.partition(":")
     small, _, inner = rest.partition(":")
-    sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
+    if not name.strip():
+        raise UsageError(f"--draft is empty; expected none, {', '.join(DRAFTS)} or a smaller model")
     view = parse_view(ask.draft_kv) if ask.draft_kv else None
-    if view and view.name.startswith("streaming") and (view.budget_tokens or 0) <= sinks:
-        raise UsageError(
-            f"--draft-kv {ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
-        )
-    if view and view.budget_tokens is not None and name in ("ngram", "medusa"):
-        raise UsageError(f"--draft-kv {ask.draft_kv}: drafting by {name} reads no KV cache")
-    if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
-        raise UsageError(
-            f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
-        )
+    _refuse_formats(ask, name, view)
     question = DraftRequest(
         target=model,
         view=view,
@@ -60,6 +63,23 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     return DRAFTS[name].make(question) if name in DRAFTS else model_draft(question)
 
 
+def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
+    """A KV view or a weight format that the draft cannot have."""
+    sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
+    if view and view.name.startswith("streaming") and (view.budget_tokens or 0) <= sinks:
+        raise UsageError(
+            f"--draft-kv {ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
+        )
+    if view and name in ("ngram", "medusa"):
+        raise UsageError(f"--draft-kv {ask.draft_kv}: drafting by {name} reads no KV cache")
+    if ask.draft_dtype is not None and name == "ngram":
+        raise UsageError(f"--draft-dtype {ask.draft_dtype}: drafting by ngram has no weights")
+    if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
+        raise UsageError(
+            f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
+        )
+
+
 def _inner_gamma(ask: Request, text: str) -> int:
     if text and not (text.isdigit() and 1 <= int(text) <= 16):
         raise UsageError(f"--draft {ask.draft}: expected 1 to 16 inner tokens after the model")
@@ -68,7 +88,12 @@ def _inner_gamma(ask: Request, text: str) -> int:
 
 def _small(ask: Request, name: str, small: str) -> ModelShape | None:
     if name not in DRAFTS:
-        return model_specs.load(ask.draft)
+        try:
+            return model_specs.load(ask.draft)
+        except UnknownName:
+            hint = f"a draft is none, {', '.join(DRAFTS)}, a model or a path to its config.json"
+            known = ("none", *DRAFTS, *model_specs.names())
+            raise UnknownName("draft", ask.draft, known, hint) from None
     if small and not DRAFTS[name].small:
         raise UsageError(f"--draft {ask.draft}: {name} takes no smaller model")
     small = small or DRAFTS[name].small
@@ -80,25 +105,49 @@ def acceptance_for(
 ) -> Acceptance:
     """The acceptance model of a draft: as stated, or the nearest published one for `auto`.
 
-    A self-draft that keeps the whole cache accepts everything. Raises UsageError.
+    A self-draft that keeps the whole cache accepts everything, and the origin then says so. Raises
+    UsageError.
     """
     if text != "auto":
         from magicplan.acceptance_specs.files import parse_acceptance
 
         found = parse_acceptance(text)
     else:
-        found = choose(
-            Wanted(
-                method=draft.method,
-                target=model.name,
-                family=model.family,
-                draft=draft.shape.name if draft.shape else "",
-                task=task,
-                ctx=(float(ctx.min()), float(ctx.max())),
-                budget=draft.budget_tokens,
-            )
-        )
-    return found.of_self_draft() if draft.same_model else found
+        found = _published(model, draft, ctx, task)
+    if not draft.same_model:
+        return found
+    same = found.of_self_draft()
+    return replace(same, origin=found.origin + _boundary(draft, ctx))
+
+
+def _published(model: ModelShape, draft: Draft, ctx: Array, task: str | None) -> Acceptance:
+    """The nearest published rates; of cache and weights both, where a target drafts for itself
+    with narrow weights over a part of its cache."""
+    wanted = Wanted(
+        method=draft.method,
+        target=model.name,
+        family=model.family,
+        draft=draft.shape.name if draft.shape else "",
+        task=task,
+        ctx=(float(ctx.min()), float(ctx.max())),
+        budget=draft.budget_tokens,
+    )
+    if draft.method != "quant-weights" or draft.budget_tokens is None:
+        return choose(wanted)
+    return choose_both(replace(wanted, method=draft.view.name.partition(":")[0]), wanted)
+
+
+def _boundary(draft: Draft, ctx: Array) -> str:
+    """Where the draft attends to all that its target does: nothing it drafts is then rejected."""
+    if draft.budget_tokens is None:
+        return ", but 1 here: the draft reads the whole cache of its own model"
+    held = float((ctx <= draft.budget_tokens).mean())
+    if not held:
+        return ""
+    where = "here" if held == 1 else f"up to {draft.budget_tokens:.0f} tokens of context"
+    return (
+        f", but 1 {where}: the budget of {draft.budget_tokens:.0f} tokens holds the whole context"
+    )
 
 
 NOTHING = Iid(alpha=0.0, origin="no draft")

@@ -123,15 +123,28 @@ class Iid(Acceptance):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PerPosition(Acceptance):
-    """Conditional acceptance by position; past the last given one, the last goes on."""
+    """Conditional acceptance by position; past the last given one, the last goes on.
+
+    `ends` are the conditional rates at the low and the high end of the interval, where positions
+    do not share one half-width.
+    """
 
     conditional: tuple[float, ...]
+    ends: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     def __post_init__(self) -> None:
-        if not self.conditional:
-            raise UsageError("acceptance by position is empty: expected numbers such as 0.8,0.7")
-        for value in self.conditional:
-            _probability("acceptance by position", value)
+        for rates in (self.conditional, *(self.ends or ())):
+            if not rates:
+                raise UsageError("acceptance by position is empty: expected rates such as 0.8,0.7")
+            for value in rates:
+                _probability("acceptance by position", value)
+
+    def interval(self) -> tuple[Acceptance, Acceptance]:
+        """The given ends, or every position moved alike."""
+        if self.ends is None:
+            return super().interval()
+        low, high = (replace(self, conditional=e, ends=None, uncertainty=0.0) for e in self.ends)
+        return low, high
 
     @classmethod
     def from_marginal(cls, marginal: tuple[float, ...], **fields: object) -> PerPosition:
@@ -232,6 +245,18 @@ class Mixture(Acceptance):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
+class Both(Acceptance):
+    """Two independent reasons to reject a token: at every position their acceptances multiply."""
+
+    parts: tuple[Acceptance, Acceptance]
+
+    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
+        """The product of the parts' survival."""
+        one, other = (part.survival(depth, ctx, budget) for part in self.parts)
+        return np.asarray(one * other, dtype=np.float64)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Ranked(Acceptance):
     """Measured ranks for trees; a chain takes the first child every time.
 
@@ -247,8 +272,13 @@ class Ranked(Acceptance):
         for row in self._rows:
             for value in row:
                 _probability("acceptance by rank", value)
-            if not row or sum(row) > 1 + 1e-9:
-                raise UsageError("acceptance by rank must be given, and sum to at most 1")
+            if not row:
+                raise UsageError("acceptance by rank is empty: expected numbers such as 0.6,0.2")
+            if sum(row) > 1 + 1e-9:
+                raise UsageError(
+                    f"acceptance by rank sums to {sum(row):.6g}: the children of a node share at "
+                    "most 1"
+                )
 
     @property
     def _rows(self) -> tuple[tuple[float, ...], ...]:

@@ -115,9 +115,9 @@ class DraftRequest:
 
 
 def self_draft(ask: DraftRequest) -> Draft:
-    """The target itself over a part of its KV cache, or with quantised weights (MagicDec,
-    arXiv 2408.11049; QuantSpec, arXiv 2502.10424)."""
-    view = ask.view or STREAMING_512
+    """The target itself over a part of its KV cache, or with quantised weights, which read the
+    whole cache unless a view is asked for (MagicDec, arXiv 2408.11049; QuantSpec, 2502.10424)."""
+    view = ask.view or (FULL if ask.weight_dtype else STREAMING_512)
     copies = ask.own_pool or view.name.split(":")[0] in ("snapkv", "quant")
     method = view.name.split(":")[0]
     if ask.weight_dtype:

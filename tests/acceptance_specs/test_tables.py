@@ -69,6 +69,26 @@ def test_a_task_decides_prompt_lookup() -> None:
     assert "tasks differ" in unknown.origin
 
 
+def test_the_copying_task_is_named_by_its_data_set_too() -> None:
+    rates = [
+        first(choose(Wanted(method="ngram", target="x", family="y", task=task)), 1e3)
+        for task in ("copying", "edit_5k_char", "edit-5k-char")
+    ]
+    assert rates == [0.81] * 3
+
+
+def test_counts_say_where_they_end(tmp_path: Path) -> None:
+    document = {
+        "schema": "magicplan.acceptance/1", "drafted": [400, 200], "accepted": [300, 110],
+    }  # fmt: skip
+    model = import_measured(write(tmp_path, json.dumps(document)))
+    assert "positions beyond 2 repeat the last rate" in model.origin
+    low, high = (end.survival(2, 1.0) for end in model.interval())
+    # the second position's error adds to Omega's in part only: it was counted on the same rounds
+    assert (high - low).sum() < 2 * 1.2816 * ((0.1875 / 400) ** 0.5 + (0.2475 / 200) ** 0.5)
+    assert high[0] - low[0] == pytest.approx(2 * 1.2816 * (0.1875 / 400) ** 0.5, rel=1e-3)
+
+
 def test_a_method_without_data_asks_for_a_number() -> None:
     with pytest.raises(UsageError, match="give --acceptance"):
         choose(Wanted(method="layer-skip", target="x", family="y"))
@@ -186,6 +206,11 @@ def test_bad_measured_files(tmp_path: Path, text: str, wrong: str) -> None:
 def test_bad_rank_files(tmp_path: Path, text: str) -> None:
     with pytest.raises(SpecError):
         parse_acceptance(f"rank:{write(tmp_path, text)}")
+
+
+def test_ranks_that_pass_one_name_their_sum(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"sums to 1\.1: .* at most 1"):
+        parse_acceptance(f"rank:{write(tmp_path, '[0.6, 0.5]')}")
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

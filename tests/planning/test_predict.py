@@ -216,7 +216,7 @@ def test_mixture_layouts() -> None:
         ({"max_gamma": 1000}, "--max-gamma"),
         ({"gamma": -1}, "--gamma -1"),
         ({"verify_kv_passes": 0.5}, "--verify-kv-passes"),
-        ({"draft": "nobody"}, "unknown model"),
+        ({"draft": "nobody"}, "unknown draft"),
         ({"draft": "mtp"}, "no multi-token-prediction"),
         ({"draft_kv": "streaming:2"}, "sinks"),
         ({"draft_kv": "streaming"}, "expected full or one of"),

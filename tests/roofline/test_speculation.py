@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from magicplan.acceptance_specs.counts import counted
 from magicplan.hardware_specs.calibration import Residual
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (
@@ -14,11 +15,12 @@ from magicplan.roofline.acceptance import (
     Acceptance,
     ContextLaw,
     Iid,
+    PerPosition,
     Ranked,
     accept_length_variance,
     tokens_per_round,
 )
-from magicplan.roofline.deployment import Deployment
+from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import (
     Draft,
     DraftRequest,
@@ -167,6 +169,71 @@ def test_the_interval_of_a_speedup_covers_four_times_in_five(
             real = cells.best.speedup[0, 0] * emitted / cells.best.tokens_per_round[0, 0]
         covered += ends[0] <= real * times <= ends[1]
     assert covered / experiments == pytest.approx(0.8, abs=3.2 * (0.16 / experiments) ** 0.5)
+
+
+def counts_of(
+    conditional: tuple[float, ...], drafted: Array, rng: np.random.Generator
+) -> Acceptance:
+    """What an experiment sees whose rounds draft to different depths: drafted [depth]."""
+    draws = rng.random((int(drafted[0]), drafted.size)) < np.array(conditional)
+    survived = np.cumprod(draws, axis=1)
+    seen = [survived[: int(n), k].mean() for k, n in enumerate(drafted)]
+    return counted(np.array(seen), drafted, "t")
+
+
+@pytest.mark.parametrize(
+    "conditional",
+    [(0.75,) * 5, (0.9, 0.7, 0.5, 0.6, 0.8), (0.55, 0.85, 0.9, 0.9, 0.95)],
+    ids=["alike", "falling", "rising"],
+)
+def test_the_interval_of_counts_by_position_covers_four_times_in_five(
+    conditional: tuple[float, ...],
+) -> None:
+    """Positions are counted on the same rounds; each has its own rate. At every gamma."""
+    rng, experiments, drafted = np.random.default_rng(8), 1500, np.full(5, 2000.0)
+    truth = tokens_per_round(PerPosition(conditional=conditional, origin="t").survival(5, 1.0))
+    covered = np.zeros(6)
+    for _ in range(experiments):
+        ends = counts_of(conditional, drafted, rng).interval()
+        low, high = (tokens_per_round(end.survival(5, 1.0)) for end in ends)
+        covered += (low <= truth) & (truth <= high)
+    within = 3.2 * (0.16 / experiments) ** 0.5
+    assert (covered[1:] / experiments).tolist() == pytest.approx([0.8] * 5, abs=within)
+
+
+def test_a_speedup_from_counts_by_position_covers_four_times_in_five() -> None:
+    rng, experiments, gamma, covered = np.random.default_rng(8), 600, 5, 0
+    conditional = (0.9, 0.7, 0.5, 0.6, 0.8)
+    at = scene(8, 16384, machine_with(0.9999, 1.0001))
+    truth = PerPosition(conditional=conditional, origin="t")
+    real = rounds(at, SMALL, truth, gamma).speedup[0, 0, gamma]
+    for _ in range(experiments):
+        table = rounds(at, SMALL, counts_of(conditional, np.full(5, 400.0), rng), gamma)
+        ends = table.speedup_low[0, 0, gamma], table.speedup_high[0, 0, gamma]
+        covered += ends[0] <= real <= ends[1]
+    assert covered / experiments == pytest.approx(0.8, abs=3.2 * (0.16 / experiments) ** 0.5)
+
+
+def test_counts_of_rounds_of_different_depths_cover_too() -> None:
+    rng, experiments, gamma = np.random.default_rng(6), 2000, 4
+    drafted = np.array([2000.0, 1000.0, 500.0, 250.0])
+    conditional = (0.8, 0.7, 0.7, 0.6)
+    model = PerPosition(conditional=conditional, origin="t")
+    truth = tokens_per_round(model.survival(gamma, 1.0))[gamma]
+    covered = 0
+    for _ in range(experiments):
+        ends = counts_of(conditional, drafted, rng).interval()
+        low, high = (tokens_per_round(end.survival(gamma, 1.0))[gamma] for end in ends)
+        covered += low <= truth <= high
+    assert covered / experiments == pytest.approx(0.8, abs=3.2 * (0.16 / experiments) ** 0.5)
+
+
+def test_the_error_of_counts_is_that_of_the_accepted_length() -> None:
+    model = counted(np.array([0.8, 0.6, 0.3]), np.full(3, 400.0), "t")
+    survival = model.survival(3, 1.0)
+    low, high = (tokens_per_round(end.survival(3, 1.0)) for end in model.interval())
+    error = Z80 * np.sqrt(accept_length_variance(survival) / 400)
+    np.testing.assert_allclose((high - low) / 2, error, atol=1e-12)
 
 
 @pytest.mark.parametrize("machine", [FITTED, IDEAL])
