@@ -74,13 +74,13 @@ def read_plan(path: Path, over: Mapping[str, Any] | None = None) -> PlanRequest:
         where = _where(path, lines, {*given, *(f"slo.{name}" for name in limits)}, str(problem))
         if where is None:
             raise
-        raise SpecError(where, str(problem)) from None
+        raise SpecError(where, str(problem).removeprefix("--")) from None
 
 
 def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> PlanRequest:
     """The request, after every check that planning would make. Raises UsageError."""
     slo = options.get("slo", {})
-    ask = request_from({**options, "slo": slo | limits if isinstance(slo, dict) else slo})
+    ask = request_from({**options, "slo": {**slo, **limits} if isinstance(slo, dict) else slo})
     model = model_specs.load(ask.model)
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     resolve(
@@ -128,14 +128,15 @@ def _options(path: Path, data: Mapping[str, Any], lines: Mapping[str, int]) -> d
 def _home(section: str, name: str) -> str:
     """Where a field belongs, or what is known where it stands."""
     if name and name in SECTIONS:
-        return f"expected a section [{name}] at the top of the file"
+        return f"expected a section [{name}] of its own"
     home = next((s for s, names in SECTIONS.items() if name in names), None)
     return f"it belongs into [{home}]" if home else _known(section, name)
 
 
 def _known(section: str, name: str) -> str:
     known = SECTIONS[section]
-    near = difflib.get_close_matches(name, known, n=3)
+    titles = () if section else tuple(SECTIONS)
+    near = difflib.get_close_matches(name, (*known, *titles), n=3)
     offer = f"did you mean {', '.join(near)}? " if near else ""
     if not section:
         sections = ", ".join(f"[{title}]" for title in SECTIONS if title)
