@@ -267,7 +267,7 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
         ({"drafts": "triforce:llama-68x"}, "drafts: unknown draft .*did you mean llama-68m"),
         ({"drafts": "triforce:llama-68m:x"}, "drafts: .*inner tokens"),
         ({"drafts": "ngram:llama-68m"}, "drafts: .*takes no smaller model"),
-        ({"drafts": "self streming:512"}, "drafts: .*streming:512"),
+        ({"drafts": "self stream:512"}, "drafts: .*stream:512"),
         ({"dtypes": "fp7"}, "dtypes: unknown format 'fp7'; did you mean fp8"),
         ({"kv_dtypes": ("bf16", "fp9")}, "kv_dtypes: unknown format 'fp9'; did you mean fp8"),
         ({"task": "chta"}, "task: unknown task 'chta'; did you mean chat"),
@@ -351,6 +351,18 @@ def test_plan_files_name_line_and_field(tmp_path: Path, text: str, words: list[s
         read_plan(path)
     for word in ["plan.toml", *words]:
         assert word in str(problem.value)
+
+
+def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> None:
+    rows = "0,10,5\n1,10,5\n"
+    (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    path = tmp_path / "plan.toml"
+    path.write_text("[traffic]\ntrace = 't.csv'\nprompt = 5\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"plan.toml, line 3: prompt and output contradict trace"):
+        read_plan(path)
+    assert read_plan(path, {"prompt": None}).trace == str(tmp_path / "t.csv")
+    with pytest.raises(UsageError, match="^growth -2: expected"):
+        read_plan(path, {"prompt": None, "growth": -2})
 
 
 @cache
