@@ -361,7 +361,7 @@ def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> Non
     with pytest.raises(SpecError, match=r"plan.toml, line 3: prompt and output contradict trace"):
         read_plan(path)
     assert read_plan(path, {"prompt": None}).trace == str(tmp_path / "t.csv")
-    with pytest.raises(UsageError, match="^growth -2: expected"):
+    with pytest.raises(UsageError, match=r"^growth -2: expected"):
         read_plan(path, {"prompt": None, "growth": -2})
 
 
