@@ -141,11 +141,10 @@ def _init(path: Path) -> None:
 
 
 def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
-    """The file's request with the options put over it; a traffic replaces the file's."""
-    from dataclasses import replace
-
+    """The file's request with the options put over it; a traffic replaces the file's, with the
+    think time that goes with users and, for a trace, with the lengths."""
     from magicplan.planning.plan_files import read_plan
-    from magicplan.planning.plan_request import checked, request_from
+    from magicplan.planning.plan_request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
     pairs = (_pair("--slo", text) for text in slo)
@@ -156,10 +155,14 @@ def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
                 "plan needs a file or a traffic such as --requests-per-s 4; see --init"
             )
         return request_from(options | {"slo": limits})
-    base = read_plan(file)
+    cleared: dict[str, Any] = {}
     if any(name in options for name in TRAFFIC):
-        options = dict.fromkeys(TRAFFIC) | options
-    return checked(replace(base, **options, slo=dict(base.slo) | limits))
+        cleared = dict.fromkeys(TRAFFIC)
+        if "users" not in options:
+            cleared["think_seconds"] = 0.0
+        if "trace" in options:
+            cleared |= {"prompt": None, "output": None}
+    return read_plan(file, cleared | options | {"slo": limits})
 
 
 def _value(name: str, text: str) -> Any:

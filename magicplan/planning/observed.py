@@ -4,12 +4,17 @@ what to change."""
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from magicplan import model_specs
+from magicplan.errors import SpecError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.observed_files import ObservedRun, read_observed
+from magicplan.model_specs.load import short_name
+from magicplan.planning.observed_fields import ObservedRun
+from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Observation, ObservedFigure
 from magicplan.planning.request import Request
@@ -28,9 +33,11 @@ def observe(
     """A benchmark of one replica of `server`, as the plan describes it, beside its prediction.
 
     `stated` adds facts that the tool does not write, such as {"prompt": 1024}. Gaps between tokens
-    are left out under speculation: tools measure them between chunks, not tokens. Raises SpecError.
+    are left out under speculation: tools measure them between chunks, not tokens. Raises SpecError,
+    also for a run of another model.
     """
     seen = read_observed(path, stated)
+    same = _same_model(ask, seen)
     run = _run(ask, server, seen)
     before = expect(run)
     loaded = float(before.state.batch[0, 0]) if seen.concurrency is None else seen.concurrency
@@ -52,11 +59,36 @@ def observe(
     return Observation(
         file=str(path),
         tool=seen.tool,
+        server=server.name,
         concurrency=loaded,
         figures=figures,
         calibration_toml=calibration_toml(machine.calibration),
-        advice=tuple(_advice(ask, server, seen, before, machine)),
+        advice=(*_doubts(ask, seen, same), *_advice(ask, server, seen, before, machine)),
     )
+
+
+def _same_model(ask: PlanRequest, seen: ObservedRun) -> bool:
+    """Whether the file names the plan's model; False where its name could stand for any, such as an
+    alias or a folder. Raises SpecError for another model."""
+    ours, theirs = model_specs.load(ask.model), short_name(seen.model.rstrip("/"))
+    if not theirs or _letters(short_name(ours.name)) in _letters(theirs):
+        return True
+    a_path = seen.model[0] in "./~" or seen.model.count("/") > 1
+    if theirs in model_specs.names() and not a_path:
+        found = model_specs.load(theirs)
+        if (found.layers, found.parameters) == (ours.layers, ours.parameters):
+            return True
+    elif a_path or "/" not in seen.model or ask.model not in model_specs.names():
+        return False
+    raise SpecError(
+        seen.path,
+        f"{seen.model_field} names the model {seen.model}, the plan is for {ours.name}: plan for "
+        "the model that ran, by name or by its config.json",
+    )
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
@@ -170,6 +202,18 @@ def _quoted(text: str) -> str:
 
 def _toml_number(value: float) -> str:
     return "inf" if math.isinf(value) else repr(float(value))
+
+
+def _doubts(ask: PlanRequest, seen: ObservedRun, same: bool) -> Iterator[str]:
+    """What to look at before any difference is believed."""
+    if not same:
+        yield f"the file calls its model {seen.model}, taken for {ask.model}: check that it is"
+    if seen.failed:
+        share = f" of {seen.prompts:.0f}" if seen.prompts else ""
+        yield (
+            f"{seen.failed:.0f}{share} requests failed: figures are of the others, under a load "
+            "that fell; find the errors and run again"
+        )
 
 
 def _advice(

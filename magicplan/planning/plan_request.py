@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
+from magicplan import model_specs
 from magicplan.errors import UsageError
+from magicplan.planning.plan_names import as_text, check_names
+from magicplan.planning.traces import read_trace, refuse_longer_prompts
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
@@ -92,11 +97,21 @@ class PlanRequest:
     """Title of the plan in reports."""
 
 
-LISTS = ("gpus", "dtypes", "kv_dtypes", "drafts", "tp")
+NAMES = ("gpus", "dtypes", "kv_dtypes", "drafts")
+LISTS = (*NAMES, "tp")
 CHOICES = {
     "objective": ("cost", "gpus", "energy"),
     "disaggregation": ("auto", "off", "only"),
 }
+NUMBERS = (
+    "requests_per_s", "users", "tokens_per_day", "peak_factor", "think_seconds", "prefix_hit_rate",
+    "shared_prefix_tokens", "growth",
+)  # fmt: skip
+"""Numbers of the traffic, whose ranges `load_of` looks at; the first four may be left out."""
+WHOLE = {
+    "batched_tokens": (16, 2**20), "max_sequences": (1, 2**16), "max_gamma": (0, 64),
+    "ep": (1, 4096), "attention_dp": (1, 1024),
+}  # fmt: skip
 
 
 def request_from(options: Mapping[str, Any]) -> PlanRequest:
@@ -111,17 +126,21 @@ def request_from(options: Mapping[str, Any]) -> PlanRequest:
 
 
 def checked(ask: PlanRequest) -> PlanRequest:
-    """The same request with lists as tuples, every number looked at. Raises UsageError."""
+    """The same request with lists as tuples, every number looked at and every name looked up.
+
+    Raises UsageError that begins with the field, SpecError for files that names lead to.
+    """
+    _check_types(ask)
     lists = {name: _listed(name, getattr(ask, name)) for name in LISTS}
-    ask = replace(ask, **lists)
+    ask = replace(ask, **lists, acceptance=as_text(ask.acceptance))
     for name, choices in CHOICES.items():
         if getattr(ask, name) not in choices:
             raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
     _check_number("max_utilisation", ask.max_utilisation, low=0.01, high=0.99)
     _check_number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
-    for name, high in (("batched_tokens", 2**20), ("max_sequences", 2**16)):
-        _check_whole(name, getattr(ask, name), low=16 if name == "batched_tokens" else 1, high=high)
-    _check_whole("max_gamma", ask.max_gamma, low=0, high=64)
+    _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
+    for name, (low, high) in WHOLE.items():
+        _check_whole(name, getattr(ask, name), low=low, high=high)
     for name in ("max_gpus", "budget_usd_per_hour"):
         if getattr(ask, name) is not None:
             _check_number(name, getattr(ask, name), low=1e-9, high=1e9)
@@ -130,23 +149,59 @@ def checked(ask: PlanRequest) -> PlanRequest:
     if ask.disaggregation == "only" and ask.prefix_hit_rate == 1:
         raise UsageError("disaggregation only: with prefix_hit_rate 1 there is nothing to prefill")
     _check_limits(ask.slo)
+    check_names(ask)
+    if ask.trace is not None:
+        model = model_specs.load(ask.model)
+        refuse_longer_prompts(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
     return ask
 
 
+def _check_types(ask: PlanRequest) -> None:
+    for name in ("model", "stack", "name", "objective", "disaggregation"):
+        if not isinstance(getattr(ask, name), str):
+            raise UsageError(f"{name} {getattr(ask, name)!r}: expected text")
+    if ask.task is not None and not isinstance(ask.task, str):
+        raise UsageError(f"task {ask.task!r}: expected text")
+    if ask.trace is not None and not isinstance(ask.trace, str | Path):
+        raise UsageError(f"trace {ask.trace!r}: expected the path of a CSV")
+    for name, what in (("slo", "limits"), ("available", "GPUs"), ("prices", "prices")):
+        value = getattr(ask, name)
+        path = name == "prices" and isinstance(value, str)
+        missing = name != "slo" and value is None
+        if not path and not missing and not isinstance(value, Mapping):
+            raise UsageError(f"{name} {value!r}: expected a table of {what}")
+    for name in NUMBERS:
+        value = getattr(ask, name)
+        if not _is_number(value) and not (value is None and name in NUMBERS[:4]):
+            raise UsageError(f"{name} {value!r}: expected a number")
+
+
 def _listed(name: str, value: Any) -> Any:
+    """One value or several as a tuple without repetitions."""
     if value is None and name == "tp":
         return None
-    found = (value,) if isinstance(value, str | int) else tuple(value)
+    what = "names" if name in NAMES else "degrees"
+    if isinstance(value, str) or _is_number(value):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise UsageError(f"{name} {value!r}: expected a list of {what}")
+    found = tuple(value)
     if not found:
         raise UsageError(f"{name} is empty: expected at least one")
-    for entry in found if name == "tp" else ():
-        _check_whole(name, entry, low=1, high=1024)
+    for entry in found:
+        if name == "tp":
+            _check_whole(name, entry, low=1, high=1024)
+        elif not isinstance(entry, str):
+            raise UsageError(f"{name} {entry!r}: expected a list of {what}, as text")
     return tuple(dict.fromkeys(found))
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= high or not math.isfinite(value):
+    if not _is_number(value) or not low <= value <= high or not math.isfinite(value):
         raise UsageError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
     return float(value)
 

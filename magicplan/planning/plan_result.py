@@ -288,6 +288,8 @@ class Observation:
 
     file: str
     tool: str
+    server: str = ""
+    """The candidate whose replica was predicted for the same run."""
     concurrency: float
     figures: tuple[ObservedFigure, ...]
     calibration_toml: str

@@ -10,7 +10,8 @@ import csv
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ COLUMNS = {
 }
 MINUTE = 60.0
 GAP = 50.0
-"""Mean gaps between arrivals: exponential gaps of a million arrivals stay below 20."""
+"""Times the mean of all shorter gaps: exponential gaps of a million arrivals stay below 20."""
+HOLES = 0.1
+"""Of all gaps, the longest, may be holes; more of them are how the traffic is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,16 +44,61 @@ class Trace:
     arrival_cv2: float
     """Squared coefficient of variation of gaps, each over the mean of the hundred around it."""
     lengths: Lengths
+    longest_prompt_tokens: float
+    longest_line: int
+    """Where the longest prompt stands."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Columns:
+    """The file as arrays [n], with its own names of the columns and the line of each row."""
+
+    names: dict[str, str]
+    seconds: Array
+    prompts: Array
+    outputs: Array
+    lines: list[int]
 
 
 def read_trace(path: Path) -> Trace:
     """Raises SpecError naming file, line and field for whatever cannot be."""
-    seconds, prompts, outputs = _columns(path)
+    try:
+        stamp = path.stat()
+    except OSError as problem:
+        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+    return _trace(path, (stamp.st_mtime_ns, stamp.st_size))
+
+
+def refuse_longer_prompts(trace: Trace, limit: int, model: str) -> None:
+    """Raises SpecError where a prompt alone exceeds the context that a model was made for."""
+    if trace.longest_prompt_tokens > limit:
+        raise SpecError(
+            f"{trace.path}, line {trace.longest_line}",
+            f"a prompt of {trace.longest_prompt_tokens:.0f} tokens, beyond the {limit} that "
+            f"{model} was made for; leave such requests out, or name another model",
+        )
+
+
+@lru_cache(maxsize=4)
+def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
+    """Read once, as long as the file stays the same: a request is checked before it is planned."""
+    columns = _columns(path)
+    seconds, prompts, outputs = columns.seconds, columns.prompts, columns.outputs
     gaps = np.diff(seconds)
     duration = float(seconds[-1] - seconds[0])
     if duration <= 0:
-        raise SpecError(path, "timestamp: all arrivals fall into one instant, so there is no rate")
-    _refuse_silence(path, gaps)
+        raise SpecError(
+            path,
+            f"{columns.names['time']}: all arrivals fall into one instant, so there is no rate",
+        )
+    if outputs.max() <= 1:
+        raise SpecError(
+            path,
+            f"{columns.names['output']}: every request ends with its first token, so nothing "
+            "decodes",
+        )
+    _refuse_silence(path, columns, gaps)
+    longest = int(np.argmax(prompts))
     chosen = np.linspace(0, len(prompts) - 1, min(POINTS, len(prompts))).astype(np.int64)
     order = np.lexsort((outputs, prompts))[chosen]  # evenly over what is sorted by prompt
     return Trace(
@@ -60,34 +108,42 @@ def read_trace(path: Path) -> Trace:
         peak_factor=_busiest_minute(seconds, duration),
         arrival_cv2=_burstiness(gaps),
         lengths=Lengths(prompt=prompts[order], output=outputs[order]),
+        longest_prompt_tokens=float(prompts[longest]),
+        longest_line=columns.lines[longest],
     )
 
 
-def _columns(path: Path) -> tuple[Array, Array, Array]:
-    times: list[float] = []
-    prompts: list[float] = []
-    outputs: list[float] = []
+def _columns(path: Path) -> Columns:
+    rows: list[tuple[float, float, float]] = []
+    lines: list[int] = []
+    first = ""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             names = _names(path, reader.fieldnames or [])
             for row in reader:
                 where = f"{path}, line {reader.line_num}"
-                time = _time(where, names["time"], row)
-                if times and time < times[-1]:
+                time, kind = _time(where, names["time"], row)
+                first = first or kind
+                if kind != first:
+                    raise SpecError(
+                        where, f"{names['time']}: {row[names['time']]} is {kind} among {first}"
+                    )
+                if rows and time < rows[-1][0]:
                     raise SpecError(
                         where, f"{names['time']}: {row[names['time']]} lies before the line above"
                     )
-                times.append(time)
-                prompts.append(_tokens(where, names["prompt"], row))
-                outputs.append(_tokens(where, names["output"], row))
+                prompt = _tokens(where, names["prompt"], row)
+                rows.append((time, prompt, _tokens(where, names["output"], row)))
+                lines.append(reader.line_num)
     except OSError as problem:
         raise SpecError(path, f"cannot be read ({problem.strerror})") from None
     except (UnicodeDecodeError, csv.Error) as problem:
         raise SpecError(path, f"cannot be read as CSV ({problem})") from None
-    if len(times) < 2:
-        raise SpecError(path, f"{len(times)} arrivals: expected at least 2")
-    return np.asarray(times), np.asarray(prompts), np.asarray(outputs)
+    if len(rows) < 2:
+        raise SpecError(path, f"{len(rows)} arrivals: expected at least 2")
+    seconds, prompts, outputs = np.asarray(rows).T
+    return Columns(names=names, seconds=seconds, prompts=prompts, outputs=outputs, lines=lines)
 
 
 def _names(path: Path, header: Sequence[str]) -> dict[str, str]:
@@ -106,21 +162,23 @@ def _names(path: Path, header: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _time(where: str, name: str, row: dict[str, str]) -> float:
-    """Seconds: a number, or an ISO date with time."""
+def _time(where: str, name: str, row: dict[str, str]) -> tuple[float, str]:
+    """Seconds, and how they were written: a number, or an ISO date with time and maybe a zone."""
     text = (row.get(name) or "").strip()
     try:
-        value = float(text)
+        value, kind = float(text), "seconds"
     except ValueError:
         try:
-            value = datetime.fromisoformat(text).timestamp()
+            date = datetime.fromisoformat(text)
         except ValueError:
             raise SpecError(
                 where, f"{name}: {text!r} is neither seconds nor a date with time"
             ) from None
+        kind = "dates without a zone" if date.tzinfo is None else "dates with a zone"
+        value = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(value):
         raise SpecError(where, f"{name}: {text!r} is not a finite time")
-    return value
+    return value, kind
 
 
 def _tokens(where: str, name: str, row: dict[str, str]) -> float:
@@ -136,15 +194,23 @@ def _tokens(where: str, name: str, row: dict[str, str]) -> float:
     return value
 
 
-def _refuse_silence(path: Path, gaps: Array) -> None:
+def _refuse_silence(path: Path, columns: Columns, gaps: Array) -> None:
     """A hole in a recording would pass for low traffic."""
-    longest, mean = int(np.argmax(gaps)), float(gaps.mean())
-    if gaps[longest] > max(MINUTE, GAP * mean):
-        raise SpecError(
-            f"{path}, line {longest + 3}",
-            f"timestamp: {gaps[longest]:.0f} s without an arrival, {gaps[longest] / mean:.0f} "
-            "times the mean gap; cut the trace there, or state requests_per_s",
-        )
+    if gaps.size < 2:
+        return
+    ranked = np.sort(gaps)
+    shorter = np.concatenate([[np.inf], np.cumsum(ranked)[:-1] / np.arange(1, gaps.size)])
+    holes = ranked > np.maximum(MINUTE, GAP * shorter)
+    holes[: min(math.ceil(gaps.size * (1 - HOLES)), gaps.size - 1)] = False
+    if not holes.any():
+        return
+    at = int(np.argmax(gaps >= ranked[holes][0]))
+    usual = float(shorter[np.argmax(holes)])
+    raise SpecError(
+        f"{path}, line {columns.lines[at + 1]}",
+        f"{columns.names['time']}: {gaps[at]:.0f} s without an arrival, where the mean gap is "
+        f"{usual:.3g} s; cut the trace there, or state requests_per_s",
+    )
 
 
 def _busiest_minute(seconds: Array, duration: float) -> float:

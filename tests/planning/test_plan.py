@@ -21,6 +21,7 @@ from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_files import read_plan, template
+from magicplan.planning.plan_request import request_from
 from magicplan.planning.plan_result import Candidate, Plan
 from magicplan.planning.plan_schedule import schedule_document
 
@@ -221,7 +222,10 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"prices.toml.*l40s"):
         mp.plan(**(CHAT | {"prices": str(path)}))
     path.write_text("[usd_per_hour]\nh100 = -2\n", encoding="utf-8")
-    with pytest.raises(SpecError, match=r"usd_per_hour\.h100"):
+    with pytest.raises(SpecError, match=r"prices.toml, line 2: usd_per_hour\.h100"):
+        mp.plan(**(CHAT | {"prices": str(path)}))
+    path.write_text("# mine\n[usd_per_hour]\nh100 = 2\nh900 = 2\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"prices.toml, line 4: usd_per_hour\.h900"):
         mp.plan(**(CHAT | {"prices": str(path)}))
     with pytest.raises(UsageError, match="no price ships"):
         mp.plan(gpus="mi355x", requests_per_s=1)
@@ -245,11 +249,52 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
         ({"ep": 2}, "experts"),
         ({"latency": 3}, "latency"),
         ({"max_utilisation": 1.5}, "max_utilisation"),
+        ({"gpus": 3}, "gpus 3: expected"),
+        ({"gpus": [3, "h100"]}, "gpus 3: expected"),
+        ({"drafts": {"ngram": 1}}, "drafts .*expected a list"),
+        ({"model": 3}, "model 3: expected text"),
+        ({"dtypes": [["bf16"]]}, r"dtypes \['bf16'\]: expected"),
+        ({"slo": 3}, "slo 3: expected a table"),
+        ({"available": 3}, "available 3: expected a table"),
+        ({"prices": 3}, "prices 3: expected a table"),
+        ({"growth": "0.5"}, "growth '0.5': expected a number"),
+        ({"peak_factor": "2"}, "peak_factor '2': expected a number"),
+        ({"tp": "2"}, "tp '2'"),
+        ({"ep": "two"}, "ep 'two'"),
+        ({"trace": 3, "requests_per_s": None}, "trace 3: expected the path"),
+        ({"acceptance": ["0.4"]}, "acceptance .*by draft"),
+        ({"drafts": "ngrm"}, "drafts: unknown draft 'ngrm'; did you mean ngram"),
+        ({"drafts": "triforce:llama-68x"}, "drafts: unknown draft .*did you mean llama-68m"),
+        ({"drafts": "triforce:llama-68m:x"}, "drafts: .*inner tokens"),
+        ({"drafts": "ngram:llama-68m"}, "drafts: .*takes no smaller model"),
+        ({"drafts": "self stream:512"}, "drafts: .*stream:512"),
+        ({"dtypes": "fp7"}, "dtypes: unknown format 'fp7'; did you mean fp8"),
+        ({"kv_dtypes": ("bf16", "fp9")}, "kv_dtypes: unknown format 'fp9'; did you mean fp8"),
+        ({"task": "chta"}, "task: unknown task 'chta'; did you mean chat"),
+        ({"acceptance": {"eagle3": "1.4"}}, r"acceptance\.eagle3: .*from 0 to 1"),
+        ({"acceptance": {"eaglee3": "0.4"}}, r"acceptance\.eaglee3: .*did you mean eagle3"),
+        ({"acceptance": "nine"}, "acceptance: .*nine"),
+        ({"stack": "vlm"}, "stack: unknown stack 'vlm'; did you mean vllm"),
+        ({"prices": {"h100": -1}}, r"prices\.h100 is -1"),
+        ({"prices": {"l40s": 1}}, "prices: h100-sxm is missing"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
         mp.plan(**({"gpus": ("h100",), "requests_per_s": 1} | options))  # type: ignore[arg-type]
+
+
+def test_names_that_mean_something_pass() -> None:
+    ask = request_from(
+        {
+            "requests_per_s": 1, "gpus": "h100", "drafts": ["self streaming:512", "llama-3.2-1b",
+            "triforce:llama-160m:3", "none", "none"], "acceptance": {"ngram": 0.4}, "task": "gsm8k",
+        }
+    )  # fmt: skip
+    assert ask.gpus == ("h100",)
+    assert ask.drafts[-1] == "none"
+    assert len(ask.drafts) == 4
+    assert ask.acceptance == {"ngram": "0.4"}
 
 
 def test_the_template_and_the_examples_are_plans() -> None:
@@ -276,6 +321,27 @@ BASE = 'model = "llama-3.1-8b"\n[traffic]\nrequests_per_s = 1\n'
         (BASE + "[engine]\nbatched_tokens = 1\n", ["line 5", "batched_tokens"]),
         ('model = "llamma"\n', ["line 1", "llamma"]),
         (BASE + "[money]\nobjective = 'fast'\n", ["line 5", "objective"]),
+        (BASE + "users = 3\n", ["line 3", "requests_per_s and users"]),
+        (BASE + "think_seconds = 3\n", ["line 4", "think_seconds goes with users"]),
+        (BASE + "growth = 'x'\n", ["line 4", "growth 'x'"]),
+        (BASE + "prefix_hit_rate = 2\n", ["line 4", "prefix_hit_rate 2"]),
+        (BASE + "prompt = 'x'\n", ["line 4", "prompt 'x'"]),
+        (BASE + "prompt = 9\nshared_prefix_tokens = 9\n", ["line 5", "shared_prefix_tokens 9"]),
+        (BASE + "[money]\navailable = {h100 = -1}\n", ["line 5", "available.h100 -1"]),
+        (BASE + "[money.available]\nl40s = 1\nh100 = -1\n", ["line 6", "available.h100 -1"]),
+        (BASE + "[money]\nprices = {h100 = -1}\n", ["line 5", "prices.h100"]),
+        (BASE + "[engine]\nstack = 'vlm'\n", ["line 5", "stack", "vllm"]),
+        (BASE + "[choices]\ntp = 3\n", ["line 5", "tp 3"]),
+        (BASE + "[choices]\npp = 99\n", ["line 5", "pp 99", "32 layers"]),
+        (BASE + "[choices]\nep = 2\n", ["line 5: ep 2", "no experts"]),
+        (BASE + "[choices]\nattention_dp = 2\n", ["line 5: attention-dp 2"]),
+        (BASE + "[choices]\ngpus = 3\n", ["line 5", "gpus 3"]),
+        (BASE + "[choices.acceptance]\nngram = '.4'\neagl3 = '.4'\n", ["line 6", "eagle3"]),
+        (BASE + "[traffic.slo]\nttft_p95_seconds = 1\n", ["line 4", "a section [slo]"]),
+        (BASE + "ttft_p95_seconds = 1\n", ["line 4", "belongs into [slo]"]),
+        ("slo = 3\n" + BASE, ["line 1", "a section [slo]"]),
+        (BASE + "[engin]\nstack = 'vllm'\n", ["line 4", "did you mean engine"]),
+        ('model = "llama-3.1-8b"\n', ["stated by nothing"]),
     ],
 )
 def test_plan_files_name_line_and_field(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -285,6 +351,18 @@ def test_plan_files_name_line_and_field(tmp_path: Path, text: str, words: list[s
         read_plan(path)
     for word in ["plan.toml", *words]:
         assert word in str(problem.value)
+
+
+def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> None:
+    rows = "0,10,5\n1,10,5\n"
+    (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    path = tmp_path / "plan.toml"
+    path.write_text("[traffic]\ntrace = 't.csv'\nprompt = 5\n", encoding="utf-8")
+    with pytest.raises(SpecError, match=r"plan.toml, line 3: prompt and output contradict trace"):
+        read_plan(path)
+    assert read_plan(path, {"prompt": None}).trace == str(tmp_path / "t.csv")
+    with pytest.raises(UsageError, match=r"^growth -2: expected"):
+        read_plan(path, {"prompt": None, "growth": -2})
 
 
 @cache
@@ -350,6 +428,11 @@ def test_advice_names_the_limit_that_is_broken() -> None:
         ({"mean_tpot_ms": None}, "mean_tpot_ms"),
         ({"total_input_tokens": -5}, "total_input_tokens"),
         ({"request_throughput": float("nan")}, "request_throughput"),
+        ({"num_prompts": "many"}, "num_prompts"),
+        ({"model_id": 3}, "model_id"),
+        ({"failed": "some"}, "failed"),
+        ({"accept_length": "long"}, "accept_length"),
+        ({"request_rate": "fast", "max_concurrency": None}, "request_rate"),
     ],
 )
 def test_bad_observed_files_name_the_field(
@@ -362,14 +445,71 @@ def test_bad_observed_files_name_the_field(
         read_observed(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"request_count": {"unit": "requests", "avg": "x"}}, r"request_count\.avg"),
+        ({"request_count": "400"}, "request_count"),
+        ({"schema_version": "2.0"}, "schema_version is '2.0', expected one of 1.0"),
+        ({"time_to_first_token": {"unit": [], "avg": 3}}, r"time_to_first_token\.unit"),
+        ({"input_config": {}}, "--stated concurrency=8"),
+    ],
+)
+def test_bad_aiperf_files_name_the_field(tmp_path: Path, change: dict[str, Any], word: str) -> None:
+    document = json.loads((OBSERVED / "aiperf.json").read_text(encoding="utf-8")) | change
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    with pytest.raises(SpecError, match=rf"run.json.*{word}"):
+        read_observed(path)
+
+
+def observed_as(tmp_path: Path, change: dict[str, Any]) -> Path:
+    document = json.loads((OBSERVED / "vllm_serve.json").read_text(encoding="utf-8")) | change
+    path = tmp_path / "run.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_an_observation_names_its_server_and_failed_requests(tmp_path: Path) -> None:
+    seen = with_observed(pinned(), observed_as(tmp_path, {"failed": 12})).observed
+    assert seen is not None
+    assert seen.server == pinned().best.name
+    assert "12 of 320 requests failed" in seen.advice[0]
+
+
+@pytest.mark.parametrize("name", ["Qwen/Qwen3-32B", "llama-3.1-70b", "someone/other-8b"])
+def test_a_run_of_another_model_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SpecError, match=r"model_id names the model .*plan is for llama-3.1-8b"):
+        with_observed(pinned(), observed_as(tmp_path, {"model_id": name}))
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("neuralmagic/Meta-Llama-3.1-8B-Instruct-FP8", False), ("/models/mine", True), ("m", True)],
+)
+def test_a_name_that_could_be_any_model_is_asked_about(
+    tmp_path: Path, name: str, said: bool
+) -> None:
+    seen = with_observed(pinned(), observed_as(tmp_path, {"model_id": name})).observed
+    assert seen is not None
+    assert any(f"calls its model {name}" in line for line in seen.advice) == said
+
+
+def test_models_are_read_wherever_aiperf_names_them() -> None:
+    for file in ("aiperf.json", "genai_perf.json"):
+        assert "llama-3.1-8b" in read_observed(OBSERVED / file).model.lower()
+
+
 def test_files_of_other_tools_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "other.json"
-    for text, word in (('{"a": 1}', "no result of"), ("[1]", "no JSON object"), ("{", "line 1"),
-                       ("", "no JSON object")):  # fmt: skip
+    for text, word in (
+        ('{"a": 1}', "no result of"), ("{}", "holds no fields: no result"),
+        ("[1]", "no JSON object"), ("{", "line 1"), ("", "no JSON object"),
+    ):  # fmt: skip
         path.write_text(text, encoding="utf-8")
         with pytest.raises(SpecError, match=word):
             read_observed(path)
-    with pytest.raises(SpecError, match="state concurrency"):
+    with pytest.raises(SpecError, match="--stated concurrency=8"):
         read_observed(OBSERVED / "vllm_latency.json")
     with pytest.raises(SpecError, match="cannot be stated"):
         read_observed(OBSERVED / "vllm_latency.json", {"weather": 1.0})

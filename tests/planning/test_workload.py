@@ -10,7 +10,7 @@ import pytest
 
 from magicplan.errors import SpecError, UsageError
 from magicplan.planning.lengths import independent, quantiles
-from magicplan.planning.plan_request import PlanRequest
+from magicplan.planning.plan_request import PlanRequest, request_from
 from magicplan.planning.traces import read_trace
 from magicplan.planning.traffic_load import load_of
 
@@ -139,6 +139,21 @@ def test_plain_names_and_seconds(tmp_path: Path) -> None:
         (["1,10,5", "2,10,"], ["line 3", "GeneratedTokens"]),
         (["1,10,5", "soon,10,5"], ["line 3", "TIMESTAMP"]),
         ([*(f"{i},10,5" for i in range(99)), "9000,10,5"], ["line 101", "without an arrival"]),
+        (
+            [*(f"{i},10,5" for i in range(20)), *(f"{90_000 + i},10,5" for i in range(20))],
+            ["line 22", "TIMESTAMP", "without an arrival"],
+        ),
+        (
+            ["", *(f"{i + 90_000 * (i // 14)},10,5" for i in range(40))],
+            ["line 17", "without an arrival"],
+        ),
+        (["1,10,5", "", "2,-3,5"], ["line 4", "ContextTokens"]),
+        (["1,10,5", "2023-11-16 18:15:02,10,5"], ["line 3", "dates without a zone among seconds"]),
+        (
+            ["2023-11-16 18:15:02,10,5", "2023-11-16 18:15:03+01:00,10,5"],
+            ["line 3", "dates with a zone among dates without"],
+        ),
+        (["1,10,1", "2,10,1"], ["GeneratedTokens", "nothing decodes"]),
         (["1,10,5"], ["1 arrivals"]),
         (["1,10,5", "1,10,5"], ["one instant"]),
     ],
@@ -159,3 +174,25 @@ def test_a_trace_without_its_columns_says_which_it_knows(tmp_path: Path) -> None
         read_trace(path)
     with pytest.raises(SpecError, match="cannot be read"):
         read_trace(tmp_path / "none.csv")
+
+
+def test_random_and_bursty_traffic_has_no_holes(tmp_path: Path) -> None:
+    """Gaps of a slow Poisson process exceed a minute, and whole minutes pass between batches."""
+    rng = np.random.default_rng(1)
+    slow = np.cumsum(rng.exponential(100.0, 2000))
+    batches = np.repeat(np.arange(50) * 300.0, 4) + np.tile(np.arange(4) * 5.0, 50)
+    for times in (slow, batches):
+        assert read_trace(trace_of(tmp_path / "d.csv", [f"{t},10,5" for t in times])).requests
+
+
+def test_prompts_beyond_the_model_are_refused_by_line(tmp_path: Path) -> None:
+    rows = [f"{i},{16_000_000 if i == 7 else 500},5" for i in range(20)]
+    path = trace_of(tmp_path / "long.csv", rows)
+    with pytest.raises(SpecError, match=r"long.csv, line 9: .*16000000 tokens.*131072.*llama"):
+        request_from({"trace": str(path)})
+
+
+def test_a_changed_trace_is_read_again(tmp_path: Path) -> None:
+    path = trace_of(tmp_path / "e.csv", ["0,10,5", "1,10,5"])
+    assert read_trace(path).requests == 2
+    assert read_trace(trace_of(path, ["0,10,5", "1,10,5", "2,10,5"])).requests == 3

@@ -69,6 +69,29 @@ def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
     assert document["slo"] == {"ttft_p95_seconds": 1, "tpot_p95_seconds": 0.05}
 
 
+def test_a_new_traffic_clears_what_belongs_to_the_file_s_own(tmp_path: Path) -> None:
+    file = tmp_path / "plan.toml"
+    file.write_text(
+        '[traffic]\nusers = 9\nthink_seconds = 5\nprompt = 100\noutput = 10\n'
+        '[choices]\ngpus = ["h100"]\ndrafts = ["none"]\n'
+    )  # fmt: skip
+    rows = "".join(f"{second},700,70\n" for second in range(60))
+    (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    done = run("plan", "plan.toml", "--requests-per-s", "3", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["request"]["think_seconds"] == 0
+    done = run("plan", "plan.toml", "--trace", "t.csv", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["traffic"]["prompt_mean_tokens"] == 700
+    done = run("plan", "plan.toml", "--users", "20", "--json", cwd=tmp_path)
+    assert json.loads(done.stdout)["request"]["think_seconds"] == 5
+    done = run("plan", "plan.toml", "--trace", "t.csv", "--prompt", "5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: prompt and output contradict trace")
+    done = run("plan", "plan.toml", "--requests-per-s", "3", "--gpu", "h10", cwd=tmp_path)
+    assert done.stderr.startswith("error: gpus: unknown accelerator 'h10'")
+
+
 def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Path) -> None:
     done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", "--html", "no.html", cwd=tmp_path)
     assert done.returncode == 1
