@@ -98,7 +98,7 @@ def observed(plan: Record) -> Section | None:
     )
     reading = (
         f"{seen.text('file')}, {seen.text('tool')}, {seen.number('concurrency'):.3g} requests at "
-        "once."
+        "once." + (f" Predicted for {seen.text('server')}." if seen.text("server", "") else "")
     )
     blocks: list[Block] = [
         reading,
