@@ -36,7 +36,7 @@ from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import Group, document, fit_groups
 from magicplan.validate.fit import Errors, attention_seconds_of, linear_seconds_of
 from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
-from magicplan.validate.magicdec_fit import held_out
+from magicplan.validate.magicdec_fit import held_out, magicdec_coverage
 from magicplan.validate.published import Case
 from magicplan.validate.replay import Outcome, Summary, regrets, replay, replay_with, sign_accuracy
 from magicplan.validate.request_fit import fit_request
@@ -206,27 +206,29 @@ def goals(
     outcomes: list[Outcome],
     groups: list[Group],
     older: list[Crossing],
-    held: dict[str, float],
+    held: dict[str, tuple[float, float]],
     magic: list[Outcome],
 ) -> str:
     def of(kind: str, good: Callable[[Outcome], bool]) -> Summary:
         return Summary.of([o for o in outcomes if o.kind == kind and good(o)])
 
-    dense = of("step", lambda o: o.case.grade == "A" and o.case.dense and not _magicdec(o))
+    dense = Summary.of(distinct(outcomes))
     served = of("step", lambda o: "serving" in o.case.source and o.case.dense)
     experts = of("step", lambda o: "serving" in o.case.source and not o.case.dense)
     speed = of("speedup", _magicdec)
     cross = Summary.of([o for o in magic if o.kind == "speedup"])
     share, count = sign_accuracy(magic)
-    lost = list(regrets(outcomes).values())
+    naive_share, _ = sign_accuracy(naive(magic))
+    lost, naive_lost = (list(regrets(rows).values()) for rows in (outcomes, naive(outcomes)))
     rows = [
         *_kernel_goals(older),
         *_pooled_goals(groups),
-        f"published steps, grade A, dense (median) | 10 | {dense.median:.1f} | "
-        f"{dense.naive_mape:.0f} | partly fitted",
+        f"published steps, grade A, dense (median of {dense.rows} distinct) | 10 | "
+        f"{dense.median:.1f} | {dense.naive_mape:.0f} | partly fitted",
         *(
-            f"published steps of {stack} (median) | 10 | {m:.1f} | | models and GPUs held out"
-            for stack, m in held.items()
+            f"published steps of {stack} (median) | 10 | {ours:.1f} | {bare:.0f} | "
+            "models and GPUs held out"
+            for stack, (ours, bare) in held.items()
         ),
         f"serving, time per token, dense | 10 | {served.mape:.1f} | {served.naive_mape:.0f} | "
         "partly fitted",
@@ -236,9 +238,10 @@ def goals(
         "constants a GPU",
         f"MagicDec speedup, sets of rows held out | 5 | {cross.mape:.1f} | {cross.naive_mape:.0f} "
         f"| out of sample, {cross.rows} rows of 8xA100",
-        f"MagicDec sign | 95 | {share:.0f} of {count} rows | | the same",
+        f"MagicDec sign | 95 | {share:.0f} of {count} rows | {naive_share:.0f} | the same",
         f"regret of the draft length, median and worst | 2, 10 | {np.median(lost):.1f}, "
-        f"{max(lost):.1f} | | {len(lost)} sweeps, partly fitted",
+        f"{max(lost):.1f} | {np.median(naive_lost):.1f}, {max(naive_lost):.1f} | "
+        f"{len(lost)} sweeps, partly fitted",
     ]
     return table("what | goal, % | found, % | naive, % | rests on", rows)
 
@@ -259,11 +262,15 @@ def _kernel_goals(older: list[Crossing]) -> list[str]:
     rows = []
     for what, goal, part, gpus in wanted:
         chosen = [c for c in older if c.part == part and c.gpu in gpus]
-        ours, naive = ([getattr(c, k).mape for c in chosen] for k in ("ours", "naive"))
+        ours, bare = ([getattr(c, k).mape for c in chosen] for k in ("ours", "naive"))
         rows.append(
-            f"{what} | {goal:g} | {np.mean(ours):.1f} | {np.mean(naive):.0f} | unseen version, "
+            f"{what} | {goal:g} | {np.mean(ours):.1f} | {np.mean(bare):.0f} | unseen version, "
             f"mean of {len(chosen)}"
         )
+        if part == "step, TP1":
+            ours, bare = ([getattr(c, k).p95 for c in chosen] for k in ("ours", "naive"))
+            tail = f"{np.mean(ours):.1f} | {np.mean(bare):.0f} | mean of {len(chosen)}"
+            rows.append(f"its 95th percentile | 9 | {tail}, worst {max(ours):.1f}")
     return rows
 
 
@@ -329,12 +336,38 @@ def magicdec_held_out(cases: list[Case]) -> list[Outcome]:
     return found
 
 
-def _inside(outcomes: list[Outcome]) -> str:
-    kinds = {kind: [o for o in outcomes if o.kind == kind] for kind in ("step", "speedup")}
-    return ", ".join(
-        f"{Summary.of(rows).coverage:.0f} % of {len(rows)} {kind}s inside the 80 % interval"
-        for kind, rows in kinds.items()
+def _magic_inside(cases: list[Case]) -> str:
+    own = [
+        c for c in cases
+        if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == "a100-sxm-80gb"
+    ]  # fmt: skip
+    base = read_calibration(CALIBRATIONS / "a100-sxm-80gb_vllm_0.14.0.toml")
+    step, speedup = magicdec_coverage(held_out(own, base))
+    return (
+        f"{100 * step:.0f} % of steps and {100 * speedup:.0f} % of speedups inside the 80 % "
+        "interval that the other sets give"
     )
+
+
+def _runs(stack: str, o: Outcome) -> bool:
+    return o.case.ask["stack"] == stack
+
+
+def naive(outcomes: list[Outcome]) -> list[Outcome]:
+    """The same rows as the datasheet's roofline predicts them."""
+    return [replace(o, predicted=o.naive) for o in outcomes]
+
+
+def distinct(outcomes: list[Outcome]) -> list[Outcome]:
+    """Steps of grade A of dense models, each measurement once: a sweep of drafts repeats its
+    baseline in every row."""
+    found: dict[tuple[object, ...], Outcome] = {}
+    for o in outcomes:
+        if o.kind == "step" and o.case.grade == "A" and o.case.dense and not _magicdec(o):
+            ask = o.case.ask
+            key = (ask["gpu"], ask["model"], ask["batch"], ask["gpus"], o.measured)
+            found.setdefault(key, o)
+    return list(found.values())
 
 
 def _magicdec(o: Outcome) -> bool:
@@ -362,9 +395,15 @@ def main() -> None:
             fit = fit_host(stack, cases)
         except UsageError:
             continue
-        held[stack] = 100 * float(np.median(np.abs(1 / fit.held_out - 1)))
-        inside = np.mean((fit.held_out >= fit.residual.low) & (fit.held_out <= fit.residual.high))
-        spread.append(f"{stack} | {len(fit.held_out)} | {held[stack]:.1f} | {100 * inside:.0f}")
+        if not len(fit.held_out):
+            spread.append(f"{stack} | {fit.residual.basis} | - | -")
+            continue
+        median = 100 * float(np.median(np.abs(1 / fit.held_out - 1)))
+        seen = [o for o in outcomes if o.kind == "step" and o.case.dense and _runs(stack, o)]
+        held[stack] = median, 100 * float(np.median([abs(o.naive / o.measured - 1) for o in seen]))
+        ends = f"{fit.residual.low:.2f} to {fit.residual.high:.2f}, {100 * fit.coverage:.0f}"
+        spread.append(f"{stack} | {len(fit.held_out)} | {median:.1f} | {ends}")
+    magic_inside = _magic_inside(cases)
     summary = goals(outcomes, groups, older, held, magic)
     firsts = first_tokens(served(Path(sys.argv[2]) / "serving.csv")[0])
     header = "| part | n | MAPE | p95 | bias | naive MAPE"
@@ -387,8 +426,9 @@ def main() -> None:
         + table("GPU and model | 1 | 64 | 256 | 1024",
                 element_wise(Path(sys.argv[1]) / "vidur_layer_ops.parquet"))
         + "\n## Published steps, constants fitted on other models and GPUs\n\n"
-        + table("stack | n | median error | inside the 80 % interval", spread)
-        + f"\nMagicDec, sets held out: {_inside(magic)}\n"
+        "The 80 % interval, and the share of rows inside one that the other folds set.\n\n"
+        + table("stack | n | median error | interval, % inside", spread)
+        + f"\nMagicDec on 8xA100, sets held out: {magic_inside}\n"
         + "\n## Time to first token of serving runs\n\n"
         "Median errors. Beside its steps a first token waits at the host, and for the tokens sent\n"
         "with it, of which published runs do not say how many: plans leave those out.\n\n"

@@ -76,10 +76,15 @@ def stacks(cases: list[Case]) -> None:
             "step_residual": rounded(fit.residual),
             "speedup_residual": rounded(speedup),
         }
-        print(
-            f"{stack:8} {len(fit.held_out)} steps, held out: median "
-            f"{100 * np.median(np.abs(1 / fit.held_out - 1)):.1f} %"
-        )
+        if len(fit.held_out):
+            print(
+                f"{stack:8} {len(fit.held_out)} steps, held out: median "
+                f"{100 * np.median(np.abs(1 / fit.held_out - 1)):.1f} %, "
+                f"{100 * fit.coverage:.0f} % inside {fit.residual.low:.2f} to "
+                f"{fit.residual.high:.2f}"
+            )
+        else:
+            print(f"{stack:8} {fit.residual.basis}")
     for table in tables.values():
         # 4-bit linear layers are the GPU's kernels more than the stack's
         table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]

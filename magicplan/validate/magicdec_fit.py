@@ -19,6 +19,7 @@ from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import rounds
 from magicplan.roofline.timing import Machine
+from magicplan.validate.covering import Covering, covering
 from magicplan.validate.published import Case
 from magicplan.validate.stack_fit import LEAST
 
@@ -91,14 +92,25 @@ def magicdec_residuals(
 ) -> tuple[Residual, Residual]:
     """Spread of held-out steps and speedups, never below 5 %."""
     found = [_errors(unseen, _asked(unseen), calibration) for unseen, calibration in folds]
+    step, speedup = (_covering(found, part) for part in ("step", "speedup"))
+    basis = f"measured over predicted, {sum(len(e['step']) for e in found)} published MagicDec rows"
+    return (
+        Residual(low=step.low, high=step.high, basis=f"{basis}, each held out"),
+        Residual(low=speedup.low, high=speedup.high, basis=f"{basis}, each held out"),
+    )
 
-    def residual(part: str) -> Residual:
-        logs = np.concatenate([errors[part] for errors in found])
-        low, high = np.exp(np.percentile(-logs, [10, 90]))
-        basis = f"measured over predicted, {len(logs)} published MagicDec rows, each held out"
-        return Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis)
 
-    return residual("step"), residual("speedup")
+def magicdec_coverage(folds: Iterable[tuple[list[Case], Calibration]]) -> tuple[float, float]:
+    """Share of steps and of speedups inside intervals that the other sets of rows give."""
+    found = [_errors(unseen, _asked(unseen), calibration) for unseen, calibration in folds]
+    step, speedup = (_covering(found, part).coverage for part in ("step", "speedup"))
+    return step, speedup
+
+
+def _covering(errors: list[dict[str, Array]], part: str) -> Covering:
+    logs = np.concatenate([e[part] for e in errors])
+    folds = np.repeat(np.arange(len(errors)), [len(e[part]) for e in errors])
+    return covering(np.exp(-logs), folds, LEAST)
 
 
 def _asked(cases: list[Case]) -> list[Resolved]:

@@ -22,6 +22,7 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.covering import Covering, covering
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
@@ -31,6 +32,8 @@ LEAST = (0.95, 1.05)
 """No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
 LEAST_STEP = (0.9, 1.1)
 """The same for a step, where two versions of one engine already differ by 3 to 9 %."""
+ONE_SET = (0.8, 1.2)
+"""The same where all rows are of one model on one GPU: what other stacks miss by elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,10 @@ class StackFit:
     """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
     held_out: Array
-    """Measured over predicted of every case, by constants fitted on other sources' folds."""
+    """Measured over predicted of every case, by constants fitted on other models and GPUs; empty
+    where all are of one."""
+    coverage: float
+    """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,18 +92,22 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     parts, kept = _taken_apart(usable)
     sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
     weight = 1 / np.bincount(sets)[sets]
-    held_out = np.empty(len(kept))
-    for fold in range(FOLDS):
-        test = sets % FOLDS == fold
-        if test.any():
-            train = ~test if (~test).any() else test
-            held_out[test] = (parts.measured / _predict(_solve(parts, weight * train), parts))[test]
-    found = dict(zip(CONSTANTS, _solve(parts, weight).tolist(), strict=True))
-    low, high = np.percentile(held_out, [10, 90])
+    solved = _solve(parts, weight)
+    found = dict(zip(CONSTANTS, solved.tolist(), strict=True))
+    ratios, folds = parts.measured / _predict(solved, parts), sets % FOLDS
+    alone = len(np.unique(folds)) < 2
+    if not alone:
+        for fold in np.unique(folds):
+            others = _solve(parts, weight * (folds != fold))
+            ratios[folds == fold] = (parts.measured / _predict(others, parts))[folds == fold]
+    ends = covering(ratios, folds, LEAST_STEP)
     basis = (
         f"measured over predicted of {len(kept)} published steps of {stack}, "
         "by constants fitted on other models and GPUs"
     )
+    if alone:
+        ends = Covering(low=ONE_SET[0], high=ONE_SET[1], coverage=float("nan"))
+        basis = f"{stack} constants fitted on the one set published, {len(kept)} steps"
     return StackFit(
         host=HostFit(
             kernel_seconds=found["kernel_us"] * 1e-6,
@@ -107,10 +117,9 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
         ),
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
-        residual=Residual(
-            low=min(float(low), LEAST_STEP[0]), high=max(float(high), LEAST_STEP[1]), basis=basis
-        ),
-        held_out=held_out,
+        residual=Residual(low=ends.low, high=ends.high, basis=basis),
+        held_out=ratios[:0] if alone else ratios,
+        coverage=ends.coverage,
     )
 
 
