@@ -158,7 +158,7 @@ def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
         return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
     use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
     waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)
-    cv2 = load.decoded.var() / load.decoded.mean() ** 2
+    cv2 = load.decoded.var() / max(float(load.decoded.mean()), 1e-3) ** 2
     mean = (load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use))
     ratio = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)[:, None]
     return np.asarray(np.where(ratio < 1, -np.log(np.minimum(ratio, 1.0)) * mean[:, None], 0.0))

@@ -141,7 +141,9 @@ def steady_states(
     share = load.groups.share
     batch = np.broadcast_to(rounds.batch, rounds.round_seconds.shape)
     in_flight = np.maximum(batch - _poisson_share(load) * np.minimum(batch, 1.0), 0.0)
-    per_request = (load.decoded.mean() + _overshoot(rounds)) / rounds.tokens_per_round
+    # requests of one token are done with their prompts: next to nothing is left to decode
+    decoded = max(float(load.decoded.mean()), 1e-3)
+    per_request = (decoded + _overshoot(rounds)) / rounds.tokens_per_round
     arrivals = in_flight / per_request
     rows = batch * (rounds.gamma + 1)
     space = np.maximum(batched_tokens - rows, 1.0)

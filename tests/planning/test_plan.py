@@ -547,3 +547,9 @@ def test_gpus_at_hand_bound_every_plan_and_are_mixed() -> None:
     assert 1 <= p.mixed.gpus["l40s"] <= 8
     assert sum(part.requests_per_s for part in p.mixed.parts) >= 20 - 1e-6
     assert not mp.plan(**(ask | {"available": {"h100": 1}})).feasible
+
+
+def test_answers_of_two_tokens_are_planned_without_a_warning() -> None:
+    """Half of them, as sensitivity asks, leaves nothing to decode."""
+    p = mp.plan(**(CHAT | {"output": 2, "drafts": "none"}))
+    assert p.best.gpus >= 1
