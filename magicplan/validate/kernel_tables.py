@@ -153,7 +153,12 @@ def _columns(path: Path) -> Columns:
     except ImportError:
         raise MissingExtra("reading kernel tables", "data") from None
     try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            # in one block, so that a text far down makes its column one of texts
+            whole = csv.ReadOptions(block_size=path.stat().st_size + 1)
+            table = csv.read_csv(path, read_options=whole)
     except (pa.ArrowException, OSError) as problem:
         raise SpecError(path, f"cannot be read as a table ({problem})") from None
     names = table.column_names

@@ -91,7 +91,10 @@ def replay(
     skipped: list[Skipped] = []
     for case in cases:
         try:
-            outcomes += _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            found = _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            if not found:
+                raise UsageError("neither a step time nor a speedup of a round is stated")
+            outcomes += found
         except UsageError as problem:
             skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
         done()
