@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
+from magicplan.report.replay import as_dict, render
 from magicplan.validate.published import Published, read
 from magicplan.validate.replay import Outcome, Summary, regrets, replay, sign_accuracy
 
@@ -44,7 +48,53 @@ def test_a_row_is_asked_as_it_states(found: Published) -> None:
 
 
 def test_impossible_rows_are_those_below_the_floor(outcomes: list[Outcome]) -> None:
-    assert [o.case.id for o in outcomes if o.impossible] == ["r4"]
+    assert [(o.case.id, o.kind) for o in outcomes if o.impossible] == [("r4", "step")]
+
+
+def test_a_speedup_beyond_the_naive_roofline_is_impossible(outcomes: list[Outcome]) -> None:
+    for o in outcomes:
+        if o.kind == "speedup":
+            assert not replace(o, measured=o.naive).impossible
+            assert replace(o, measured=1.01 * o.naive).impossible
+
+
+def test_rows_of_the_kind_that_constants_were_fitted_on_say_so(found: Published) -> None:
+    case = found.cases[1]
+    for asked, fitted in (
+        ({}, True),
+        ({"gpu": "h200"}, False),  # MagicDec's constants there are another GPU's
+        ({"stack": "ideal"}, False),
+        ({"stack": "vllm"}, False),
+    ):
+        done, _ = replay([case], asked)
+        assert {o.fitted for o in done} == {fitted}, asked
+    text, document = StringIO(), as_dict(done, [])
+    assert [row["fitted"] for row in document["rows"]] == [False, False]
+    render([*done, replace(done[0], fitted=True)], [], Console(file=text, width=80))
+    lines = [line.split("  ")[0].strip() for line in text.getvalue().splitlines()]
+    assert {"fitted on such rows", "not fitted on such rows"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "fitted"),
+    [
+        ("vLLM 0.12", "H100", True),
+        ("vLLM 0.12", "RTX 4090", True),  # of a family that the fit covers
+        ("vLLM 0.12", "MI300X", True),
+        ("llama.cpp", "H100", False),
+    ],
+)
+def test_plain_rows_are_fitted_where_their_engine_was(
+    tmp_path: Path, engine: str, gpu: str, fitted: bool
+) -> None:
+    path = tmp_path / "plain.csv"
+    path.write_text(
+        "id,source,engine_version,gpu,n_gpu,parallelism,model,weight_dtype,kv_dtype,"
+        "batch_or_concurrency,input_len,output_len,metric,value,unit,grade\n"
+        f"p1,s,{engine},{gpu},1,TP1,Llama-3.1-8B,bf16,bf16,1,1000,128,median ITL,9,ms,A\n"
+    )
+    (outcome,), _ = replay(read([path]).cases)
+    assert outcome.fitted == fitted
 
 
 def test_the_naive_roofline_stands_beside(outcomes: list[Outcome]) -> None:
