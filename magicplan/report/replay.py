@@ -55,7 +55,7 @@ def render(outcomes: list[Outcome], skipped: list[Skipped], console: Console) ->
         for heading, fitted in (("fitted on such rows", True), ("not fitted on such rows", False)):
             part = [o for o in chosen if o.fitted == fitted]
             if part:
-                grid.add_row(f"[i]{heading}[/i]")
+                grid.add_row(heading)
             for (name, _), s in summaries(part).items():
                 short = name if len(name) <= NAME else name[: NAME - 1] + "\u2026"
                 grid.add_row(short, *_cells(s))
