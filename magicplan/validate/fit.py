@@ -35,6 +35,8 @@ Form = TypeVar("Form")
 Bounds = dict[str, tuple[float, float]]
 """Lowest and highest value of every fitted constant, seconds in microseconds."""
 MIN_ROWS = 40
+ROOF_SHARE = 0.2
+"""Of rows faster than the datasheet, above which a table is not believed."""
 ALL_REDUCE_BYTES = 2.0**25
 """Largest payload fitted: 2,048 tokens of width 8,192. Past it other algorithms take over."""
 L2_COPIES = 6
@@ -104,7 +106,9 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
     moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
     measured = rows["seconds"]
     warm = _warm_linear(rows, accelerator, op)
-    good = ~warm & (np.maximum(moving, computing) <= measured)
+    roof = np.maximum(moving, computing)
+    good = ~warm & (roof <= measured)
+    _believable("linear layers", rows, roof, ~warm)
     requantising = np.broadcast_to(op.requantise_bytes / machine.bytes_per_s, measured.shape)
     bounds = dict(LINEAR)
     if dtype == "fp8":
@@ -119,7 +123,8 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
          "requantise_efficiency": 0.5}
         for t0, p in ((5, 2), (2, 4), (10, 1.2))
     ]  # fmt: skip
-    return _fit(LinearFit, predict, measured, good, bounds, starts, np.maximum(moving, computing))
+    found = _fit(LinearFit, predict, measured, good, bounds, starts, roof)
+    return _better_than_naive("linear layers", rows, found)
 
 
 def fit_attention(
@@ -161,7 +166,8 @@ def fit_attention(
             compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
-    return _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
+    found = _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
+    return _better_than_naive("attention", rows, found)
 
 
 def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[CollectiveFit]:
@@ -182,7 +188,8 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
         for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
     ]  # fmt: skip
     naive = 2 * (ranks - 1) / ranks * sending
-    return _fit(CollectiveFit, predict, measured, good, COLLECTIVE, starts, naive)
+    found = _fit(CollectiveFit, predict, measured, good, COLLECTIVE, starts, naive)
+    return _better_than_naive("all-reduce", rows, found)
 
 
 def linear_seconds_of(rows: Columns, machine: Machine, dtype: str) -> Array:
@@ -244,6 +251,30 @@ def _identifiable(
         seen = len(np.unique(rows[name]))
         if seen < needed:
             raise UsageError(f"{what}: {seen} different value(s) of {name}, the fit needs {needed}")
+
+
+def _believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) -> None:
+    """Refuse a table of which too much beats the datasheet, as times in another unit do."""
+    beaten = cold & (roof > rows["seconds"])
+    if cold.any() and beaten.sum() > ROOF_SHARE * cold.sum():
+        raise UsageError(
+            f"{what}{_files(rows)}: {100 * beaten.sum() / cold.sum():.0f} % of the rows beat the "
+            "datasheet; are the times in another unit?"
+        )
+
+
+def _better_than_naive(what: str, rows: Columns, found: Fitted[Form]) -> Fitted[Form]:
+    """Refuse constants that say less of unseen rows than the datasheet alone."""
+    if not found.held_out.mape < found.naive.mape:
+        raise UsageError(
+            f"{what}{_files(rows)}: the fit is {found.held_out.mape:.1f} % off rows it did not "
+            f"see, the naive roofline {found.naive.mape:.1f} %; do the times have one unit?"
+        )
+    return found
+
+
+def _files(rows: Columns) -> str:
+    return f" of {', '.join(np.unique(rows['file']))}" if "file" in rows else ""
 
 
 def _fit(

@@ -2,11 +2,13 @@
 
 Two layouts are read: three flat tables (gemm, decode_attention and allreduce, as .parquet or .csv,
 times in microseconds), and a checkout of NVIDIA's aiconfigurator (Apache-2.0), whose tree
-`systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet` counts in milliseconds.
+`systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet` counts in milliseconds. Older checkouts
+have no KIND, and CSV under the name *_perf.txt.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan import hardware_specs
-from magicplan.errors import MissingExtra, SpecError
+from magicplan.errors import MissingExtra, SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration_files import version_key
 
 Columns = dict[str, NDArray[Any]]
-"""Equally long columns by name. Times are seconds under `seconds`."""
+"""Equally long columns by name. Times are seconds under `seconds`; `file` names the source."""
 DTYPES = {"bfloat16": "bf16", "bf16": "bf16", "half": "bf16", "float16": "bf16", "fp8": "fp8"}
 STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 GEMM = ("dtype", "m", "n", "k")
 ATTENTION = ("kv_dtype", "batch", "q_heads", "kv_heads", "head_dim", "kv_len", "window")
 ALLREDUCE = ("mode", "num_gpus", "bytes")
-TEXTS = ("gpu", "framework", "version", "kernel_source", "dtype", "q_dtype", "kv_dtype", "mode")
+TEXTS = (
+    "gpu", "framework", "version", "kernel_source", "dtype", "q_dtype", "kv_dtype", "mode",
+    "gemm_dtype", "kv_cache_dtype", "suspect",
+)  # fmt: skip
+MAY_BE_ZERO = ("window", "window_size", "num_key_value_heads", "isl", "step")
+"""0 is no window, as many KV heads as query heads, and a cache counted in the other column."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +85,10 @@ def accelerator_of(gpu: str) -> Accelerator:
 
 
 def read(folder: Path) -> KernelTables:
-    """Read and check a folder. Raises SpecError naming file, column and row."""
+    """Read and check a folder. Raises SpecError naming file, column and row.
+
+    GPUs of an aiconfigurator tree that have no datasheet here are left out and named on stderr.
+    """
     if not folder.is_dir():
         raise SpecError(folder, "is not a folder of kernel tables")
     tables: dict[str, list[Columns]] = {"gemm": [], "decode_attention": [], "allreduce": []}
@@ -113,65 +123,108 @@ def _flat(folder: Path) -> Iterator[tuple[str, Columns]]:
             if path.exists():
                 columns = _columns(path)
                 _check(path, columns, ("gpu", "framework", "version", *keys, "latency_us"))
+                _known_gpus(path, columns["gpu"])
                 columns["seconds"] = columns.pop("latency_us") * 1e-6
                 _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
-                yield kind, _normal(columns)
+                yield kind, _from_file(path, _normal(columns))
+
+
+def _from_file(path: Path, columns: Columns) -> Columns:
+    return columns | {"file": np.full(len(columns["seconds"]), str(path), dtype=object)}
+
+
+def _known_gpus(path: Path, gpus: NDArray[Any]) -> None:
+    _, rows = np.unique(gpus, return_index=True)
+    for row in sorted(rows.tolist()):
+        try:
+            accelerator_of(gpus[row])
+        except UnknownName as problem:
+            raise SpecError(path, f"row {row + 1}, column gpu: {problem}") from None
 
 
 def _columns(path: Path) -> Columns:
-    """A parquet or CSV file as numpy columns; texts as objects, numbers as float64."""
+    """A parquet or CSV file as numpy columns: numbers as float64, texts as objects.
+
+    A column of numbers that holds anything else comes as texts, for `_check` to name the row.
+    """
     try:
         import pyarrow as pa
         from pyarrow import csv, parquet
     except ImportError:
         raise MissingExtra("reading kernel tables", "data") from None
     try:
-        table = parquet.read_table(path) if path.suffix == ".parquet" else csv.read_csv(path)
+        if path.suffix == ".parquet":
+            table = parquet.read_table(path)
+        else:
+            # in one block, so that a text far down makes its column one of texts
+            whole = csv.ReadOptions(block_size=path.stat().st_size + 1)
+            table = csv.read_csv(path, read_options=whole)
     except (pa.ArrowException, OSError) as problem:
         raise SpecError(path, f"cannot be read as a table ({problem})") from None
+    names = table.column_names
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise SpecError(path, f"has column {twice[0]} twice")
     columns: Columns = {}
-    for name in table.column_names:
-        column = table[name]
-        if name in TEXTS or name == "suspect":
-            texts = np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
-            columns[name] = np.where(texts == None, "", texts)  # noqa: E711
-        elif pa.types.is_boolean(column.type):
-            columns[name] = np.asarray(column.to_pylist(), dtype=np.bool_)
-        else:
-            columns[name] = _numbers(path, name, column)
+    for name in names:
+        try:
+            columns[name] = _column(name, table[name])
+        except pa.ArrowException as problem:
+            raise SpecError(path, f"column {name} cannot be read ({problem})") from None
     return columns
 
 
-def _numbers(path: Path, name: str, column: Any) -> NDArray[Any]:
+def _column(name: str, column: Any) -> NDArray[Any]:
     import pyarrow as pa
 
-    try:
-        return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
-    except pa.ArrowInvalid as problem:
-        if name == "latency_us":
-            raise SpecError(path, f"column {name} holds more than numbers ({problem})") from None
-        return np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
+    if name == "l2_risk" and pa.types.is_boolean(column.type):
+        return np.asarray(column.to_pylist(), dtype=np.bool_)
+    if name not in TEXTS and not pa.types.is_boolean(column.type):
+        try:
+            return np.asarray(column.cast(pa.float64()).to_numpy(zero_copy_only=False))
+        except pa.ArrowException:
+            pass
+    texts = np.asarray(column.cast(pa.string()).to_pylist(), dtype=object)
+    return np.where(texts == None, "", texts)  # noqa: E711
 
 
 def _check(path: Path, columns: Columns, needed: tuple[str, ...]) -> None:
-    """Every needed column is there, every number finite and positive."""
+    """Every needed column is there and holds a row, every number is finite and positive."""
     missing = [name for name in needed if name not in columns]
     if missing:
         raise SpecError(path, f"has no column {', '.join(missing)}; it needs {', '.join(needed)}")
+    if not len(columns[needed[0]]):
+        raise SpecError(path, "holds no row")
     for name in needed:
-        values = columns[name]
-        if name in TEXTS:
-            bad = values == ""
-        else:
-            low = 0.0 if name == "window" else np.nextafter(0.0, 1.0)
-            bad = ~(np.isfinite(values) & (values >= low))
-        if bad.any():
-            row = int(bad.argmax())
-            raise SpecError(
-                path,
-                f"row {row + 1}, column {name}: {values[row]!r} is not "
-                f"{'a name' if name in TEXTS else 'a positive number'}",
-            )
+        _check_column(path, name, columns[name])
+    if columns.get("l2_risk", np.zeros(0)).dtype == object:
+        row = next(i for i, v in enumerate(columns["l2_risk"]) if v not in ("true", "false"))
+        value = columns["l2_risk"][row]
+        raise SpecError(path, f"row {row + 1}, column l2_risk: {value!r} is not true or false")
+
+
+def _check_column(path: Path, name: str, values: NDArray[Any]) -> None:
+    wanted = "a number of 0 or more" if name in MAY_BE_ZERO else "a positive number"
+    if name in TEXTS:
+        bad, wanted = (values == "") & (name != "kernel_source"), "a name"
+    elif values.dtype == object:
+        bad = np.asarray([not _is_number(value) for value in values])
+        bad = bad if bad.any() else np.ones(len(values), dtype=np.bool_)
+    else:
+        low = 0.0 if name in MAY_BE_ZERO else np.nextafter(0.0, 1.0)
+        bad = ~(np.isfinite(values) & (values >= low))
+    if bad.any():
+        row = int(bad.argmax())
+        value = values[row] if values.dtype == object else values[row].item()
+        shown = repr(value) if isinstance(value, str) else f"{value:g}"
+        raise SpecError(path, f"row {row + 1}, column {name}: {shown} is not {wanted}")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return float(text) > 0
+    except ValueError:
+        return False
 
 
 def _no_duplicates(path: Path, columns: Columns, keys: tuple[str, ...]) -> None:
@@ -203,32 +256,54 @@ def _normal(columns: Columns) -> Columns:
 
 
 def _aiconfigurator(folder: Path) -> Iterator[tuple[str, Columns]]:
+    unknown: dict[str, str] = {}
     for kind, name, translate in (
         ("gemm", "gemm_perf", _gemm),
         ("decode_attention", "generation_attention_perf", _attention),
         ("allreduce", "custom_allreduce_perf", _allreduce),
     ):
-        for path in sorted(folder.rglob(f"{name}.parquet")):
-            gpu, framework, version = path.parts[-5], path.parts[-3], path.parts[-2]
+        for path in _tree_files(folder, name):
+            gpu, framework, version = _place(path)
+            try:
+                accelerator_of(gpu)
+            except UnknownName as problem:
+                unknown[gpu] = str(problem)
+                continue
             columns = translate(path, _columns(path))
+            # a file whose rows name another version was carried forward and tests nothing
+            columns = where(columns, columns["version"] == version)
             rows = len(columns["seconds"])
             for key, value in (("gpu", gpu), ("framework", framework), ("version", version)):
-                # a file whose rows name another version was carried forward and tests nothing
-                carried = columns[key] != value if key == "version" else np.zeros(rows, np.bool_)
-                columns = where(columns, ~carried)
-                rows = len(columns["seconds"])
                 columns[key] = np.full(rows, value, dtype=object)
-            yield kind, _medians(_normal(columns))
+            yield kind, _from_file(path, _medians(_normal(columns)))
+    for line in unknown.values():
+        sys.stderr.write(f"{folder}: left out: {line}\n")
+
+
+def _tree_files(folder: Path, name: str) -> list[Path]:
+    """One file a folder, parquet rather than text."""
+    found: dict[Path, Path] = {}
+    for suffix in (".parquet", ".txt"):
+        for path in sorted(folder.resolve().rglob(name + suffix)):
+            found.setdefault(path.parent, path)
+    return sorted(found.values())
+
+
+def _place(path: Path) -> tuple[str, str, str]:
+    """GPU, framework and version of a path `data/GPU[/KIND]/FRAMEWORK/VERSION/FILE`."""
+    *_, gpu, kind, framework, version = ("",) * 5 + path.parts[:-1]
+    return (kind if gpu == "data" else gpu), framework, version
 
 
 def _gemm(path: Path, c: Columns) -> Columns:
-    _check_present(path, c, ("gemm_dtype", "m", "n", "k", "latency", "version"))
+    _check(path, c, ("gemm_dtype", "m", "n", "k", "latency", "version"))
     keep = ("version", "m", "n", "k")
-    return {**{k: c[k] for k in keep}, "dtype": c["gemm_dtype"], "seconds": _ms(path, c)}
+    return {**{k: c[k] for k in keep}, "dtype": c["gemm_dtype"], "seconds": c["latency"] * 1e-3}
 
 
 def _attention(path: Path, c: Columns) -> Columns:
-    _check_present(
+    c.setdefault("window_size", np.zeros(len(c.get("latency", ()))))
+    _check(
         path,
         c,
         (
@@ -237,6 +312,7 @@ def _attention(path: Path, c: Columns) -> Columns:
             "num_heads",
             "num_key_value_heads",
             "head_dim",
+            "window_size",
             "isl",
             "step",
             "latency",
@@ -252,32 +328,21 @@ def _attention(path: Path, c: Columns) -> Columns:
         "kv_heads": np.where(kv_heads > 0, kv_heads, heads),
         "head_dim": c["head_dim"],
         "kv_len": c["isl"] + c["step"],
-        "window": c.get("window_size", np.zeros(len(heads))),
-        "seconds": _ms(path, c),
+        "window": c["window_size"],
+        "seconds": c["latency"] * 1e-3,
     }
 
 
 def _allreduce(path: Path, c: Columns) -> Columns:
-    _check_present(path, c, ("num_gpus", "message_size", "latency", "version", "kernel_source"))
+    _check(path, c, ("num_gpus", "message_size", "latency", "version", "kernel_source"))
     eager = np.asarray([str(s).endswith("_eager") for s in c["kernel_source"]])
     return {
         "version": c["version"],
         "mode": np.where(eager, "eager", "graph").astype(object),
         "num_gpus": c["num_gpus"],
         "bytes": c["message_size"] * 2,  # the source counts 16-bit elements
-        "seconds": _ms(path, c),
+        "seconds": c["latency"] * 1e-3,
     }
-
-
-def _check_present(path: Path, columns: Columns, needed: tuple[str, ...]) -> None:
-    missing = [name for name in needed if name not in columns]
-    if missing:
-        raise SpecError(path, f"has no column {', '.join(missing)}; it needs {', '.join(needed)}")
-
-
-def _ms(path: Path, columns: Columns) -> NDArray[Any]:
-    _check(path, {"latency": columns["latency"]}, ("latency",))
-    return np.asarray(columns["latency"] * 1e-3)
 
 
 def _medians(columns: Columns) -> Columns:

@@ -1,7 +1,8 @@
 """Published measurements, from rows of CSV files to questions that `predict` can answer.
 
 Four layouts are known by their columns: plain decoding, speculation, MagicDec and TriForce
-(rounds with their parts), and serving runs. A row that states too little is skipped, with why.
+(rounds with their parts), and serving runs. A row that states too little, or repeats another, and
+every row of another layout is skipped, with why.
 """
 
 from __future__ import annotations
@@ -88,16 +89,29 @@ class Published:
 
 
 def read(paths: list[Path]) -> Published:
-    """Every row of the files. Raises SpecError for a file of another layout."""
+    """Every row of the files. Raises SpecError for a file that is no CSV."""
     found = Published()
+    seen: set[tuple[str, str]] = set()
     for path in paths:
-        for number, row in enumerate(_rows(path), start=1):
+        rows = list(_rows(path))
+        if not rows:
+            found.skipped.append(Skipped(id=path.name, source=path.stem, reason="holds no row"))
+        for number, row in enumerate(rows, start=1):
             name, source = row.get("id") or f"row {number}", _source(path, row)
-            layout = _layout(path, row)
+            # without an id, only the same file repeats itself
+            key = (path.name if row.get("id") else str(path.resolve()), name)
             try:
-                found.cases.append(layout(name, source, row))
+                if key in seen:
+                    raise _Unusable(f"a row of {path.name} has the same id and counts already")
+                seen.add(key)
+                found.cases.append(_layout(path, row)(name, source, row))
             except _Unusable as problem:
                 found.skipped.append(Skipped(id=name, source=source, reason=problem.reason))
+            except KeyError as missing:
+                if missing.args[0] in row:
+                    raise
+                reason = f"{path.name} has no column {missing.args[0]}"
+                found.skipped.append(Skipped(id=name, source=source, reason=reason))
             except UsageError as problem:
                 found.skipped.append(Skipped(id=name, source=source, reason=str(problem)))
     return found
@@ -121,11 +135,11 @@ def _layout(path: Path, row: Row) -> Any:
     ):
         if needed <= set(row):
             return layout
-    raise SpecError(
-        path,
-        f"has columns {', '.join(row)}: none of the known layouts (plain decoding: metric, value, "
-        "unit, batch_or_concurrency; speculation: baseline_value, spec_value, accept_len, method; "
-        "rounds: t_target_ms, omega, gamma, prefix_len; serving: tpot_ms, system, model_path)",
+    raise _Unusable(
+        f"{path.name} has none of the known layouts (plain decoding: metric, value, unit, "
+        "batch_or_concurrency; speculation: baseline_value, spec_value, accept_len, method; "
+        "rounds: t_target_ms, omega, gamma, prefix_len, draft_type; serving: tpot_ms, system, "
+        "model_path, batch_size)"
     )
 
 
@@ -194,21 +208,24 @@ def _round(name: str, source: str, row: Row) -> Case:
     tokens = row["omega"] or ""
     if not tokens and not row["alpha"]:
         raise _Unusable("neither accept length nor acceptance rate is stated")
-    acceptance = _acceptance(gamma, float(tokens)) if tokens else f"{float(row['alpha']):.6f}"
+    if tokens:
+        acceptance = _acceptance(gamma, _number(tokens, "accept length omega"))
+    else:
+        acceptance = f"{_number(row['alpha'], 'acceptance rate alpha'):.6f}"
     budget = _whole(row["kv_budget"], "budget") if row["kv_budget"] else 2049
     self_draft = row["draft_type"] == "self"
     draft = "self" if self_draft else _model(row["draft"])
     view = "snapkv" if "snap" in row["kv_method"].lower() else "streaming"
     full = row["kv_method"].lower() in ("full", "none", "")
     dense = row | {"engine_version": "magicdec", "parallelism": f"TP{row['tp'] or row['n_gpu']}"}
-    ask = _ask(dense, row["target"], batch, _tokens(row["prefix_len"], default=0)) | {
+    ask = _ask(dense, row["target"], batch, _length(row["prefix_len"], "prefix_len")) | {
         "draft": draft, "gamma": gamma, "max_gamma": gamma, "acceptance": acceptance,
         "draft_kv": None if full and not self_draft else f"{view}:{budget}",
     }  # fmt: skip
     return Case(
         id=name, source=source, engine="MagicDec", grade="A", ask=ask,
         step_seconds=_milliseconds(row, "t_target_ms"),
-        speedup=float(row["speedup"]) if row["speedup"] else None,
+        speedup=_number(row["speedup"], "speedup") if row["speedup"] else None,
         draft_seconds=_milliseconds(row, "t_draft_total_ms", gamma),
         verify_seconds=_milliseconds(row, "t_verify_ms"),
         sweep=tuple(row[k] for k in ("source", "gpu", "n_gpu", "target", "draft", "kv_method",
@@ -221,10 +238,11 @@ def _milliseconds(row: Row, column: str, steps: int = 1) -> float | None:
 
 
 def _serving(name: str, source: str, row: Row) -> Case:
-    out = _tokens(row["output_tokens"], default=1)
-    if float(row.get("ttft_ms") or 0) > out * _number(row["tpot_ms"], "tpot"):
+    out = _length(row["output_tokens"], "output_tokens")
+    waited = _number(row["ttft_ms"], "ttft_ms") if row.get("ttft_ms") else 0.0
+    if waited > out * _number(row["tpot_ms"], "tpot"):
         raise _Unusable("requests waited longer than they ran: fewer ran than the row states")
-    prompt = _tokens(row["input_tokens"], default=1)
+    prompt = _length(row["input_tokens"], "input_tokens")
     tp, dp, ep = _serving_layout(row)
     batch = _whole(row["batch_size"], "batch") * dp
     pp = _whole(row["pp_size"] or "1", "pp")
@@ -349,6 +367,8 @@ def _acceptance(gamma: int, tokens: float) -> str:
 
 
 def _number(text: str, what: str) -> float:
+    if not text:
+        raise _Unusable(f"{what} is not stated")
     try:
         value = float(text.lstrip("~"))
     except ValueError:
@@ -359,7 +379,7 @@ def _number(text: str, what: str) -> float:
 
 
 def _whole(text: str, what: str) -> int:
-    value = _number(text or "x", what)
+    value = _number(text, what)
     if value != int(value):
         raise _Unusable(f"{what} {text!r} is not a whole number")
     return int(value)
@@ -371,3 +391,9 @@ def _tokens(text: str, default: float) -> float:
     if not found:
         return default
     return float(found[1]) * (1024 if found[2] else 1)
+
+
+def _length(text: str, what: str) -> float:
+    """The same of a row that must state it as a number."""
+    value = _tokens(text, default=0)
+    return value or _number(text, what)

@@ -9,16 +9,17 @@ from typing import Any
 
 import numpy as np
 
+from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import prefill_share
+from magicplan.hardware_specs.calibration_files import AMD, CALIBRATED, prefill_share
 from magicplan.planning.predict import answer, predict
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import Request, resolve
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
-from magicplan.validate.published import Case, Skipped
+from magicplan.validate.published import Case, Skipped, engine_stack
 
 CHUNK_TOKENS = 8192.0
 """Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
@@ -38,6 +39,8 @@ class Outcome:
     low: float
     high: float
     naive: float
+    fitted: bool
+    """Whether the stack's constants were fitted on rows of this kind: then no test of them."""
 
     @property
     def error(self) -> float:
@@ -46,8 +49,11 @@ class Outcome:
 
     @property
     def impossible(self) -> bool:
-        """A step faster than the datasheet allows: the row or its reading is wrong."""
-        return self.kind == "step" and self.measured < self.naive
+        """A step faster than the datasheet allows, or a speedup beyond that of drafts and
+        verification at the datasheet's speed: the row or its reading is wrong."""
+        if self.kind == "step":
+            return self.measured < self.naive
+        return self.measured > self.naive
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +97,10 @@ def replay(
     skipped: list[Skipped] = []
     for case in cases:
         try:
-            outcomes += _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            found = _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            if not found:
+                raise UsageError("neither a step time nor a speedup of a round is stated")
+            outcomes += found
         except UsageError as problem:
             skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
         done()
@@ -110,6 +119,7 @@ def replay_with(cases: Iterable[Case], calibration: Calibration) -> list[Outcome
 
 def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
     found = []
+    calibration = p.scene.machine.calibration
     if case.step_seconds:
         b = p.baseline
         added = prefill_share(case.ask["stack"], dense=case.dense) * prefill_of(case, p.scene)
@@ -124,6 +134,7 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 low=b.low_seconds + added,
                 high=b.high_seconds + added,
                 naive=p.ideal.step_seconds,
+                fitted=fitted(case, calibration.step_residual.basis),
             )
         )
     if case.speedup and p.best.gamma:
@@ -136,9 +147,29 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 low=p.best.speedup_low,
                 high=p.best.speedup_high,
                 naive=p.ideal.speedup,
+                fitted=fitted(case, calibration.speedup_residual.basis),
             )
         )
     return found
+
+
+def fitted(case: Case, basis: str) -> bool:
+    """Whether a residual's basis is published rows of this case's engine, on a part like its own.
+
+    Serving stacks have one set of constants for all GPUs of the calibrated families, MagicDec one
+    a GPU, which others take over widened. Chains were fitted on dense models alone.
+    """
+    if case.engine == "MagicDec":
+        return "published MagicDec rows" in basis and "widened" not in basis
+    stack = engine_stack(case.engine)
+    family = hardware_specs.load(case.ask["gpu"]).architecture.split()[0]
+    if stack is None or case.ask["stack"] != stack:
+        return False
+    if "one slowdown fitted" in basis:
+        return case.ask["gpu"] == AMD and case.dense
+    steps = f"published steps of {stack}" in basis
+    chains = f"published chains of {stack}" in basis and case.dense
+    return (steps or chains) and family in CALIBRATED
 
 
 def prefill_of(case: Case, scene: Scene) -> float:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from magicplan import hardware_specs
-from magicplan.errors import SpecError, UnknownName, UsageError
-from magicplan.hardware_specs.calibration_files import calibration_for, read
+from magicplan.errors import SpecError, UsageError
+from magicplan.hardware_specs.calibration_files import calibration_for, ideal, read
+from magicplan.roofline.timing import Machine
 from magicplan.validate.calibrate import Group, complete, document, fit_groups, write
-from magicplan.validate.fit import fit_linear
+from magicplan.validate.fit import fit_linear, linear_seconds_of
 from magicplan.validate.kernel_tables import KernelTables, where
 from magicplan.validate.kernel_tables import read as read_tables
 
@@ -96,8 +99,13 @@ def test_too_few_rows_and_one_batch_are_not_identifiable(tables: KernelTables) -
     ("old", "new", "wrong"),
     [
         ("latency_us", "latency", "no column latency_us"),
-        ("bfloat16,16,4096,4096,", "bfloat16,-16,4096,4096,", "column m"),
-        ("bfloat16,16,4096,4096,", "bfloat16,16,nan,4096,", "column n"),
+        ("bfloat16,16,4096,4096,", "bfloat16,-16,4096,4096,", "row 10, column m: -16 is not"),
+        ("bfloat16,16,4096,4096,", "bfloat16,0,4096,4096,", "row 10, column m: 0 is not"),
+        ("bfloat16,16,4096,4096,", "bfloat16,abc,4096,4096,", "row 10, column m: 'abc' is not"),
+        ("bfloat16,16,4096,4096,", "bfloat16,,4096,4096,", "row 10, column m: nan is not"),
+        ("latency_us", "m", "has column m twice"),
+        ("15.790,false", "15.790,maybe", "row 1, column l2_risk: 'maybe' is not true or false"),
+        ("bfloat16,16,4096,4096,", "bfloat16,16,nan,4096,", "row 10, column n: nan is not"),
         ("bfloat16,16,4096,4096,", "bfloat16,1,4096,4096,", "repeats the key of row 1"),
         ("\nh100_sxm,vllm,1.2.3,bfloat16,16,4096,4096,", "\nh100_sxm,,1.2.3,bfloat16,16,4096,4096,",
          "column framework"),
@@ -119,8 +127,47 @@ def test_a_time_that_is_zero_or_text(tmp_path: Path) -> None:
         cells = lines[4].split(",")
         cells[7] = bad
         (tmp_path / "gemm.csv").write_text("\n".join([*lines[:4], ",".join(cells), *lines[5:]]))
-        with pytest.raises(SpecError, match="latency_us"):
+        with pytest.raises(SpecError, match=r"gemm\.csv: row 4, column latency_us"):
             read_tables(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["gemm", "decode_attention", "allreduce"])
+def test_a_header_alone_and_text_in_any_number_column_are_refused(
+    tmp_path: Path, name: str
+) -> None:
+    header, first, *rest = (KERNELS / f"{name}.csv").read_text().splitlines()
+    path = tmp_path / f"{name}.csv"
+    path.write_text(header + "\n")
+    with pytest.raises(SpecError, match=rf"{name}\.csv: holds no row"):
+        read_tables(tmp_path)
+    texts = {"gpu", "framework", "version", "dtype", "q_dtype", "kv_dtype", "mode", "l2_risk"}
+    for index, column in enumerate(header.split(",")):
+        if column in texts:
+            continue
+        for bad in ("abc", "nan", "-1", "inf", "true"):
+            cells = first.split(",")
+            cells[index] = bad
+            path.write_text("\n".join([header, ",".join(cells), *rest]))
+            with pytest.raises(SpecError, match=f"row 1, column {column}: '?{bad}'? is not"):
+                read_tables(tmp_path)
+
+
+def test_half_of_a_table_in_another_unit_is_refused_by_its_file(tmp_path: Path) -> None:
+    header, *rows = (KERNELS / "gemm.csv").read_text().splitlines()
+    cells = [row.split(",") for row in rows]
+    mixed = [[*c[:7], str(float(c[7]) / 1e3), c[8]] if i % 2 else c for i, c in enumerate(cells)]
+    (tmp_path / "gemm.csv").write_text("\n".join([header, *map(",".join, mixed)]))
+    (found,) = fit_groups(read_tables(tmp_path))
+    for part in ("linear.bf16", "linear.fp8"):
+        assert re.search(r"gemm\.csv: .* % of the rows beat .* another unit", found.refused[part])
+
+
+def test_a_fit_that_says_less_than_the_datasheet_is_refused(tables: KernelTables) -> None:
+    rows = where(tables.linear, tables.linear["dtype"] == "bf16")
+    machine = Machine(accelerator=hardware_specs.load("h100"), calibration=ideal())
+    rows = rows | {"seconds": linear_seconds_of(rows, machine, "bf16") * (1 + 1e-9)}
+    with pytest.raises(UsageError, match=r"gemm\.csv: the fit is .* the naive roofline 0\.0 %"):
+        fit_linear(rows, machine.accelerator, "bf16")
 
 
 def test_an_unknown_gpu_an_empty_folder_and_another_unit(tmp_path: Path) -> None:
@@ -128,8 +175,8 @@ def test_an_unknown_gpu_an_empty_folder_and_another_unit(tmp_path: Path) -> None
         read_tables(tmp_path)
     text = (KERNELS / "gemm.csv").read_text()
     (tmp_path / "gemm.csv").write_text(text.replace("h100_sxm", "h900_sxm"))
-    with pytest.raises(UnknownName, match="h900-sxm"):
-        fit_groups(read_tables(tmp_path))
+    with pytest.raises(SpecError, match=r"gemm\.csv: row 1, column gpu: .*h900-sxm"):
+        read_tables(tmp_path)
     header, *rows = (KERNELS / "decode_attention.csv").read_text().splitlines()
     cells = [row.split(",") for row in rows]
     in_ms = [",".join([*c[:-1], str(float(c[-1]) / 1e3)]) for c in cells]
@@ -139,14 +186,11 @@ def test_an_unknown_gpu_an_empty_folder_and_another_unit(tmp_path: Path) -> None
     assert "another unit" in found.refused["attention.bf16"]
 
 
-def test_the_public_tree_is_read_in_milliseconds_and_repeats_become_medians(
-    tmp_path: Path,
-) -> None:
+def perf(folder: Path, name: str = "gemm_perf.parquet", **changed: Any) -> None:
+    """A table of the public tree: repeats of one key, and a row of another version."""
     import pyarrow as pa
-    from pyarrow import parquet
+    from pyarrow import csv, parquet
 
-    folder = tmp_path / "systems" / "data" / "h100_sxm" / "gemm" / "vllm" / "0.19.0"
-    folder.mkdir(parents=True)
     columns = {
         "version": ["0.19.0"] * 3 + ["0.14.0"],
         "gemm_dtype": ["bfloat16"] * 4,
@@ -155,7 +199,45 @@ def test_the_public_tree_is_read_in_milliseconds_and_repeats_become_medians(
         "k": [4096] * 4,
         "latency": [0.010, 0.012, 0.020, 0.010],
     }
-    parquet.write_table(pa.table(columns), folder / "gemm_perf.parquet")
+    folder.mkdir(parents=True, exist_ok=True)
+    table, path = pa.table(columns | changed), folder / name
+    if path.suffix == ".parquet":
+        parquet.write_table(table, path)
+    else:
+        csv.write_csv(table, path)
+
+
+@pytest.mark.parametrize(
+    ("place", "name"),
+    [
+        ("systems/data/h100_sxm/gemm/vllm/0.19.0", "gemm_perf.parquet"),
+        ("systems/data/h100_sxm/vllm/0.19.0", "gemm_perf.parquet"),
+        ("systems/data/h100_sxm/vllm/0.19.0", "gemm_perf.txt"),
+    ],
+)
+def test_the_public_tree_is_read_in_milliseconds_and_repeats_become_medians(
+    tmp_path: Path, place: str, name: str
+) -> None:
+    perf(tmp_path / place, name)
     found = read_tables(tmp_path)
     assert found.groups() == [("h100_sxm", "vllm", "0.19.0")]  # the carried row is dropped
     assert found.linear["seconds"].tolist() == [pytest.approx(12e-6)]
+    assert read_tables(tmp_path / "systems" / "data" / "h100_sxm").groups() == found.groups()
+
+
+def test_an_unknown_gpu_of_the_public_tree_is_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "systems" / "data"
+    perf(data / "z9000_sxm" / "gemm" / "vllm" / "0.19.0")
+    with pytest.raises(SpecError, match="holds no gemm"):
+        read_tables(tmp_path)
+    perf(data / "h100_sxm" / "gemm" / "vllm" / "0.19.0")
+    assert read_tables(tmp_path).groups() == [("h100_sxm", "vllm", "0.19.0")]
+    assert capsys.readouterr().err.count("left out: unknown accelerator 'z9000-sxm'") == 2
+
+
+def test_a_bad_row_of_the_public_tree_is_named(tmp_path: Path) -> None:
+    perf(tmp_path / "data" / "h100_sxm" / "gemm" / "vllm" / "0.19.0", m=[1, 0, 1, 2])
+    with pytest.raises(SpecError, match=r"gemm_perf\.parquet: row 2, column m: 0 is not"):
+        read_tables(tmp_path)

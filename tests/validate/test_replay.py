@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from magicplan.errors import SpecError
+from magicplan.report.replay import as_dict, render
 from magicplan.validate.published import Published, read
 from magicplan.validate.replay import Outcome, Summary, regrets, replay, sign_accuracy
 
@@ -45,7 +48,53 @@ def test_a_row_is_asked_as_it_states(found: Published) -> None:
 
 
 def test_impossible_rows_are_those_below_the_floor(outcomes: list[Outcome]) -> None:
-    assert [o.case.id for o in outcomes if o.impossible] == ["r4"]
+    assert [(o.case.id, o.kind) for o in outcomes if o.impossible] == [("r4", "step")]
+
+
+def test_a_speedup_beyond_the_naive_roofline_is_impossible(outcomes: list[Outcome]) -> None:
+    for o in outcomes:
+        if o.kind == "speedup":
+            assert not replace(o, measured=o.naive).impossible
+            assert replace(o, measured=1.01 * o.naive).impossible
+
+
+def test_rows_of_the_kind_that_constants_were_fitted_on_say_so(found: Published) -> None:
+    case = found.cases[1]
+    for asked, fitted in (
+        ({}, True),
+        ({"gpu": "h200"}, False),  # MagicDec's constants there are another GPU's
+        ({"stack": "ideal"}, False),
+        ({"stack": "vllm"}, False),
+    ):
+        done, _ = replay([case], asked)
+        assert {o.fitted for o in done} == {fitted}, asked
+    text, document = StringIO(), as_dict(done, [])
+    assert [row["fitted"] for row in document["rows"]] == [False, False]
+    render([*done, replace(done[0], fitted=True)], [], Console(file=text, width=80))
+    lines = [line.split("  ")[0].strip() for line in text.getvalue().splitlines()]
+    assert {"fitted on such rows", "not fitted on such rows"} <= set(lines)
+
+
+@pytest.mark.parametrize(
+    ("engine", "gpu", "fitted"),
+    [
+        ("vLLM 0.12", "H100", True),
+        ("vLLM 0.12", "RTX 4090", True),  # of a family that the fit covers
+        ("vLLM 0.12", "MI300X", True),
+        ("llama.cpp", "H100", False),
+    ],
+)
+def test_plain_rows_are_fitted_where_their_engine_was(
+    tmp_path: Path, engine: str, gpu: str, fitted: bool
+) -> None:
+    path = tmp_path / "plain.csv"
+    path.write_text(
+        "id,source,engine_version,gpu,n_gpu,parallelism,model,weight_dtype,kv_dtype,"
+        "batch_or_concurrency,input_len,output_len,metric,value,unit,grade\n"
+        f"p1,s,{engine},{gpu},1,TP1,Llama-3.1-8B,bf16,bf16,1,1000,128,median ITL,9,ms,A\n"
+    )
+    (outcome,), _ = replay(read([path]).cases)
+    assert outcome.fitted == fitted
 
 
 def test_the_naive_roofline_stands_beside(outcomes: list[Outcome]) -> None:
@@ -66,11 +115,87 @@ def test_signs_and_regret(outcomes: list[Outcome]) -> None:
     assert lost in (0.0, pytest.approx(100 * (1 - 1.10 / 1.25)), pytest.approx(16.0))
 
 
-def test_another_layout_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    path.write_text("a,b\n1,2\n")
-    with pytest.raises(SpecError, match="none of the known layouts"):
-        read([path])
+def test_files_of_other_layouts_and_empty_ones_do_not_stop_the_others(tmp_path: Path) -> None:
+    other, empty, header = (tmp_path / f"{name}.csv" for name in ("other", "empty", "header"))
+    other.write_text("id,b\nx1,2\nx2,3\n")
+    empty.write_text("")
+    header.write_text(ROWS.read_text().splitlines()[0] + "\n")
+    found = read([other, empty, header, ROWS])
+    assert found.cases == read([ROWS]).cases
+    reasons = {s.id: s.reason for s in found.skipped}
+    assert "other.csv has none of the known layouts" in reasons["x1"]
+    assert reasons["x2"] == reasons["x1"]
+    assert reasons["empty.csv"] == reasons["header.csv"] == "holds no row"
+
+
+def test_a_repeated_id_counts_once(tmp_path: Path) -> None:
+    header, first, second, *_ = ROWS.read_text().splitlines()
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, first, second.replace("r2,", "r1,"), second]))
+    for files, again in (([path], ["r1"]), ([path, path], ["r1", "r1", "r1", "r2"])):
+        found = read(files)
+        assert [case.id for case in found.cases] == ["r1", "r2"]
+        assert found.cases[0].speedup == 1.10  # the first of the two
+        assert [s.id for s in found.skipped] == again
+        assert all("has the same id" in s.reason for s in found.skipped)
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "reason"),
+    [
+        ("speedup", "fast", "speedup 'fast' is not a number"),
+        ("speedup", "nan", "speedup 'nan' is not a positive number"),
+        ("speedup", "-1.2", "speedup '-1.2' is not a positive number"),
+        ("omega", "many", "accept length omega 'many' is not a number"),
+        ("omega", "nan", "accept length omega 'nan' is not a positive number"),
+        ("alpha", "high", "acceptance rate alpha 'high' is not a number"),
+        ("gamma", "", "gamma is not stated"),
+        ("gamma", "2.5", "gamma '2.5' is not a whole number"),
+        ("prefix_len", "long", "prefix_len 'long' is not a number"),
+        ("prefix_len", "", "prefix_len is not stated"),
+        ("t_target_ms", "slow", "t_target_ms 'slow' is not a number"),
+        ("kv_budget", "some", "budget 'some' is not a number"),
+    ],
+)
+def test_a_cell_that_cannot_be_read_is_a_reason(
+    tmp_path: Path, column: str, text: str, reason: str
+) -> None:
+    header, first, second, *_ = ROWS.read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True)) | {column: text}
+    if column == "alpha":
+        cells["omega"] = ""
+    path = tmp_path / "rows.csv"
+    path.write_text("\n".join([header, ",".join(cells.values()), second]))
+    found = read([path])
+    assert [(s.id, s.reason) for s in found.skipped] == [("r1", reason)]
+    assert [case.id for case in found.cases] == ["r2"]
+
+
+def test_a_missing_column_and_a_row_without_a_result_are_reasons(tmp_path: Path) -> None:
+    header, first, *_ = ROWS.read_text().splitlines()
+    path = tmp_path / "rows.csv"
+    path.write_text(header.replace("kv_budget", "budget") + "\n" + first)
+    assert [s.reason for s in read([path]).skipped] == ["rows.csv has no column kv_budget"]
+    path.write_text(header + "\n" + first.replace("16.0,1.10", ","))
+    done, skipped = replay(read([path]).cases)
+    assert not done
+    assert "neither a step time nor a speedup" in skipped[0].reason
+
+
+def test_a_serving_row_with_text_for_a_time_or_a_length_is_a_reason(tmp_path: Path) -> None:
+    path = tmp_path / "serving.csv"
+    path.write_text(
+        SERVING
+        + "s1,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,128,512,16,2,1,,,soon,20\n"
+        + "s2,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,ShareGPT,512,16,2,1,,,100,20\n"
+        + "s3,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,128,512,16,2,1,,,,20\n"
+    )
+    found = read([path])
+    assert [(s.id, s.reason) for s in found.skipped] == [
+        ("s1", "ttft_ms 'soon' is not a number"),
+        ("s2", "input_tokens 'ShareGPT' is not a number"),
+    ]
+    assert [case.id for case in found.cases] == ["s3"]
 
 
 SERVING = (
