@@ -23,7 +23,7 @@ from magicplan.hardware_specs.calibration_files import (
     stack_constants,
     version_key,
 )
-from magicplan.validate.fit import Fitted, fit_attention, fit_collective, fit_linear
+from magicplan.validate.fit import ROOF_SHARE, Fitted, fit_attention, fit_collective, fit_linear
 from magicplan.validate.kernel_tables import (
     Columns,
     KernelTables,
@@ -33,8 +33,6 @@ from magicplan.validate.kernel_tables import (
 
 DTYPES = ("bf16", "fp8")
 PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective")
-ROOF_SHARE = 0.2
-"""Of rows faster than the datasheet, above which a table is not believed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

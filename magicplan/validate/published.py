@@ -245,6 +245,8 @@ def _serving(name: str, source: str, row: Row) -> Case:
     prompt = _length(row["input_tokens"], "input_tokens")
     tp, dp, ep = _serving_layout(row)
     batch = _whole(row["batch_size"], "batch") * dp
+    if row.get("concurrency"):  # no more sequences run than clients ask
+        batch = min(batch, _whole(row["concurrency"], "concurrency"))
     pp = _whole(row["pp_size"] or "1", "pp")
     merged = row | {
         "gpu": row["system"], "engine_version": row["backend"], "parallelism": f"TP{tp}",
