@@ -163,6 +163,34 @@ def test_bad_input_is_one_sentence(call: Any, words: tuple[str, ...], wanted: st
     assert told.count("\n") == 1
 
 
+TINY = ("--device", "cpu", "--grid", "tiny", "--backend", "torch", "--tolerance", "1000000")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt"])
+@pytest.mark.parametrize("option", ["--model", "--draft"])
+def test_a_folder_of_pickles_is_refused(call: Any, tmp_path: Path, name: str, option: str) -> None:
+    small_model(tmp_path)
+    (tmp_path / name).write_bytes(b"never read")
+    status, text, told = call("validate", *TINY, option, str(tmp_path))
+    assert (status, text) == (2, "")
+    assert f"holds only pickle files ({name})" in told
+    assert "convert them to safetensors" in told
+
+
+def test_a_folder_with_a_config_alone_runs_random_weights_and_says_so(
+    call: Any, tmp_path: Path
+) -> None:
+    small_model(tmp_path)
+    words = ("validate", *TINY, "--model", str(tmp_path))
+    status, text, told = call(*words, "--acceptance", "checkpoint")
+    assert (status, text) == (2, "")
+    assert "no folder with safetensors, so its weights would be random" in told
+    status, text, told = call(*words, "--seed", "7")
+    assert status == 0, told
+    assert "(random weights), draft" in text.splitlines()[0]
+    assert "weights: random weights, seed 7" in text
+
+
 def test_no_gpu_and_no_torch_are_status_3(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

@@ -46,11 +46,33 @@ def flagged(c: Comparison) -> list[str]:
 def headline(c: Comparison) -> str:
     """Model, draft and device in one line."""
     device = c.run.header["device"]
+    kind = " (random weights)" if _weights(c) == "random" else ""
     return (
-        f"{c.content['model']}, draft {c.content['draft']}, acceptance "
+        f"{c.content['model']}{kind}, draft {c.content['draft']}, acceptance "
         f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
         f"{'' if _ranks(c) == 1 else f'{_ranks(c)} x '}{device['name']} ({device['device']})"
     )
+
+
+def _weights(c: Comparison) -> str:
+    """checkpoint or random; '' in a run file that did not store it."""
+    stored, source = c.run.header["settings"].get("weights"), c.content["acceptance_origin"]
+    told = {"checkpoint": "checkpoint", "dialled": "random"}.get(source.partition(":")[0], "")
+    return str(stored or told)
+
+
+def _weights_told(c: Comparison) -> str:
+    """Where the target's weights came from, and a smaller model's."""
+    settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
+
+    def told(kind: str, name: Any) -> str:
+        return f"the checkpoint {name}" if kind == "checkpoint" else f"random weights, seed {seed}"
+
+    if not (kind := _weights(c)):
+        return "weights: this run file does not say whether they were random or a checkpoint's"
+    draft = settings.get("draft_weights")
+    behind = f"; of the draft: {told(draft, settings.get('draft'))}" if draft else ""
+    return f"weights: {told(kind, settings.get('model'))}{behind}"
 
 
 def _ranks(c: Comparison) -> int:
@@ -155,6 +177,7 @@ def basis(c: Comparison) -> list[str]:
     lines = [
         f"exactness: greedy output with drafts {equal} plain decoding "
         f"({', '.join(exact.get('drafts', {}))}; in fp32, before any timing)",
+        _weights_told(c),
         f"device: {versions}, seed {device['seed']}, load {device['load_average']}",
     ]
     if ceilings:

@@ -50,6 +50,10 @@ class Settings:
     tree: str | None = None
     ranks: int = 1
     """Processes that share the model (tensor parallelism)."""
+    weights: str = "random"
+    """Of the target: "checkpoint" or "random", found in what `model` names."""
+    draft_weights: str = ""
+    """The same of a smaller model that drafts."""
 
 
 def digest(content: Any) -> str:
@@ -207,11 +211,19 @@ class RunFile:
             os.fsync(file.fileno())
 
 
+FOUND = ("ranks", "weights", "draft_weights")
+"""Settings that no option gives."""
+
+
 def _same(path: Path, stored: Line, wanted: Line) -> None:
     """Refuse to mix two questions, or two machines, in one file."""
     for what, there, here in (
         *(
-            (f"--{name.replace('_', '-')}", stored["settings"].get(name), value)
+            (
+                name if name in FOUND else f"--{name.replace('_', '-')}",
+                stored["settings"].get(name),
+                value,
+            )
             for name, value in wanted["settings"].items()
         ),
         ("a device", stored["device"].get("name"), wanted["device"].get("name")),
