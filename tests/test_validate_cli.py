@@ -191,6 +191,35 @@ def test_a_folder_with_a_config_alone_runs_random_weights_and_says_so(
     assert "weights: random weights, seed 7" in text
 
 
+@pytest.mark.parametrize(
+    ("free", "wanted"),
+    [
+        (2e10, "the largest preset that fits with its caches is --model qwen2.5-7b"),
+        (1e7, "no preset fits; --model model-b is smaller than all of them"),
+    ],
+)
+def test_too_large_weights_name_the_largest_preset_that_fits(
+    call: Any, monkeypatch: pytest.MonkeyPatch, free: float, wanted: str
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("magicplan.validate.prepare.memory_bytes", lambda device: free)
+    status, text, told = call("validate", *TINY, "--model", "llama-3.1-70b", "--dtype", "bf16")
+    assert (status, text) == (2, "")
+    assert wanted in told
+    assert told.count("\n") == 1
+
+
+def test_memory_that_runs_out_while_calibrating_is_one_sentence(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(tmp_path)
+    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 1e6)
+    status, text, told = call("validate", *TINY, "--model", model, "--out", str(tmp_path / "out"))
+    assert (status, text) == (2, "")
+    assert "calibration at batch 1, 64 tokens needs" in told
+    assert "no batch fits here" in told
+
+
 def test_no_gpu_and_no_torch_are_status_3(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
