@@ -9,7 +9,7 @@ from rich.console import Console
 
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
-from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, summary
+from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, rule, summary
 
 DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
 SCHEMA = "magicplan.validation/1"
@@ -130,7 +130,7 @@ def shown(c: Comparison) -> list[str]:
     best = max(measured, key=lambda p: p.measured["speedup"])
     worst = min(measured, key=lambda p: p.measured["speedup"])
     lines = [_gain("largest", best), _gain("smallest", worst)]
-    clear = [p for p in measured if not p.measured["speedup_low"] < 1 < p.measured["speedup_high"]]
+    clear = [p for p in measured if _decided(p)]
     right = sum((p.measured["speedup"] > 1) == (p.predicted["speedup"] > 1) for p in clear)
     if clear:
         lines.append(
@@ -142,9 +142,18 @@ def shown(c: Comparison) -> list[str]:
     return lines
 
 
+def _decided(p: Verdict) -> bool:
+    """Is speculation measured to be faster, or slower, beyond its 95 % interval?"""
+    return not p.measured["speedup_low"] <= 1 <= p.measured["speedup_high"]
+
+
 def _gain(which: str, p: Verdict) -> str:
     m = p.measured
-    kind = "speculation wins" if m["speedup"] > 1 else "speculation loses"
+    kind = (
+        "not decided, the interval holds 1" if not _decided(p)
+        else "speculation wins" if m["speedup"] > 1
+        else "speculation loses"
+    )  # fmt: skip
     return (
         f"{which} speedup {m['speedup']:.2f}x [{m['speedup_low']:.2f}, {m['speedup_high']:.2f}] at "
         f"{name_of(p)}: {kind}; predicted {p.predicted['speedup']:.2f}x, ideal "
@@ -219,13 +228,19 @@ def _acceptance(origin: str) -> str:
 
 
 def verdict(c: Comparison) -> str:
-    """The last line."""
-    share = f"{c.count('pass')} of {c.judged} judged points within {100 * c.tolerance:.0f} %"
+    """The last sentences: the outcome, the rule, and the error of what follows from it."""
+    share = f"{c.count('pass')} of {c.judged} judged points pass"
     skipped = f", {c.count('skipped')} skipped" if c.count("skipped") else ""
-    if c.passed:
-        return f"Verdict: pass. {share}{skipped}."
     impossible = f", {c.count('impossible')} faster than possible" if c.count("impossible") else ""
-    return f"Verdict: fail. {share}{impossible}{skipped}."
+    speedup = c.errors.get("speedup")
+    error = (
+        f" Speedup, their ratio, is not judged: MAPE {speedup.mape:.1f} %, bias "
+        f"{speedup.bias:+.1f} %." if speedup else ""
+    )  # fmt: skip
+    return (
+        f"Verdict: {'pass' if c.passed else 'fail'}. {share}{impossible}{skipped}; a point passes "
+        f"where the 95 % intervals of its times reach {rule(c.tolerance)}.{error}"
+    )
 
 
 def as_dict(c: Comparison) -> dict[str, Any]:

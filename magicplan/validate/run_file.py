@@ -180,7 +180,9 @@ class RunFile:
 
     @classmethod
     def _started(cls, path: Path, header: Line) -> RunFile:
-        if path.exists() and path.stat().st_size:
+        if path.is_file() and _cut_in_header(path):
+            path.write_bytes(b"")
+        elif path.exists():
             run, whole = _parse(path)
             _same(path, run.header, header)
             with path.open("r+b") as file:
@@ -209,6 +211,18 @@ class RunFile:
             file.write(json.dumps(line, allow_nan=False).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
+"""How every run file begins."""
+
+
+def _cut_in_header(path: Path) -> bool:
+    """Was this run killed while its first line was written? There is nothing to keep then."""
+    with path.open("rb") as file:
+        first = file.readline()
+    begun = first.startswith(HEADER_START) or HEADER_START.startswith(first)
+    return begun and not first.endswith(b"\n")
 
 
 FOUND = ("ranks", "weights", "draft_weights")

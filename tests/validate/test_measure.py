@@ -140,9 +140,9 @@ def test_another_error_of_the_decoder_is_not_taken_for_memory() -> None:
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=["gpu", "cpu", "python"])
 def test_memory_that_runs_out_elsewhere_is_one_sentence(refusal: Exception) -> None:
-    with pytest.raises(DoesNotFit, match="loading the models ran out of memory; take"):
-        with memory_for("loading the models"):
-            raise refusal
+    wanted = "loading the models ran out of memory; take"
+    with pytest.raises(DoesNotFit, match=wanted), memory_for("loading the models"):
+        raise refusal
 
 
 def test_real_acceptance_measures_rounds_before_other_steps_write() -> None:
