@@ -234,7 +234,7 @@ def verdict(c: Comparison) -> str:
     impossible = f", {c.count('impossible')} faster than possible" if c.count("impossible") else ""
     speedup = c.errors.get("speedup")
     error = (
-        f" Speedup, their ratio, is not judged: MAPE {speedup.mape:.1f} %, bias "
+        f" Speedup, which follows from them, is not judged: MAPE {speedup.mape:.1f} %, bias "
         f"{speedup.bias:+.1f} %." if speedup else ""
     )  # fmt: skip
     return (

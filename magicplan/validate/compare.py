@@ -234,8 +234,8 @@ def rule(tolerance: float) -> str:
     rooms: dict[float, list[str]] = defaultdict(list)
     for name in TIMES:
         rooms[room_of(name, tolerance)].append(_short(name))
-    return ", ".join(
-        f"{' and '.join(names)} within {100 * room:.3g} %" for room, names in sorted(rooms.items())
+    return " and ".join(
+        f"{', '.join(names)} within {100 * room:.3g} %" for room, names in sorted(rooms.items())
     )
 
 

@@ -72,7 +72,9 @@ def session(settings: Settings, ranks: Ranks = ALONE) -> Session:
         bench=bench,
         subject=subject(settings),
         acceptance=acceptance,
-        exactness=lambda: exactness_gate(bench.backend, settings.device, ranks=ranks),
+        exactness=lambda: exactness_gate(
+            bench.backend, settings.device, ranks=ranks, asked=bench.plan.kind
+        ),
         ranks=ranks,
         **(BRIEF if settings.grid == "tiny" else {}),
     )

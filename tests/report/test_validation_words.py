@@ -1,4 +1,4 @@
-"""What a validation claims in words: gains that are decided, the rule of its verdict, its weights."""
+"""What a validation claims in words: decided gains, the verdict's rule, its weights."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_the_verdict_states_its_rule_and_the_error_of_the_speedup() -> None:
     found = compare(run, 0.1)
     told = report.verdict(found)
     assert told.startswith("Verdict: pass. 5 of 5 judged points pass; ")
-    assert "decode and verify and round within 10 %, draft within 15 %" in told
+    assert "decode, verify, round within 10 % and draft within 15 %" in told
     assert "is not judged: MAPE 0.0 %, bias" in told
     slow = compare(runs.run(measured=_slow_decode), 0.1)
     assert report.verdict(slow).startswith("Verdict: fail. 0 of 5 judged points pass; ")
