@@ -250,6 +250,63 @@ def test_memory_that_runs_out_while_calibrating_is_one_sentence(
     assert "no batch fits here" in told
 
 
+def checkpoint(folder: Path) -> str:
+    """A random checkpoint of the small model, with a tokenizer of single characters."""
+    pytest.importorskip("torch")
+    tokenizers = pytest.importorskip("tokenizers", reason="writes a tokenizer")
+    from safetensors.torch import save_file
+
+    small_model(folder)
+    words = {"[UNK]": 0} | {chr(97 + i): i + 1 for i in range(26)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    save_file(random_tensors(), folder / "model.safetensors")
+    return str(folder)
+
+
+def random_tensors() -> dict[str, Any]:
+    import torch
+
+    made = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (128, 64), "model.norm.weight": (64,),
+    }  # fmt: skip
+    for layer in range(2):
+        at = f"model.layers.{layer}."
+        shapes |= {
+            f"{at}{name}.weight": (64, 64)
+            for name in (
+                *(f"self_attn.{p}_proj" for p in "qkvo"),
+                *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
+            )
+        }
+        shapes |= {f"{at}{n}_layernorm.weight": (64,) for n in ("input", "post_attention")}
+    return {name: 0.1 * torch.randn(shape, generator=made) for name, shape in shapes.items()}
+
+
+def test_a_checkpoint_reads_the_text_it_is_given(call: Any, tmp_path: Path) -> None:
+    model, text_file = checkpoint(tmp_path), tmp_path / "prompts.txt"
+    text_file.write_text("a b c d e f g h " * 600)
+    words = ("validate", *TINY, "--model", model, "--text", str(text_file), "--draft-kv",
+             "snapkv:64", "--dtype", "fp32")  # fmt: skip
+    status, text, told = call(*words)
+    assert status == 0, told
+    told_all = "".join(text.split())  # paths are broken over lines
+    assert f"therealacceptpathon{text_file}" in told_all
+    assert f"weights:thecheckpoint{model}" in told_all
+    assert "randomweights" not in told_all
+    assert "snapkvchain,snapkvtree" in told_all
+
+    text_file.write_text("a b c")
+    status, text, told = call(*words)
+    assert (status, text) == (2, "")
+    assert "prompts.txt: 3 tokens, 4 prompts of 1025 need 4100" in told
+    status, text, told = call(*words, "--acceptance", "simulated:0.8")
+    assert (status, text) == (2, "")
+    assert "only --acceptance checkpoint reads a text" in told
+
+
 def test_no_gpu_and_no_torch_are_status_3(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():

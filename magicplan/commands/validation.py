@@ -58,6 +58,10 @@ def validate(
     backend: Annotated[
         str | None, typer.Option("--backend", help="native, torch, triton, varlen or flashinfer.")
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", help="Your prompts, for --acceptance checkpoint; a UTF-8 file."),
+    ] = None,
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="Error that passes, 0.15 being 15 %.")
     ] = "0.15",
@@ -92,7 +96,7 @@ def validate(
         asked = _asked(
             device=device, model=model, grid=grid, acceptance=acceptance, draft=draft,
             draft_kv=draft_kv, gamma=gamma, tree=tree, dtype=dtype, backend=backend,
-            threads=threads, seed=seed,
+            text=text, threads=threads, seed=seed,
         )  # fmt: skip
         run = _measured(asked, out)
         if run is None:

@@ -207,7 +207,7 @@ def basis(c: Comparison) -> list[str]:
         f"attention over that of one query token: {passes}",
         f"prediction sha256 {c.digest[:16]}, written before the first point",
         _timing(device, _ranks(c)),
-        _acceptance(content["acceptance_origin"]),
+        _acceptance(content["acceptance_origin"], c.run.header["settings"].get("text")),
     ]
     return lines
 
@@ -219,12 +219,12 @@ def _timing(device: dict[str, Any], ranks: int) -> str:
     return f"times: medians of {what}, 95 % bootstrap intervals, {device['threads']} thread(s)"
 
 
-def _acceptance(origin: str) -> str:
+def _acceptance(origin: str, text: str | None) -> str:
     if origin.startswith("simulated"):
         return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
     if origin.startswith("dialled"):
         return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
-    return f"acceptance {origin}: the real accept path on real text"
+    return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"
 
 
 def verdict(c: Comparison) -> str:

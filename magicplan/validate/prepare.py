@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def session(settings: Settings, ranks: Ranks = ALONE) -> Session:
     """
     grid = grid_for(settings)
     _check_contexts(settings, grid)
+    _check_text(settings, grid)
     with memory_for("loading the models"):
         bench, acceptance = loaded(settings, grid.points, ranks)
     return Session(
@@ -196,7 +198,16 @@ def _check_contexts(settings: Settings, grid: Grid) -> None:
 
 def _prompts(settings: Settings) -> Prompts:
     folder = Path(settings.model).expanduser()
-    return lambda batch, tokens: prompts(folder, batch, tokens)
+    text = Path(settings.text).expanduser() if settings.text else None
+    return lambda batch, tokens: prompts(folder, batch, tokens, text)
+
+
+def _check_text(settings: Settings, grid: Grid) -> None:
+    """A file that is too short is refused before anything is measured."""
+    if settings.text:
+        cells = [OBSERVED_AT, *((at.batch, at.ctx + 1) for at in grid.calibration)]
+        cells += [(point.batch, point.ctx + 1) for point in grid.points]
+        _prompts(settings)(*max(cells, key=math.prod))
 
 
 def _seen(

@@ -48,6 +48,8 @@ class Settings:
     seed: int
     gamma: str | None = None
     tree: str | None = None
+    text: str | None = None
+    """The file whose text a checkpoint reads; None: Python's standard library."""
     ranks: int = 1
     """Processes that share the model (tensor parallelism)."""
     weights: str = "random"

@@ -34,6 +34,7 @@ class Asked:
     draft_kv: str = "streaming:512"
     gamma: str | None = None
     tree: str | None = None
+    text: str | None = None
     dtype: str | None = None
     backend: str | None = None
     threads: int = 1
@@ -61,6 +62,8 @@ def settle(ask: Asked) -> Settings:
             f"--acceptance checkpoint: {model} is no folder with safetensors, so its weights would "
             "be random; --acceptance simulated:0.8 or dialled:0.8 runs without a checkpoint"
         )
+    if ask.text and source != "checkpoint":
+        raise UsageError(f"--text {ask.text}: only --acceptance checkpoint reads a text")
     if source == "dialled" and stored:
         raise UsageError("--acceptance dialled: scales random weights; a checkpoint has its own")
     dtype = ask.dtype or _dtype(device)
@@ -79,6 +82,7 @@ def settle(ask: Asked) -> Settings:
         seed=ask.seed,
         gamma=ask.gamma,
         tree=ask.tree,
+        text=ask.text,
         weights="checkpoint" if stored else "random",
         draft_weights=_draft_weights(ask.draft, source),
     )

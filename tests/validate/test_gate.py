@@ -10,6 +10,7 @@ torch = pytest.importorskip("torch")
 
 from magicplan.kernels import load  # noqa: E402
 from magicplan.validate import gate  # noqa: E402
+from magicplan.validate.build import build_decoder  # noqa: E402
 
 ALWAYS = ["chain", "tree", "ngram"]
 
@@ -35,7 +36,7 @@ def test_some_of_the_tokens_are_accepted_and_some_are_not(
 ) -> None:
     """Else the gate would not reach the accept path, or not the reject path."""
     accepted: dict[str, float] = {}
-    build = gate.build_decoder
+    build = build_decoder
 
     def building(*given: Any, plan: Any, **words: Any) -> Any:
         decoder = build(*given, plan=plan, **words)
@@ -64,7 +65,7 @@ def test_a_draft_whose_verification_is_wrong_is_found(
     asked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token behind what is accepted is off by one, under the kind asked for alone."""
-    build = gate.build_decoder
+    build = build_decoder
 
     def building(*given: Any, plan: Any, **words: Any) -> Any:
         decoder = build(*given, plan=plan, **words)
