@@ -66,7 +66,7 @@ def test_a_tiny_run_from_start_to_end(call: Any, tmp_path: Path) -> None:
     status, text, _ = call(*words)
     assert status == 0
     assert (out / "run.jsonl").read_bytes() == before
-    assert text.rstrip().splitlines()[-1].startswith("Verdict: pass. ")
+    assert "Verdict: pass. 6 of 6 judged points pass" in " ".join(text.split())
 
     # the TOMLs are this device for the predicting side
     gpu, stack = sorted(out.glob("*.toml"), key=lambda p: len(p.name))
@@ -128,6 +128,36 @@ def test_calibrate_this_device(call: Any, tmp_path: Path, monkeypatch: pytest.Mo
     assert "attention over that of one query token" in text
 
 
+def test_ctrl_c_in_a_calibration_keeps_the_file_too(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, model = validation._asked, small_model(tmp_path)
+
+    def small(*given: Any, **words: Any) -> Any:
+        return asked(*given, **words, model=model, grid="tiny", backend="torch")
+
+    monkeypatch.setattr(validation, "_asked", small)
+    measured: list[str] = []
+
+    def stopping(bench: Any, clock: Any, at: Any, *others: Any) -> Any:
+        if len(measured) == 2:
+            measured.append("stop")
+            raise KeyboardInterrupt
+        measured.append(at.id)
+        return measure.calibrate_at(bench, clock, at, *others)
+
+    monkeypatch.setattr("magicplan.validate.session.calibrate_at", stopping)
+    words = ("calibrate", "--device", "cpu", "--out", str(tmp_path / "mine"))
+    status, text, told = call(*words)
+    assert (status, text) == (130, "")
+    assert f"continue with: magicplan {' '.join(words)}" in told
+    kept = run_file.read(tmp_path / "mine" / "calibration.jsonl")
+    assert [line["id"] for line in kept.calibration] == measured[:2]
+    status, _, told = call(*words)
+    assert status == 0, told
+    assert len(measured) == len(set(measured)) == 5  # what was kept is not measured again
+
+
 @pytest.mark.parametrize(
     ("words", "wanted"),
     [
@@ -161,6 +191,120 @@ def test_bad_input_is_one_sentence(call: Any, words: tuple[str, ...], wanted: st
     assert (status, text) == (2, "")
     assert wanted in told
     assert told.count("\n") == 1
+
+
+TINY = ("--device", "cpu", "--grid", "tiny", "--backend", "torch", "--tolerance", "1000000")
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt"])
+@pytest.mark.parametrize("option", ["--model", "--draft"])
+def test_a_folder_of_pickles_is_refused(call: Any, tmp_path: Path, name: str, option: str) -> None:
+    small_model(tmp_path)
+    (tmp_path / name).write_bytes(b"never read")
+    status, text, told = call("validate", *TINY, option, str(tmp_path))
+    assert (status, text) == (2, "")
+    assert f"holds only pickle files ({name})" in told
+    assert "convert them to safetensors" in told
+
+
+def test_a_folder_with_a_config_alone_runs_random_weights_and_says_so(
+    call: Any, tmp_path: Path
+) -> None:
+    small_model(tmp_path)
+    words = ("validate", *TINY, "--model", str(tmp_path))
+    status, text, told = call(*words, "--acceptance", "checkpoint")
+    assert (status, text) == (2, "")
+    assert "no folder with safetensors, so its weights would be random" in told
+    status, text, told = call(*words, "--seed", "7")
+    assert status == 0, told
+    assert "(random weights), draft" in text.splitlines()[0]
+    assert "weights: random weights, seed 7" in text
+
+
+@pytest.mark.parametrize(
+    ("free", "wanted"),
+    [
+        (2e10, "the largest preset that fits with its caches is --model qwen2.5-7b"),
+        (1e7, "no preset fits; --model model-b is smaller than all of them"),
+    ],
+)
+def test_too_large_weights_name_the_largest_preset_that_fits(
+    call: Any, monkeypatch: pytest.MonkeyPatch, free: float, wanted: str
+) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.setattr("magicplan.validate.prepare.memory_bytes", lambda device: free)
+    status, text, told = call("validate", *TINY, "--model", "llama-3.1-70b", "--dtype", "bf16")
+    assert (status, text) == (2, "")
+    assert wanted in told
+    assert told.count("\n") == 1
+
+
+def test_memory_that_runs_out_while_calibrating_is_one_sentence(
+    call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = small_model(tmp_path)
+    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 1e6)
+    status, text, told = call("validate", *TINY, "--model", model, "--out", str(tmp_path / "out"))
+    assert (status, text) == (2, "")
+    assert "calibration at batch 1, 64 tokens needs" in told
+    assert "no batch fits here" in told
+
+
+def checkpoint(folder: Path) -> str:
+    """A random checkpoint of the small model, with a tokenizer of single characters."""
+    pytest.importorskip("torch")
+    tokenizers = pytest.importorskip("tokenizers", reason="writes a tokenizer")
+    from safetensors.torch import save_file
+
+    small_model(folder)
+    words = {"[UNK]": 0} | {chr(97 + i): i + 1 for i in range(26)}
+    made = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made.save(str(folder / "tokenizer.json"))
+    save_file(random_tensors(), folder / "model.safetensors")
+    return str(folder)
+
+
+def random_tensors() -> dict[str, Any]:
+    import torch
+
+    made = torch.Generator().manual_seed(0)
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (128, 64), "model.norm.weight": (64,),
+    }  # fmt: skip
+    for layer in range(2):
+        at = f"model.layers.{layer}."
+        shapes |= {
+            f"{at}{name}.weight": (64, 64)
+            for name in (
+                *(f"self_attn.{p}_proj" for p in "qkvo"),
+                *(f"mlp.{p}_proj" for p in ("gate", "up", "down")),
+            )
+        }
+        shapes |= {f"{at}{n}_layernorm.weight": (64,) for n in ("input", "post_attention")}
+    return {name: 0.1 * torch.randn(shape, generator=made) for name, shape in shapes.items()}
+
+
+def test_a_checkpoint_reads_the_text_it_is_given(call: Any, tmp_path: Path) -> None:
+    model, text_file = checkpoint(tmp_path), tmp_path / "prompts.txt"
+    text_file.write_text("a b c d e f g h " * 600)
+    words = ("validate", *TINY, "--model", model, "--text", str(text_file), "--draft-kv",
+             "snapkv:64", "--dtype", "fp32")  # fmt: skip
+    status, text, told = call(*words)
+    assert status == 0, told
+    told_all = "".join(text.split())  # paths are broken over lines
+    assert f"therealacceptpathon{text_file}" in told_all
+    assert f"weights:thecheckpoint{model}" in told_all
+    assert "randomweights" not in told_all
+    assert "snapkvchain,snapkvtree" in told_all
+
+    text_file.write_text("a b c")
+    status, text, told = call(*words)
+    assert (status, text) == (2, "")
+    assert "prompts.txt: 3 tokens, 4 prompts of 1025 need 4100" in told
+    status, text, told = call(*words, "--acceptance", "simulated:0.8")
+    assert (status, text) == (2, "")
+    assert "only --acceptance checkpoint reads a text" in told
 
 
 def test_no_gpu_and_no_torch_are_status_3(call: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -58,6 +58,10 @@ def validate(
     backend: Annotated[
         str | None, typer.Option("--backend", help="native, torch, triton, varlen or flashinfer.")
     ] = None,
+    text: Annotated[
+        str | None,
+        typer.Option("--text", help="Your prompts, for --acceptance checkpoint; a UTF-8 file."),
+    ] = None,
     tolerance: Annotated[
         str, typer.Option("--tolerance", help="Error that passes, 0.15 being 15 %.")
     ] = "0.15",
@@ -92,7 +96,7 @@ def validate(
         asked = _asked(
             device=device, model=model, grid=grid, acceptance=acceptance, draft=draft,
             draft_kv=draft_kv, gamma=gamma, tree=tree, dtype=dtype, backend=backend,
-            threads=threads, seed=seed,
+            text=text, threads=threads, seed=seed,
         )  # fmt: skip
         run = _measured(asked, out)
         if run is None:
@@ -137,8 +141,13 @@ def _measured(asked: Any, out: Path | None) -> Any:
                 run = run_session.run(file, lambda _: done())
             return run if ranks.rank == 0 else None
     except KeyboardInterrupt:
-        say(f"stopped; what was measured is kept, continue with: {_again(folder)}")
-        sys.exit(130)
+        _stopped(folder)
+
+
+def _stopped(folder: Path) -> NoReturn:
+    """After Ctrl-C."""
+    say(f"stopped; what was measured is kept, continue with: {_again(folder)}")
+    sys.exit(130)
 
 
 def _again(folder: Path) -> str:
@@ -189,13 +198,17 @@ def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     from magicplan.validate.prepare import session
     from magicplan.validate.settings import settle
 
-    run_session: Session = session(settle(asked))
+    settings = settle(asked)
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
-    file = run_session.open(folder / "calibration.jsonl")
-    with progress("calibrating", run_session.calibration_steps) as done:
-        run_session.check_exactness(file)
-        done()
-        run_session.calibrate(file, clock_of(run_session.settings.device), lambda _: done())
+    try:
+        run_session: Session = session(settings)
+        file = run_session.open(folder / "calibration.jsonl")
+        with progress("calibrating", run_session.calibration_steps) as done:
+            run_session.check_exactness(file)
+            done()
+            run_session.calibrate(file, clock_of(settings.device), lambda _: done())
+    except KeyboardInterrupt:
+        _stopped(folder)
     accelerator, fitted = run_session.fit(file.run)
     if out:
         paths = write_tomls(out, file.run, fitted.calibration)

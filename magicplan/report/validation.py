@@ -9,7 +9,7 @@ from rich.console import Console
 
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
-from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, summary
+from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, rule, summary
 
 DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
 SCHEMA = "magicplan.validation/1"
@@ -46,11 +46,33 @@ def flagged(c: Comparison) -> list[str]:
 def headline(c: Comparison) -> str:
     """Model, draft and device in one line."""
     device = c.run.header["device"]
+    kind = " (random weights)" if _weights(c) == "random" else ""
     return (
-        f"{c.content['model']}, draft {c.content['draft']}, acceptance "
+        f"{c.content['model']}{kind}, draft {c.content['draft']}, acceptance "
         f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
         f"{'' if _ranks(c) == 1 else f'{_ranks(c)} x '}{device['name']} ({device['device']})"
     )
+
+
+def _weights(c: Comparison) -> str:
+    """checkpoint or random; '' in a run file that did not store it."""
+    stored, source = c.run.header["settings"].get("weights"), c.content["acceptance_origin"]
+    told = {"checkpoint": "checkpoint", "dialled": "random"}.get(source.partition(":")[0], "")
+    return str(stored or told)
+
+
+def _weights_told(c: Comparison) -> str:
+    """Where the target's weights came from, and a smaller model's."""
+    settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
+
+    def told(kind: str, name: Any) -> str:
+        return f"the checkpoint {name}" if kind == "checkpoint" else f"random weights, seed {seed}"
+
+    if not (kind := _weights(c)):
+        return "weights: this run file does not say whether they were random or a checkpoint's"
+    draft = settings.get("draft_weights")
+    behind = f"; of the draft: {told(draft, settings.get('draft'))}" if draft else ""
+    return f"weights: {told(kind, settings.get('model'))}{behind}"
 
 
 def _ranks(c: Comparison) -> int:
@@ -108,7 +130,7 @@ def shown(c: Comparison) -> list[str]:
     best = max(measured, key=lambda p: p.measured["speedup"])
     worst = min(measured, key=lambda p: p.measured["speedup"])
     lines = [_gain("largest", best), _gain("smallest", worst)]
-    clear = [p for p in measured if not p.measured["speedup_low"] < 1 < p.measured["speedup_high"]]
+    clear = [p for p in measured if _decided(p)]
     right = sum((p.measured["speedup"] > 1) == (p.predicted["speedup"] > 1) for p in clear)
     if clear:
         lines.append(
@@ -120,9 +142,18 @@ def shown(c: Comparison) -> list[str]:
     return lines
 
 
+def _decided(p: Verdict) -> bool:
+    """Is speculation measured to be faster, or slower, beyond its 95 % interval?"""
+    return not p.measured["speedup_low"] <= 1 <= p.measured["speedup_high"]
+
+
 def _gain(which: str, p: Verdict) -> str:
     m = p.measured
-    kind = "speculation wins" if m["speedup"] > 1 else "speculation loses"
+    kind = (
+        "not decided, the interval holds 1" if not _decided(p)
+        else "speculation wins" if m["speedup"] > 1
+        else "speculation loses"
+    )  # fmt: skip
     return (
         f"{which} speedup {m['speedup']:.2f}x [{m['speedup_low']:.2f}, {m['speedup_high']:.2f}] at "
         f"{name_of(p)}: {kind}; predicted {p.predicted['speedup']:.2f}x, ideal "
@@ -155,6 +186,7 @@ def basis(c: Comparison) -> list[str]:
     lines = [
         f"exactness: greedy output with drafts {equal} plain decoding "
         f"({', '.join(exact.get('drafts', {}))}; in fp32, before any timing)",
+        _weights_told(c),
         f"device: {versions}, seed {device['seed']}, load {device['load_average']}",
     ]
     if ceilings:
@@ -175,7 +207,7 @@ def basis(c: Comparison) -> list[str]:
         f"attention over that of one query token: {passes}",
         f"prediction sha256 {c.digest[:16]}, written before the first point",
         _timing(device, _ranks(c)),
-        _acceptance(content["acceptance_origin"]),
+        _acceptance(content["acceptance_origin"], c.run.header["settings"].get("text")),
     ]
     return lines
 
@@ -187,22 +219,28 @@ def _timing(device: dict[str, Any], ranks: int) -> str:
     return f"times: medians of {what}, 95 % bootstrap intervals, {device['threads']} thread(s)"
 
 
-def _acceptance(origin: str) -> str:
+def _acceptance(origin: str, text: str | None) -> str:
     if origin.startswith("simulated"):
         return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
     if origin.startswith("dialled"):
         return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
-    return f"acceptance {origin}: the real accept path on real text"
+    return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"
 
 
 def verdict(c: Comparison) -> str:
-    """The last line."""
-    share = f"{c.count('pass')} of {c.judged} judged points within {100 * c.tolerance:.0f} %"
+    """The last sentences: the outcome, the rule, and the error of what follows from it."""
+    share = f"{c.count('pass')} of {c.judged} judged points pass"
     skipped = f", {c.count('skipped')} skipped" if c.count("skipped") else ""
-    if c.passed:
-        return f"Verdict: pass. {share}{skipped}."
     impossible = f", {c.count('impossible')} faster than possible" if c.count("impossible") else ""
-    return f"Verdict: fail. {share}{impossible}{skipped}."
+    speedup = c.errors.get("speedup")
+    error = (
+        f" Speedup, which follows from them, is not judged: MAPE {speedup.mape:.1f} %, bias "
+        f"{speedup.bias:+.1f} %." if speedup else ""
+    )  # fmt: skip
+    return (
+        f"Verdict: {'pass' if c.passed else 'fail'}. {share}{impossible}{skipped}; a point passes "
+        f"where the 95 % intervals of its times reach {rule(c.tolerance)}.{error}"
+    )
 
 
 def as_dict(c: Comparison) -> dict[str, Any]:

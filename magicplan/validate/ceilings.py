@@ -22,8 +22,11 @@ PROBE_BYTES = 2**28
 LAUNCHES = 200
 MESSAGES = tuple(4**k for k in range(5, 13))
 """Bytes of the sums over ranks that are timed: 1 KiB to 16 MiB."""
-WIDE, DEEP = 2048, 1024
-"""Largest and smallest edge of the square product that gives a CPU's matrix rate."""
+EDGES = {"cpu": (256, 1024, 2048), "cuda": (4096, 8192)}
+"""Of the square products that give the matrix rate; a CPU's first one says what the next take."""
+MATRIX_SECONDS = 4.0
+"""A larger product is not tried where its runs would take longer: 16-bit products of a CPU without
+such instructions run at a thousandth of its rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +93,17 @@ def best(clock: Clock, step: Step, seconds: float = 0.3) -> float:
 
 
 def matrix_rate(device: str, dtype: str, edges: tuple[int, ...] = ()) -> float:
-    """FLOP a second of the best square product of random numbers, of `edges` on a side."""
+    """FLOP a second of the best square product of random numbers, of `edges` on a side.
+
+    The edges grow as long as the rate so far lets the next one end within `MATRIX_SECONDS`.
+    """
     import torch
 
     kind = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}[dtype]
-    edges = edges or ((8192, 4096) if device == "cuda" else (WIDE, DEEP))
-    clock, rates = clock_of(device), []
-    for n in edges:
+    clock, rates = clock_of(device), list[float]()
+    for n in edges or EDGES[device]:
+        if rates and (1 + BEST_OF) * 2 * n**3 > MATRIX_SECONDS * max(rates):
+            break
         a, b = (torch.randn(n, n, device=device, dtype=torch.float32).to(kind) for _ in range(2))
         out = torch.empty(n, n, device=device, dtype=kind)
 

@@ -78,6 +78,25 @@ def _mapped(file: Path) -> Any:
         raise SpecError(file, f"is no whole safetensors file ({problem})") from None
 
 
+def has_weights(folder: Path) -> bool:
+    """Does the folder hold safetensors? Raises SpecError where all it holds are pickles."""
+    if any(folder.glob("*.safetensors*")):
+        return True
+    refuse_pickles(folder)
+    return False
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raises SpecError naming the first pickle file."""
+    pickled = sorted(file.name for kind in PICKLES for file in folder.glob(kind))
+    if pickled:
+        raise SpecError(
+            folder,
+            f"holds only pickle files ({pickled[0]}), which run code when loaded; convert them "
+            "to safetensors",
+        )
+
+
 def _locate(folder: Path) -> dict[str, Path]:
     """The file of every tensor, by the index or by the single file's own header."""
     index = folder / INDEX
@@ -90,11 +109,5 @@ def _locate(folder: Path) -> dict[str, Path]:
     single = folder / "model.safetensors"
     if single.is_file():
         return dict.fromkeys(_mapped(single).keys(), single)
-    pickled = [file.name for kind in PICKLES for file in folder.glob(kind)]
-    if pickled:
-        raise SpecError(
-            folder,
-            f"holds only pickle files ({pickled[0]}), which run code when loaded; convert them "
-            "to safetensors",
-        )
+    refuse_pickles(folder)
     raise SpecError(folder, "holds no checkpoint: expected model.safetensors or its index")

@@ -206,7 +206,7 @@ def _verdict(
             )
     problems = []
     for name in TIMES:
-        room = tolerance * (DRAFT_ROOM if name == "draft_seconds" else 1.0)
+        room = room_of(name, tolerance)
         predicted = told["predicted"][name]
         if not predicted or f"{name}_low" not in measured:
             continue
@@ -222,6 +222,21 @@ def _verdict(
     if problems and disturbed:
         return "skipped", f"{disturbed[0]}, and {problems[0]}: not judged"
     return ("fail", "; ".join(problems)) if problems else ("pass", "")
+
+
+def room_of(name: str, tolerance: float) -> float:
+    """Relative error that a time of `TIMES` may have."""
+    return tolerance * (DRAFT_ROOM if name == "draft_seconds" else 1.0)
+
+
+def rule(tolerance: float) -> str:
+    """What `_verdict` judges, in words."""
+    rooms: dict[float, list[str]] = defaultdict(list)
+    for name in TIMES:
+        rooms[room_of(name, tolerance)].append(_short(name))
+    return " and ".join(
+        f"{', '.join(names)} within {100 * room:.3g} %" for room, names in sorted(rooms.items())
+    )
 
 
 def _short(name: str) -> str:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from statistics import median
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+from magicplan.errors import DoesNotFit
 from magicplan.units import human_bytes
 from magicplan.validate.ceilings import Probe
 from magicplan.validate.clock import Clock, Effort, Samples, Step, alternate
@@ -18,7 +20,10 @@ DRIFT = 1.15
 """The probe's time over its best, above which the machine has become slower."""
 STRETCH = 16
 """Steps between two looks of the host at what a generation has yielded."""
+ALLOCATOR_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
+"""In what the allocators of a GPU and of a CPU raise."""
 Line = dict[str, Any]
+T = TypeVar("T")
 
 
 class Loaded(Protocol):
@@ -65,12 +70,18 @@ class Bench(Protocol):
 def calibrate_at(
     bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort, probe: Probe
 ) -> Line:
-    """One calibration point: seconds of the target at every width, of a draft step, of a round."""
-    try:
-        line = _calibrated(bench, clock, at, effort)
-        return line | _drifted(probe, line["flags"])
-    finally:
-        _release(bench)
+    """One calibration point: seconds of the target at every width, of a draft step, of a round.
+
+    Raises DoesNotFit, with the largest batch that fits, before or while memory is allocated.
+    """
+    chains = [Point(batch=at.batch, ctx=at.ctx, gamma=t - 1) for t in at.query_tokens if t > 1]
+    what = f"calibration at batch {at.batch}, {at.ctx} tokens"
+    if refusal := clock.agreed(does_not_fit(bench, chains)):
+        raise DoesNotFit(f"{what} {refusal}; take a smaller --model")
+    line = _unless_out_of_memory(bench, lambda: _calibrated(bench, clock, at, effort))
+    if line is None:
+        raise DoesNotFit(f"{what} ran {_out_of_memory(bench, chains)}; take a smaller --model")
+    return line | _drifted(probe, line["flags"])
 
 
 def _calibrated(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
@@ -113,19 +124,54 @@ def measure_cell(
     A cell that does not fit is skipped, with what it needs, before anything is allocated; one that
     runs out of memory all the same is skipped then.
     """
-    batch, ctx = points[0].batch, points[0].ctx
     if refusal := clock.agreed(does_not_fit(bench, points)):
         return [_skipped(point, refusal) for point in points]
-    import torch
-
-    try:
-        return _measured(bench, clock, points, effort, probe)
-    except torch.OutOfMemoryError:
-        needed, free = bench.needed_bytes(batch, ctx, points), memory_bytes(bench.device)
-        why = f"out of memory (predicted {human_bytes(needed)}, now free {human_bytes(free)})"
+    lines = _unless_out_of_memory(bench, lambda: _measured(bench, clock, points, effort, probe))
+    if lines is None:
+        why = _out_of_memory(bench, points)
         return [_skipped(point, why) for point in points]
+    return lines
+
+
+def is_out_of_memory(problem: BaseException) -> bool:
+    """Is this an allocator's refusal? torch has an error for a GPU's and only words for a CPU's."""
+    words = str(problem).lower()
+    return isinstance(problem, MemoryError) or (
+        isinstance(problem, RuntimeError) and any(said in words for said in ALLOCATOR_WORDS)
+    )
+
+
+@contextmanager
+def memory_for(what: str) -> Iterator[None]:
+    """Raises DoesNotFit, one sentence, where an allocator refuses inside."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as problem:
+        if not is_out_of_memory(problem):
+            raise
+        raise DoesNotFit(f"{what} ran out of memory; take a smaller --model") from None
+
+
+def _unless_out_of_memory(bench: Bench, action: Callable[[], T]) -> T | None:
+    """What the action gives, None where memory ran out; its caches are released either way."""
+    try:
+        return action()
+    except (RuntimeError, MemoryError) as problem:
+        if not is_out_of_memory(problem):
+            raise
+        return None
     finally:
         _release(bench)
+
+
+def _out_of_memory(bench: Bench, points: Sequence[Point]) -> str:
+    """After the fact: predicted, free now that all is released, and the largest batch that fits."""
+    batch, ctx = points[0].batch, points[0].ctx
+    needed, free = bench.needed_bytes(batch, ctx, points), memory_bytes(bench.device)
+    return (
+        f"out of memory (predicted {human_bytes(needed)}, now free {human_bytes(free)}); "
+        f"{_largest_batch(bench, points, batch - 1, free)}"
+    )
 
 
 def _drifted(probe: Probe, flags: list[str]) -> Line:
@@ -161,11 +207,15 @@ def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
     needed = bench.needed_bytes(batch, ctx, points)
     if needed <= free:
         return ""
-    most = batch
-    while most and bench.needed_bytes(most, ctx, points) > free:
-        most -= 1
-    largest = f"the largest batch at this context is {most}" if most else "no batch fits here"
+    largest = _largest_batch(bench, points, batch, free)
     return f"needs {human_bytes(needed)}, {human_bytes(free)} are free; {largest}"
+
+
+def _largest_batch(bench: Bench, points: Sequence[Point], most: int, free: float) -> str:
+    """In words: the largest batch up to `most` that is predicted to fit."""
+    while most and bench.needed_bytes(most, points[0].ctx, points) > free:
+        most -= 1
+    return f"the largest batch at this context is {most}" if most else "no batch fits here"
 
 
 def _skipped(point: Point, why: str) -> Line:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from magicplan.errors import BadQuantity, DoesNotFit, UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Backend
+from magicplan.model_specs.load import presets
 from magicplan.planning.draft_request import parse_view
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
@@ -27,6 +29,7 @@ from magicplan.validate.environment import memory_bytes
 from magicplan.validate.gate import exactness_gate
 from magicplan.validate.grid import Grid, Point, grid_of, parse_gammas
 from magicplan.validate.llama_config import load_config
+from magicplan.validate.measure import memory_for
 from magicplan.validate.prompts import prompts
 from magicplan.validate.run_file import Settings
 from magicplan.validate.session import Session
@@ -39,6 +42,8 @@ RANKS = 16
 OBSERVED_AT = (2, 2048)
 """Batch and context at which attention is scaled, or a checkpoint's acceptance is looked at."""
 ROUNDS = 32
+CACHES = 0.2
+"""Share of free memory that a suggested model's weights leave for caches."""
 BRIEF: dict[str, Any] = {
     "calibration_effort": Effort(least=3, most=5, seconds=0.1),
     "effort": Effort(least=3, most=5, seconds=0.02),
@@ -60,14 +65,18 @@ def session(settings: Settings, ranks: Ranks = ALONE) -> Session:
     """
     grid = grid_for(settings)
     _check_contexts(settings, grid)
-    bench, acceptance = loaded(settings, grid.points, ranks)
+    _check_text(settings, grid)
+    with memory_for("loading the models"):
+        bench, acceptance = loaded(settings, grid.points, ranks)
     return Session(
         settings=settings,
         grid=grid,
         bench=bench,
         subject=subject(settings),
         acceptance=acceptance,
-        exactness=lambda: exactness_gate(bench.backend, settings.device, ranks=ranks),
+        exactness=lambda: exactness_gate(
+            bench.backend, settings.device, ranks=ranks, asked=bench.plan.kind
+        ),
         ranks=ranks,
         **(BRIEF if settings.grid == "tiny" else {}),
     )
@@ -144,12 +153,13 @@ def simulated_law(text: str, option: str) -> Acceptance:
 def _transformer(name: str, settings: Settings, ranks: Ranks) -> Transformer:
     """Weights of a checkpoint or random ones, once it is known that they fit."""
     config, dtype = load_config(name), DTYPES[settings.dtype]
-    needed = config.shape.parameters * dtype.itemsize / ranks.count
-    free = memory_bytes(settings.device)
+    bytes_each = dtype.itemsize / ranks.count
+    needed, free = config.shape.parameters * bytes_each, memory_bytes(settings.device)
     if needed > free:
         raise DoesNotFit(
             f"the weights of {config.shape.name} take {human_bytes(needed)} in {settings.dtype}, "
-            f"{human_bytes(free)} are free on this {settings.device}; take a smaller --model"
+            f"{human_bytes(free)} are free on this {settings.device}; "
+            f"{largest_preset(free / bytes_each)}"
         )
     if is_checkpoint(name):
         folder = Path(name).expanduser()
@@ -159,6 +169,21 @@ def _transformer(name: str, settings: Settings, ranks: Ranks) -> Transformer:
     return Transformer.random(
         config, device=settings.device, dtype=dtype, seed=settings.seed, ranks=ranks
     )
+
+
+def largest_preset(parameters: float) -> str:
+    """In words: the largest preset whose weights leave `CACHES` of this many parameters' room."""
+    fitting: list[tuple[float, str]] = []
+    for name in presets():
+        try:
+            size = load_config(name).shape.parameters
+        except UsageError:  # no model that the decoder runs
+            continue
+        if size <= (1 - CACHES) * parameters:
+            fitting.append((size, name))
+    if not fitting:
+        return "no preset fits; --model model-b is smaller than all of them"
+    return f"the largest preset that fits with its caches is --model {max(fitting)[1]}"
 
 
 def _check_contexts(settings: Settings, grid: Grid) -> None:
@@ -173,7 +198,16 @@ def _check_contexts(settings: Settings, grid: Grid) -> None:
 
 def _prompts(settings: Settings) -> Prompts:
     folder = Path(settings.model).expanduser()
-    return lambda batch, tokens: prompts(folder, batch, tokens)
+    text = Path(settings.text).expanduser() if settings.text else None
+    return lambda batch, tokens: prompts(folder, batch, tokens, text)
+
+
+def _check_text(settings: Settings, grid: Grid) -> None:
+    """A file that is too short is refused before anything is measured."""
+    if settings.text:
+        cells = [OBSERVED_AT, *((at.batch, at.ctx + 1) for at in grid.calibration)]
+        cells += [(point.batch, point.ctx + 1) for point in grid.points]
+        _prompts(settings)(*max(cells, key=math.prod))
 
 
 def _seen(

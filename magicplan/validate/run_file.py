@@ -48,8 +48,14 @@ class Settings:
     seed: int
     gamma: str | None = None
     tree: str | None = None
+    text: str | None = None
+    """The file whose text a checkpoint reads; None: Python's standard library."""
     ranks: int = 1
     """Processes that share the model (tensor parallelism)."""
+    weights: str = "random"
+    """Of the target: "checkpoint" or "random", found in what `model` names."""
+    draft_weights: str = ""
+    """The same of a smaller model that drafts."""
 
 
 def digest(content: Any) -> str:
@@ -176,7 +182,9 @@ class RunFile:
 
     @classmethod
     def _started(cls, path: Path, header: Line) -> RunFile:
-        if path.exists() and path.stat().st_size:
+        if path.is_file() and _cut_in_header(path):
+            path.write_bytes(b"")
+        elif path.exists():
             run, whole = _parse(path)
             _same(path, run.header, header)
             with path.open("r+b") as file:
@@ -207,11 +215,31 @@ class RunFile:
             os.fsync(file.fileno())
 
 
+HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
+"""How every run file begins."""
+
+
+def _cut_in_header(path: Path) -> bool:
+    """Was this run killed while its first line was written? There is nothing to keep then."""
+    with path.open("rb") as file:
+        first = file.readline()
+    begun = first.startswith(HEADER_START) or HEADER_START.startswith(first)
+    return begun and not first.endswith(b"\n")
+
+
+FOUND = ("ranks", "weights", "draft_weights")
+"""Settings that no option gives."""
+
+
 def _same(path: Path, stored: Line, wanted: Line) -> None:
     """Refuse to mix two questions, or two machines, in one file."""
     for what, there, here in (
         *(
-            (f"--{name.replace('_', '-')}", stored["settings"].get(name), value)
+            (
+                name if name in FOUND else f"--{name.replace('_', '-')}",
+                stored["settings"].get(name),
+                value,
+            )
             for name, value in wanted["settings"].items()
         ),
         ("a device", stored["device"].get("name"), wanted["device"].get("name")),

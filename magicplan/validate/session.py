@@ -26,7 +26,7 @@ from magicplan.validate.device_fit import (
 from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.grid import Grid
-from magicplan.validate.measure import Bench, calibrate_at, measure_cell
+from magicplan.validate.measure import Bench, calibrate_at, measure_cell, memory_for
 from magicplan.validate.run_file import Run, RunFile, Settings, digest
 from magicplan.validate.tensor_parallel import ALONE, Ranks
 
@@ -103,7 +103,8 @@ class Session:
         """Ceilings, and the calibration points that the file lacks."""
         if file.run.ceilings is None:
             kinds = tuple(dict.fromkeys(("bf16", self.settings.dtype)))
-            found = ceilings(self.settings.device, kinds, self.ranks)
+            with memory_for("measuring this device's peaks"):
+                found = ceilings(self.settings.device, kinds, self.ranks)
             file.append("ceilings", **found.as_dict())
         tell("ceilings")
         known = {line["id"] for line in file.run.calibration}

@@ -10,6 +10,7 @@ import torch
 from magicplan.errors import NoGpu, UsageError
 from magicplan.kernels import available
 from magicplan.validate.ceilings import matrix_rate
+from magicplan.validate.checkpoint import has_weights
 from magicplan.validate.environment import memory_bytes
 from magicplan.validate.run_file import Settings
 
@@ -33,6 +34,7 @@ class Asked:
     draft_kv: str = "streaming:512"
     gamma: str | None = None
     tree: str | None = None
+    text: str | None = None
     dtype: str | None = None
     backend: str | None = None
     threads: int = 1
@@ -48,16 +50,21 @@ def settle(ask: Asked) -> Settings:
         raise NoGpu("--device cuda: torch finds no CUDA device here; --device cpu runs anywhere")
     torch.set_num_threads(ask.threads)
     model = ask.model or _model(device)
-    has_weights = is_checkpoint(model)
-    acceptance = ask.acceptance or ("checkpoint" if has_weights else "simulated:0.8")
+    stored = is_checkpoint(model)
+    acceptance = ask.acceptance or ("checkpoint" if stored else "simulated:0.8")
     source, _, rate = acceptance.partition(":")
     if source not in SOURCES or (source == "checkpoint") == bool(rate):
         raise UsageError(
             f"--acceptance {acceptance}: expected checkpoint, dialled:0.8 or simulated:0.8"
         )
-    if source == "checkpoint" and not has_weights:
-        raise UsageError(f"--acceptance checkpoint: {model} is no folder with safetensors")
-    if source == "dialled" and has_weights:
+    if source == "checkpoint" and not stored:
+        raise UsageError(
+            f"--acceptance checkpoint: {model} is no folder with safetensors, so its weights would "
+            "be random; --acceptance simulated:0.8 or dialled:0.8 runs without a checkpoint"
+        )
+    if ask.text and source != "checkpoint":
+        raise UsageError(f"--text {ask.text}: only --acceptance checkpoint reads a text")
+    if source == "dialled" and stored:
         raise UsageError("--acceptance dialled: scales random weights; a checkpoint has its own")
     dtype = ask.dtype or _dtype(device)
     if dtype not in DTYPES:
@@ -75,7 +82,24 @@ def settle(ask: Asked) -> Settings:
         seed=ask.seed,
         gamma=ask.gamma,
         tree=ask.tree,
+        text=ask.text,
+        weights="checkpoint" if stored else "random",
+        draft_weights=_draft_weights(ask.draft, source),
     )
+
+
+def _draft_weights(draft: str, source: str) -> str:
+    """Of a smaller model: checkpoint or random; '' where there is none. Raises UsageError."""
+    if draft in ("self", "ngram"):
+        return ""
+    if is_checkpoint(draft):
+        return "checkpoint"
+    if source == "checkpoint":
+        raise UsageError(
+            f"--acceptance checkpoint: the draft {draft} is no folder with safetensors, so its "
+            "weights would be random"
+        )
+    return "random"
 
 
 def _model(device: str) -> str:
@@ -99,6 +123,9 @@ def _cpu_backend() -> str:
 
 
 def is_checkpoint(model: str) -> bool:
-    """Is this a folder with weights, or the shape of a model alone?"""
+    """Is this a folder with weights, or the shape of a model alone?
+
+    Raises SpecError for a folder with pickles alone.
+    """
     folder = Path(model).expanduser()
-    return folder.is_dir() and any(folder.glob("*.safetensors*"))
+    return folder.is_dir() and has_weights(folder)

@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from magicplan.errors import DoesNotFit  # noqa: E402
 from magicplan.validate.clock import Effort, Step, clock_of  # noqa: E402
 from magicplan.validate.grid import CalibrationPoint, Point  # noqa: E402
 from magicplan.validate.measure import (  # noqa: E402
@@ -16,10 +17,21 @@ from magicplan.validate.measure import (  # noqa: E402
     calibrate_at,
     end_to_end,
     measure_cell,
+    memory_for,
 )
 
 POINTS = [Point(batch=8, ctx=100, gamma=g) for g in (2, 4)]
 EFFORT = Effort(least=3, most=3, seconds=0.0)
+
+
+def refusal_of_the_cpu() -> Exception:
+    """What torch really raises for an array that no machine can hold."""
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 58, dtype=torch.uint8)
+    return caught.value
+
+
+REFUSALS = [torch.OutOfMemoryError("CUDA out of memory"), refusal_of_the_cpu(), MemoryError()]
 
 
 class Nothing:
@@ -60,12 +72,12 @@ class Bench:
     device = "cpu"
     simulated = True
 
-    def __init__(self, sequence_bytes: float = 0.0, fails: bool = False) -> None:
+    def __init__(self, sequence_bytes: float = 0.0, fails: Exception | None = None) -> None:
         self.sequence_bytes, self.fails = sequence_bytes, fails
 
     def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
         if self.fails:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise self.fails
         return Nothing()
 
     def needed_bytes(self, batch: int, ctx: int, points: Sequence[Point]) -> float:
@@ -93,17 +105,44 @@ def test_a_line_holds_samples_tokens_and_drift() -> None:
 
 def test_too_large_a_cell_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 5.5e9)
-    lines = measured(Bench(sequence_bytes=1e9, fails=True))
+    lines = measured(Bench(sequence_bytes=1e9, fails=REFUSALS[0]))
     wanted = "needs 8 GB, 5.50 GB are free; the largest batch at this context is 5"
     assert {line["skipped"] for line in lines} == {wanted}
-    none = measured(Bench(sequence_bytes=9e9, fails=True))
+    none = measured(Bench(sequence_bytes=9e9, fails=REFUSALS[0]))
     assert "no batch fits here" in str(none[0]["skipped"])
 
 
-def test_out_of_memory_all_the_same_is_a_skipped_point() -> None:
-    lines = measured(Bench(fails=True))
-    assert len(lines) == 2
-    assert "out of memory (predicted" in str(lines[0]["skipped"])
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["gpu", "cpu", "python"])
+def test_out_of_memory_all_the_same_is_a_skipped_point(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 8e9)
+    lines = measured(Bench(sequence_bytes=1e9, fails=refusal))
+    wanted = "out of memory (predicted 8 GB, now free 8 GB); the largest batch at this context is 7"
+    assert [line["skipped"] for line in lines] == [wanted] * 2
+
+
+@pytest.mark.parametrize("refusal", [None, *REFUSALS], ids=["before", "gpu", "cpu", "python"])
+def test_a_calibration_that_does_not_fit_names_the_largest_batch(
+    monkeypatch: pytest.MonkeyPatch, refusal: Exception | None
+) -> None:
+    free = 4e9 if refusal else 2.5e9
+    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: free)
+    bench, at = Bench(sequence_bytes=1e9, fails=refusal), CalibrationPoint(batch=3, ctx=64)
+    with pytest.raises(DoesNotFit, match=r"calibration at batch 3, 64 tokens .* batch .* is 2;"):
+        calibrate_at(bench, clock_of("cpu"), at, EFFORT, Steady())  # type: ignore[arg-type]
+
+
+def test_another_error_of_the_decoder_is_not_taken_for_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        measured(Bench(fails=RuntimeError("shapes differ")))
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=["gpu", "cpu", "python"])
+def test_memory_that_runs_out_elsewhere_is_one_sentence(refusal: Exception) -> None:
+    wanted = "loading the models ran out of memory; take"
+    with pytest.raises(DoesNotFit, match=wanted), memory_for("loading the models"):
+        raise refusal
 
 
 def test_real_acceptance_measures_rounds_before_other_steps_write() -> None:

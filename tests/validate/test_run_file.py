@@ -65,6 +65,23 @@ def test_wherever_it_is_cut_what_is_whole_is_kept(tmp_path: Path, cut: int) -> N
     assert lines + len(found.calibration) + len(found.points) == kept
 
 
+@pytest.mark.parametrize("kept", [0, 1, 20, 60, -1])
+def test_cut_inside_its_header_it_starts_anew(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "run.jsonl"
+    header = begun(path).path.read_bytes()
+    path.write_bytes(header[:kept])
+    assert begun(path).run.exactness is None
+    assert path.read_bytes() == header
+
+
+def test_what_only_lacks_a_line_end_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "run.jsonl"
+    path.write_text("my notes")
+    with pytest.raises(SpecError, match="holds no whole line"):
+        begun(path)
+    assert path.read_text() == "my notes"
+
+
 def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
     path = tmp_path / "run.jsonl"
     lines = whole(path).path.read_text().splitlines()
