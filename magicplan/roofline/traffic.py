@@ -142,11 +142,11 @@ def linear(
         name=name,
         kind="linear",
         dtype=dtype,
-        flops=2 * rows * wide * deep,
+        flops=rows * (2 * wide * deep),  # rows alone are large arrays: multiplied once
         weight_bytes=wide * deep * weight + bias * layout.wide_bytes,
-        activation_bytes=rows * (wide + deep) * layout.wide_bytes,
+        activation_bytes=rows * ((wide + deep) * layout.wide_bytes),
         # the quantisation kernel reads 16-bit activations and writes 8-bit ones
-        requantise_bytes=3 * rows * deep if narrow else 0.0,
+        requantise_bytes=rows * (3 * deep) if narrow else 0.0,
         count=count,
     )
 
