@@ -352,3 +352,18 @@ def test_the_readme_runs_what_it_shows() -> None:
     assert commands
     for words in commands:
         assert run(*words[1:]).returncode == 0, words
+
+
+@pytest.mark.parametrize(
+    ("acceptance", "said"),
+    [
+        ("0.8", "Every position alike"),
+        ("beta:4,1", "drawn from Beta"),
+        ("mix:0.5*0.9+0.5*0.3", "w_1 = 0.5"),
+        ("cond:0.8,0.7", "c_1 = 0.8, c_2 = 0.7"),
+        ("auto", "Measured at a budget of K_0"),
+    ],
+)
+def test_explain_shows_the_law_of_acceptance_in_use(acceptance: str, said: str) -> None:
+    text = answered("explain", "--gpu", "h100", "--ctx", "32k", "--acceptance", acceptance)
+    assert said in " ".join(text.split())

@@ -119,6 +119,13 @@ def _choice_settings(options: Options, engine: str, json: bool) -> None:
         report.render(found, stdout())
 
 
+def _all_drafts(options: Options, why: str) -> None:
+    """Say that a draft was named in vain."""
+    named = [name for name in ("draft_kv", "draft_dtype") if options.get(name)]
+    if named or options.get("draft", "self") != "self":
+        say(f"--draft, --draft-kv and --draft-dtype are not used: {why}")
+
+
 @workload(batch="1..256*4", ctx="1k..64k*4")
 def regimes(
     options: Options,
@@ -136,6 +143,7 @@ def regimes(
     from magicplan.report.sweep import as_dict
     from magicplan.report.terminal import print_json, stdout
 
+    _all_drafts(options, "regimes draws one drafter of each kind")
     maps = regime_maps(request_of(options, grid=True))
     if figure:
         report.draw(maps, figure)
@@ -174,6 +182,7 @@ def drafts(options: Options, json: Json = False) -> None:
     from magicplan.report import drafts as report
     from magicplan.report.terminal import print_json, stdout
 
+    _all_drafts(options, "drafts compares all of them")
     result = compare(request_of(options, grid=False))
     if json:
         print_json(report.as_dict(result))

@@ -13,6 +13,7 @@ from magicplan.planning.candidates import family_drafts
 from magicplan.planning.draft_request import draft_of
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.report.acceptance_formulas import acceptance_formula
 from magicplan.report.formula import Formula
 from magicplan.roofline.acceptance import accept_length_variance, tokens_per_round
 from magicplan.roofline.drafts import Draft
@@ -31,6 +32,7 @@ def speculation_formulas(p: Prediction, view: View) -> Iterator[Formula]:
     if draft is None:
         return
     yield _survival(p, draft)
+    yield acceptance_formula(p.resolved.acceptance)
     if p.workload.output_tokens:
         yield _over_output(p)
     yield _regimes(p)
