@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,17 @@ def run_tests(*, rehearse: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def planned() -> str:
+    """Sections and how many points each has, on a GPU of an H200's L2."""
+    import gpu_points
+
+    sections = Counter(
+        point["section"] for point in gpu_points.Bench("cuda", False, 2**26).points()
+    )
+    lines = [f"  {name:10} {count} points" for name, count in sections.items()]
+    return "\n".join(["  tests      the GPU-marked tests of the kernels", *lines])
+
+
 def measure(path: Path, options: argparse.Namespace) -> None:
     import gpu_points
 
@@ -120,7 +132,8 @@ def main() -> None:
     import torch
 
     if not options.rehearse and not torch.cuda.is_available():
-        print("no CUDA GPU here; --rehearse runs tiny shapes on the CPU", file=sys.stderr)
+        print("no CUDA GPU here; --rehearse runs tiny shapes on the CPU. On a GPU this runs:")
+        print(planned())
         raise SystemExit(3)
     with tempfile.TemporaryDirectory() as folder:
         path = options.out or Path(folder) / "kernels.jsonl"
