@@ -132,8 +132,12 @@ def main() -> None:
     import torch
 
     if not options.rehearse and not torch.cuda.is_available():
-        print("no CUDA GPU here; --rehearse runs tiny shapes on the CPU. On a GPU this runs:")
-        print(planned())
+        print(
+            "no CUDA GPU here; --rehearse runs tiny shapes on the CPU. On a GPU this runs:",
+            planned(),
+            sep="\n",
+            file=sys.stderr,
+        )
         raise SystemExit(3)
     with tempfile.TemporaryDirectory() as folder:
         path = options.out or Path(folder) / "kernels.jsonl"
