@@ -1,7 +1,8 @@
 """From tables of kernel times to calibrations, one for each GPU, stack and version.
 
 What a group's own rows cannot pin is taken from the nearest group that can: the same GPU and
-stack in another version, then another stack on the same GPU. The origin says so.
+stack in another version, then another stack on the same GPU, in the order of `DONORS`. The origin
+says so.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ from magicplan.validate.kernel_tables import (
 )
 
 DTYPES = ("bf16", "fp8")
+DONORS = ("vllm", "sglang", "trtllm")
+"""vLLM and SGLang share kernels and the code of their all-reduce."""
 PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective")
 
 
@@ -120,9 +123,10 @@ def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
 def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], str]]:
     """Every part that this group or a relative on the same GPU has fitted, and whose it is."""
 
-    def distance(other: Group) -> tuple[bool, bool, list[int]]:
+    def distance(other: Group) -> tuple[bool, bool, int, list[int]]:
         newest_first = [-n for n in version_key(other.version)]
-        return other is not group, other.stack != group.stack, newest_first
+        foreign = other.stack != group.stack
+        return other is not group, foreign, DONORS.index(other.stack), newest_first
 
     same_gpu = [g for g in groups if g.accelerator.name == group.accelerator.name]
     found = {}

@@ -39,6 +39,8 @@ ROOF_SHARE = 0.2
 """Of rows faster than the datasheet, above which a table is not believed."""
 ALL_REDUCE_BYTES = 2.0**25
 """Largest payload fitted: 2,048 tokens of width 8,192. Past it other algorithms take over."""
+KEYS = ("m", "n", "k", "batch", "q_heads", "kv_heads", "kv_len", "num_gpus", "bytes")
+"""Columns that name a row; no table has all."""
 L2_COPIES = 6
 """Weight copies in rotation of the public collectors (vllm, sglang)."""
 ROW_SHARPNESS = 2.0
@@ -68,24 +70,37 @@ COLLECTIVE: Bounds = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """Predicted over measured minus 1, in percent: MAPE, 95th percentile, signed mean."""
+    """Predicted over measured minus 1, in percent: MAPE, percentiles of its size, signed mean."""
 
     rows: int
     mape: float
+    p80: float
     p95: float
     bias: float
+    worst: str
+    """The row that is furthest off, and by how much."""
 
     @classmethod
-    def of(cls, predicted: Array, measured: Array) -> Errors:
-        """Of two arrays of times."""
+    def of(
+        cls, predicted: Array, measured: Array, label: Callable[[int], str] = lambda at: f"row {at}"
+    ) -> Errors:
+        """Of two arrays of times; `label` names the row at a position."""
         error = 100 * (predicted / measured - 1)
         size = np.abs(error)
+        at = int(np.argmax(size))
         return cls(
             rows=len(error),
             mape=float(size.mean()),
+            p80=float(np.percentile(size, 80)),
             p95=float(np.percentile(size, 95)),
             bias=float(error.mean()),
+            worst=f"{label(at)} {error[at]:+.0f} %",
         )
+
+
+def row_label(rows: Columns, at: int) -> str:
+    """A row of a table of kernels, by what its time depends on."""
+    return ", ".join(f"{name} {rows[name][at]:.0f}" for name in KEYS if name in rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +138,7 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
          "requantise_efficiency": 0.5}
         for t0, p in ((5, 2), (2, 4), (10, 1.2))
     ]  # fmt: skip
-    found = _fit(LinearFit, predict, measured, good, bounds, starts, roof)
+    found = _fit(LinearFit, predict, rows, good, bounds, starts, roof)
     return _better_than_naive("linear layers", rows, found)
 
 
@@ -166,7 +181,7 @@ def fit_attention(
             compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
-    found = _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
+    found = _fit(build, predict, rows, cold | small, ATTENTION, starts, moving, weight, cold)
     return _better_than_naive("attention", rows, found)
 
 
@@ -188,7 +203,7 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
         for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
     ]  # fmt: skip
     naive = 2 * (ranks - 1) / ranks * sending
-    found = _fit(CollectiveFit, predict, measured, good, COLLECTIVE, starts, naive)
+    found = _fit(CollectiveFit, predict, rows, good, COLLECTIVE, starts, naive)
     return _better_than_naive("all-reduce", rows, found)
 
 
@@ -280,7 +295,7 @@ def _files(rows: Columns) -> str:
 def _fit(
     build: Callable[..., Form],
     predict: Callable[[Form, Any], Array],
-    measured: Array,
+    table: Columns,
     good: NDArray[np.bool_],
     bounds: Bounds,
     starts: Sequence[dict[str, float]],
@@ -289,6 +304,7 @@ def _fit(
     judged: NDArray[np.bool_] | None = None,
 ) -> Fitted[Form]:
     """Fit on all good rows; judge each half (of `judged` rows) by a fit on the other."""
+    measured = table["seconds"]
     weights = np.ones(len(measured)) if weight is None else weight
     rows = np.flatnonzero(good)
     judge = rows if judged is None else np.flatnonzero(judged)
@@ -297,10 +313,14 @@ def _fit(
     for side in (half, ~half):
         form = _solve(build, predict, measured, rows[~side[rows]], bounds, starts, weights)
         predictions[side] = predict(form, np.flatnonzero(side))
+
+    def errors(of: Array) -> Errors:
+        return Errors.of(of[judge], measured[judge], lambda at: row_label(table, judge[at]))
+
     return Fitted(
         form=_solve(build, predict, measured, rows, bounds, starts, weights),
-        held_out=Errors.of(predictions[judge], measured[judge]),
-        naive=Errors.of(np.asarray(naive)[judge], measured[judge]),
+        held_out=errors(predictions),
+        naive=errors(np.asarray(naive)),
         rejected=int(len(measured) - len(rows)),
     )
 

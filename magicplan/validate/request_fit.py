@@ -15,8 +15,9 @@ from scipy.optimize import least_squares
 from magicplan.errors import UsageError
 from magicplan.roofline.deployment import Array
 from magicplan.validate.serving_rows import Served
-from magicplan.validate.stack_fit import FOLDS, MIN_CASES
+from magicplan.validate.stack_fit import MIN_CASES
 
+FOLDS = 5
 WAITS: dict[str, tuple[float, float, float]] = {
     "request_seconds": (0.0, 0.03, 1.0),
     "streamed_rounds": (0.0, 5.0, 100.0),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
@@ -23,11 +24,10 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
-from magicplan.validate.covering import Covering, covering
+from magicplan.validate.covering import Covering, covering, held_out
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
-FOLDS = 5
 MIN_CASES = 10
 LEAST = (0.95, 1.05)
 """No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
@@ -48,8 +48,10 @@ class StackFit:
     """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
     held_out: Array
-    """Measured over predicted of every case, by constants fitted on other models and GPUs; empty
-    where all are of one."""
+    """Measured over predicted of every case, by constants fitted without that model on that GPU;
+    empty where all are of one."""
+    gpu_held_out: Array
+    """The same by constants fitted on other GPUs alone."""
     coverage: float
     """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
 
@@ -81,8 +83,8 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
     """Constants of one serving stack from steps of dense models. Raises UsageError for too few.
 
-    (Source, GPU, model, format) sets count equally, however many rows they print; folds hold
-    whole sets.
+    (Source, GPU, model, format) sets count equally, however many rows they print; a fold holds
+    all of a model on a GPU.
     """
     usable = [c for c in cases if c.step_seconds and runs_of(stack, c)]
     if len(usable) < MIN_CASES:
@@ -92,18 +94,22 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     weight = 1 / np.bincount(sets)[sets]
     solved = _solve(parts, weight)
     found = dict(zip(CONSTANTS, solved.tolist(), strict=True))
-    ratios, folds = parts.measured / _predict(solved, parts), sets % FOLDS
-    alone = len(np.unique(folds)) < 2
-    if not alone:
-        for fold in np.unique(folds):
-            others = _solve(parts, weight * (folds != fold))
-            ratios[folds == fold] = (parts.measured / _predict(others, parts))[folds == fold]
-    ends = covering(ratios, folds, LEAST_STEP)
-    basis = (
-        f"measured over predicted of {len(kept)} published steps of {stack}, "
-        "by constants fitted on other models and GPUs"
-    )
-    if alone:
+    pairs = np.unique([f"{c.ask['gpu']} {c.ask['model']}" for c in kept], return_inverse=True)[1]
+    gpus = np.unique([str(c.ask["gpu"]) for c in kept], return_inverse=True)[1]
+
+    def unseen(folds: NDArray[np.int64]) -> Array:
+        return held_out(
+            parts.measured, lambda test: _predict(_solve(parts, weight * ~test), parts), folds
+        )
+
+    ratios = unseen(pairs)
+    if len(ratios):
+        ends = covering(ratios, pairs, LEAST_STEP)
+        basis = (
+            f"measured over predicted of {len(kept)} published steps of {stack}, "
+            "by constants fitted without that model on that GPU"
+        )
+    else:
         ends = Covering(low=ONE_SET[0], high=ONE_SET[1], coverage=float("nan"))
         basis = f"{stack} constants fitted on the one set published, {len(kept)} steps"
     return StackFit(
@@ -116,7 +122,8 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
         residual=Residual(low=ends.low, high=ends.high, basis=basis),
-        held_out=ratios[:0] if alone else ratios,
+        held_out=ratios,
+        gpu_held_out=unseen(gpus),
         coverage=ends.coverage,
     )
 
