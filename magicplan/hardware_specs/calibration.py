@@ -32,13 +32,15 @@ class AttentionFit:
     """t = launch + p-norm(wave (batch kv_heads / SMs), q-norm(bytes / (eb BW), flops / (ef F))).
 
     Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
-    over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
-    predicts both ends as well.
+    over much, as long as the bytes take. With fewer pairs of a sequence and a KV head than SMs, a
+    pair is split over several, and eb falls to split_share eb as pairs / SMs goes from 1 to 0.
     """
 
     launch_seconds: float = 0.0
     wave_seconds: float = 0.0
     memory_efficiency: float = 1.0
+    split_share: float = 1.0
+    """Of its bandwidth, what a kernel keeps where one pair has all SMs to itself."""
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     roof_sharpness: float = math.inf
@@ -165,7 +167,7 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
         if entry.name.endswith("sharpness") and not value >= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
-        if entry.name.endswith("efficiency") and not 0 < value <= 1:
+        if entry.name.endswith(("efficiency", "split_share")) and not 0 < value <= 1:
             free = entry.name == "requantise_efficiency" and value > 0
             if not free:
                 raise SpecError(name, f"{entry.name} is {value}, expected more than 0, at most 1")

@@ -158,9 +158,11 @@ def attention_time(
     fit: AttentionFit, moving: Num, computing: Num, waves: Num, xp: Namespace = np
 ) -> Num:
     """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
-    busy = _p_norm(
-        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.roof_sharpness, xp
-    )
+    efficiency = fit.memory_efficiency
+    if fit.split_share < 1:
+        kept = fit.split_share + (1 - fit.split_share) * xp.minimum(waves, 1.0)
+        efficiency = efficiency * kept
+    busy = _p_norm(moving / efficiency, computing / fit.compute_efficiency, fit.roof_sharpness, xp)
     if fit.wave_seconds:
         busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
     return fit.launch_seconds + busy
