@@ -24,6 +24,7 @@ from magicplan.planning.replica import (
     pool,
     prompts_of,
     replica,
+    rounds_of,
     states,
 )
 from magicplan.planning.request import Request, Resolved, resolve
@@ -82,7 +83,7 @@ class Fleet:
     """The same replicas where they only prefill, over utilisations; one row each."""
     rejected: Mapping[str, int]
     cells: int = field(default=0)
-    """Configurations x batches x draft lengths that were evaluated."""
+    """Configurations x batches x draft lengths and trees that were evaluated."""
 
 
 def limits_of(ask: PlanRequest) -> EngineLimits:
@@ -112,11 +113,12 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
         alone = None
         for draft, spec, resolved in _drafts(ask, base, rejected):
             prompts = prompts_of(shared, spec)
-            found = states(shared, spec, prompts)
+            rounds = rounds_of(shared, spec)
+            found = states(shared, spec, prompts, rounds)
             if alone is None or prompts.draft_seconds.any():
                 alone = pool(shared, prompts)
                 cells += alone.rate.size
-            cells += found.rate.size * (longest + 1 if spec.draft else 1)
+            cells += found.rate.size * rounds.looked_at
             parts.append(found)
             pools.append(alone)
             rows += [

@@ -208,6 +208,7 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
         draft_seconds=chosen(shapes.draft_seconds),
         tokens_per_round=shapes.tokens_per_round[best],
         tokens_variance=shapes.tokens_variance[best],
+        looked_at=shapes.gamma.size,
     )
 
 
@@ -281,9 +282,15 @@ def _column(value: object) -> Array:
     return np.asarray(value, dtype=np.float64).reshape(-1, 1)
 
 
-def states(r: Replica, spec: Speculation, prompts: PrefillCost | None = None) -> Steady:
-    """Steady states of every layout, over the batch grid; `prompts` saves asking `prompts_of`."""
-    rounds = rounds_of(r, spec)
+def states(
+    r: Replica,
+    spec: Speculation,
+    prompts: PrefillCost | None = None,
+    rounds: Rounds | None = None,
+) -> Steady:
+    """Steady states of every layout, over the batch grid; `prompts` and `rounds` save asking
+    `prompts_of` and `rounds_of`."""
+    rounds = rounds or rounds_of(r, spec)
     return steady_states(
         r.load,
         rounds,
