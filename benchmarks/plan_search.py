@@ -101,7 +101,8 @@ def main() -> None:
         seconds = median_seconds(lambda ask=ask: plan(ask))
         met = "met" if seconds <= 5 else "missed"
         print(f"plan, {len(GPUS)} GPUs x 6 layouts x {len(DRAFTS)} drafts, {name}: "
-              f"{seconds:.2f} s, {found.searched.configurations} configurations (goal 5 s: {met})")  # fmt: skip
+              f"{seconds:.2f} s, {found.searched.configurations} configurations "
+              f"(goal 5 s: {met})")  # fmt: skip
     for name, ask in (("that plan's grid", big), ("that grid with trees", trees),
                       ("a finer grid", fine)):  # fmt: skip
         cells, rate = cells_per_s(ask)

@@ -32,6 +32,7 @@ from magicplan.planning.replica import (
     states,
 )
 from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.serving_run import Run, expect
 from magicplan.planning.traffic_load import load_of
 from magicplan.planning.tree_engines import running_trees, tree_kind
 from magicplan.planning.tree_rounds import SIZES, TreeKind, table_of
@@ -296,6 +297,26 @@ def test_data_parallel_attention_has_one_draft_length() -> None:
     config = json.loads(after(words_of(p, "vllm"), "--speculative-config"))
     assert "num_speculative_tokens_per_batch_size" not in config
     assert config["num_speculative_tokens"] == p.best.gamma
+
+
+def test_a_run_of_a_server_with_a_tree_is_that_tree_s() -> None:
+    p = few()
+    assert p.best.tree is not None
+    question = Request(
+        gpu="h100", model=FEW["model"], tp=p.best.tp, dtype="fp8", stack="sglang", draft="eagle3",
+        acceptance="0.7", max_gamma=8,
+    )  # fmt: skip
+    lengths = load_of(p.request).lengths
+    run = Run(ask=question, lengths=lengths, concurrency=1, gamma=p.best.gamma,
+              depth=p.best.tree.depth - 1)  # fmt: skip
+    found = expect(run)
+    assert float(found.state.gamma[0, 0]) == p.best.gamma
+    # a plan's state lies between batches of the grid, which may draft trees of two sizes
+    assert float(found.state.tokens_per_round[0, 0]) == pytest.approx(
+        p.best.tokens_per_round, rel=0.02
+    )
+    chain = expect(replace(run, gamma=p.best.tree.chain_gamma, depth=None))
+    assert found.tpot_seconds < chain.tpot_seconds
 
 
 def test_tree_rules_cover_the_grid_with_topologies() -> None:
