@@ -13,6 +13,7 @@ from magicplan.report.plan_words import (
     limit_name,
     seconds_of,
     shape_words,
+    tokens_words,
     verdict,
 )
 from magicplan.report.record import Record
@@ -91,4 +92,8 @@ def _gain(plan: Record, best: Record) -> str:
     tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
     ends = ends_words(plan, "speedup", "ratio")
     gain = f"{show(best.number('speedup'), 'ratio')} decode throughput, {tokens}"
+    tree = best.maybe_record("tree")
+    if tree is not None:
+        chain = tokens_words(tree.number("chain_gamma"))
+        gain += f", {show(tree.number('gain'), 'ratio')} its best chain ({chain})"
     return f"{gain}; {ends}" if ends else gain
