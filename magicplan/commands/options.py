@@ -65,6 +65,9 @@ Batching = Annotated[
 TreeRanks = Annotated[
     str, typer.Option("--tree-ranks", help="Ranks of trees: pooled, raw or power-law.")
 ]
+Eager = Annotated[
+    bool, typer.Option("--eager", help="Collectives launched one by one, not in CUDA graphs.")
+]
 Options = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
@@ -95,6 +98,7 @@ def _shared(
     want_speedup: WantSpeedup = None,
     batching: Batching = "continuous",
     tree_ranks: TreeRanks = "pooled",
+    eager: Eager = False,
 ) -> None:
     """The options that every command about a workload takes."""
 
@@ -143,7 +147,7 @@ def request_of(options: dict[str, Any], *, grid: bool) -> Any:
         return "auto" if options[name] == "auto" else count(name, low)
 
     names = "gpu model dtype kv_dtype stack draft draft_kv draft_dtype acceptance task batching"
-    names += " tree_ranks"
+    names += " tree_ranks eager"
     read: dict[str, Any] = {name: options[name] for name in names.split()}
     if grid:
         read["batch"] = parse_grid(options["batch"], option="--batch")

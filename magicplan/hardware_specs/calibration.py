@@ -60,6 +60,9 @@ class CollectiveFit:
     two_shot_seconds: float = 0.0
     two_shot_efficiency: float = 1.0
     hop_seconds: float = 0.0
+    eager_seconds: float = 0.0
+    """What the host takes to launch one outside a CUDA graph: such a collective lasts at least as
+    long, for the next launch overlaps with this one's run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

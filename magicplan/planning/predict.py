@@ -223,6 +223,8 @@ def _assumptions(
     lines.append("LM head, embeddings and routers stay in 16 bits; element-wise ops are fused")
     if request.gpus == "auto":
         lines.append("--gpus auto: the smallest number that holds weights, KV and draft")
+    if np.max(placement.layout.ffn_ranks) > 1:
+        lines.append(_launched(ask))
     wide = np.max(placement.layout.tp) > max(ask.machine.accelerator.link_domain, 1)
     if wide:
         lines.append("tensor parallelism leaves the fast-link domain: collectives run over PCIe")
@@ -244,6 +246,19 @@ def _other_kernel(ask: Resolved, scene: Scene, best: Indices) -> list[str]:
         kernel = "packs query tokens and reads KV once (verify KV passes 1)"
     gain = float(table.speedup[0, 0, there])
     return [f"the verdict turns with a kernel that {kernel}: gamma {there}, {gain:.2f}x"]
+
+
+def _launched(ask: Resolved) -> str:
+    """How collectives are launched, and what that rests on."""
+    name, least = ask.machine.calibration.name, ask.machine.calibration.collective.eager_seconds
+    if not ask.machine.eager:
+        return "collectives run inside CUDA graphs, as every other kernel does"
+    if not least:
+        return f"--eager changes nothing: calibration {name} holds no eager collectives"
+    return (
+        f"collectives are launched by the host (--eager): each takes at least {1e6 * least:.0f} us "
+        f"by calibration {name}; other kernels run inside CUDA graphs"
+    )
 
 
 def _passes_line(passes: float) -> str:

@@ -62,6 +62,8 @@ class Request:
     """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
     tree_ranks: str = "pooled"
     """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
+    eager: bool = False
+    """Whether the host launches collectives one by one, outside CUDA graphs."""
 
 
 def request(gpu: str, options: dict[str, Any]) -> Request:
@@ -101,7 +103,7 @@ def resolve(ask: Request) -> Resolved:
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
         calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
-    machine = Machine(accelerator=accelerator, calibration=calibration)
+    machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
     batch = counts("--batch", ask.batch, MAX_BATCH)
     ctx = counts("--ctx", ask.ctx, MAX_TOKENS)
     output = _number("--output", ask.output, low=0, high=MAX_TOKENS)

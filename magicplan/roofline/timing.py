@@ -31,6 +31,8 @@ class Machine:
 
     accelerator: Accelerator
     calibration: Calibration
+    eager: bool = False
+    """Whether the host launches collectives one by one, outside CUDA graphs."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -141,6 +143,8 @@ def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
         shot = fit.two_shot_seconds + share / (fit.two_shot_efficiency * link)
     else:
         shot = all_reduce_time(fit, op.ranks, op.payload_bytes / link, xp)
+    if machine.eager:
+        shot = eager_time(fit, shot, xp)
     return xp.where(op.ranks > 1, shot, 0.0)
 
 
@@ -173,6 +177,11 @@ def all_reduce_time(fit: CollectiveFit, ranks: Num, sending: Num, xp: Namespace 
     hops = fit.two_shot_seconds + fit.hop_seconds * others
     two = hops + 2 * others / ranks * sending / fit.two_shot_efficiency
     return xp.minimum(one, two)
+
+
+def eager_time(fit: CollectiveFit, seconds: Num, xp: Namespace = np) -> Num:
+    """Seconds of a collective outside a CUDA graph, from those inside (`CollectiveFit`)."""
+    return xp.maximum(seconds, fit.eager_seconds)
 
 
 def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:

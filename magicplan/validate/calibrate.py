@@ -23,16 +23,24 @@ from magicplan.hardware_specs.calibration_files import (
     stack_constants,
     version_key,
 )
-from magicplan.validate.fit import ROOF_SHARE, Fitted, fit_attention, fit_collective, fit_linear
+from magicplan.validate.fit import (
+    ROOF_SHARE,
+    Fitted,
+    fit_attention,
+    fit_collective,
+    fit_eager,
+    fit_linear,
+)
 from magicplan.validate.kernel_tables import (
     Columns,
     KernelTables,
     accelerator_of,
     where,
 )
+from magicplan.validate.unit_checks import check_units
 
 DTYPES = ("bf16", "fp8")
-PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective")
+PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective", "eager")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +66,12 @@ def fit_groups(tables: KernelTables, done: Callable[[str], None] = lambda _: Non
         accelerator = accelerator_of(gpu)
         group = Group(accelerator=accelerator, stack=stack, version=version)
         rows = tables.of(gpu, stack, version)
-        for part, fit in _fits(rows, accelerator):
+        check_units(rows, accelerator)
+        for part, chosen, fit in _fits(rows, accelerator):
             try:
                 group.fits[part] = fit(group)
             except UsageError as problem:
-                group.refused[part] = str(problem)
+                group.refused[part] = _located(str(problem), chosen)
         groups.append(group)
         done(group.name)
     if not groups:
@@ -73,7 +82,13 @@ def fit_groups(tables: KernelTables, done: Callable[[str], None] = lambda _: Non
 Fit = Callable[["Group"], Fitted[Any]]
 
 
-def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, Fit]]:
+def _located(problem: str, rows: Columns) -> str:
+    """A sentence that names the files of these rows."""
+    files = [name for name in np.unique(rows["file"]) if name not in problem]
+    return f"{problem} ({', '.join(files)})" if files else problem
+
+
+def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, Columns, Fit]]:
     """Parts in the order in which they are fitted: attention takes over from linear layers."""
 
     def linear(dtype: str, chosen: Columns) -> Fit:
@@ -85,13 +100,16 @@ def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, F
     for dtype in DTYPES:
         chosen = _of_dtype(rows.linear, "dtype", dtype)
         if dtype in accelerator.dense_flops_per_s and chosen:
-            yield f"linear.{dtype}", linear(dtype, chosen)
+            yield f"linear.{dtype}", chosen, linear(dtype, chosen)
     for dtype in DTYPES:
         chosen = _of_dtype(rows.attention, "kv_dtype", dtype)
         if chosen:
-            yield f"attention.{dtype}", attention(dtype, chosen)
-    if rows.collective and len(rows.collective["seconds"]):
-        yield "collective", lambda _: fit_collective(rows.collective, accelerator)
+            yield f"attention.{dtype}", chosen, attention(dtype, chosen)
+    graphs, eager = rows.collective, rows.eager
+    if graphs and len(graphs["seconds"]):
+        yield "collective", graphs, lambda _: fit_collective(graphs, accelerator)
+    if eager and len(eager["seconds"]):
+        yield "eager", eager, lambda group: _eager(group, eager)
 
 
 def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
@@ -99,6 +117,13 @@ def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
         return {}
     mask = table[column] == dtype
     return where(table, mask) if mask.any() else {}
+
+
+def _eager(group: Group, rows: Columns) -> Fitted[Any]:
+    """Eager all-reduces after those in graphs, whose constants they share."""
+    if "collective" not in group.fits:
+        raise UsageError("eager all-reduce: needs all-reduces in graphs, mode graph, fitted first")
+    return fit_eager(rows, group.accelerator, group.fits["collective"].form)
 
 
 def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
@@ -133,6 +158,15 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     return found
 
 
+def refuse_unfitted(groups: list[Group]) -> None:
+    """Raise UsageError for rows that gave no fit and for which no relative on the GPU has one."""
+    for group in groups:
+        found = complete(group, groups)
+        for part, why in group.refused.items():
+            if part not in found:
+                raise UsageError(f"{group.name}, {part}: {why}")
+
+
 def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
     """A calibration as TOML's tables. Raises UsageError where even linear layers are missing."""
     parts = complete(group, groups)
@@ -150,8 +184,11 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         kind, _, dtype = part.partition(".")
         if dtype:
             data[kind][dtype] = _constants(fitted.form)
-        else:
+        elif kind == "collective":
             data[kind] = _constants(fitted.form)
+    if "eager" in parts and "collective" in parts:
+        launch = _constants(parts["eager"][0].form)["eager_seconds"]
+        data["collective"]["eager_seconds"] = launch
     if "linear.fp8" in parts:
         fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
         fp4 = "fp4" in group.accelerator.dense_flops_per_s

@@ -7,7 +7,7 @@ that outliers cannot bend, from several starts because a minimum of two curves h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,6 +24,7 @@ from magicplan.roofline.timing import (
     all_reduce_time,
     attention_time,
     compute_seconds,
+    eager_time,
     linear_time,
     memory_seconds,
     op_seconds,
@@ -192,6 +193,30 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
     return _better_than_naive("all-reduce", rows, found)
 
 
+def fit_eager(
+    rows: Columns, accelerator: Accelerator, graphs: CollectiveFit
+) -> Fitted[CollectiveFit]:
+    """The host's launch of an all-reduce outside CUDA graphs, beside constants fitted in graphs.
+
+    Held-out halves are of eager rows: those of graphs are other measurements of the same sizes.
+    """
+    machine = Machine(accelerator=accelerator, calibration=ideal())
+    rows = where(rows, rows["bytes"] <= ALL_REDUCE_BYTES)
+    ranks, measured = rows["num_gpus"], rows["seconds"]
+    sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
+    _identifiable("eager all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
+
+    def predict(form: CollectiveFit, at: Array) -> Array:
+        return np.asarray(eager_time(form, all_reduce_time(form, ranks[at], sending[at])))
+
+    found = _fit(
+        lambda **launch: replace(graphs, **launch), predict, measured,
+        np.ones(len(measured), dtype=np.bool_), {"eager_seconds": (0, 500)},
+        [{"eager_seconds": first} for first in (10, 30, 60)], 2 * (ranks - 1) / ranks * sending,
+    )  # fmt: skip
+    return _better_than_naive("eager all-reduce", rows, found)
+
+
 def linear_seconds_of(rows: Columns, machine: Machine, dtype: str) -> Array:
     """What a machine predicts for rows of a linear table."""
     return np.asarray(op_seconds(_linear_op(rows, dtype), machine))
@@ -243,14 +268,15 @@ def _warm_linear(rows: Columns, accelerator: Accelerator, op: Op) -> NDArray[np.
 def _identifiable(
     what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS
 ) -> None:
-    """Refuse to fit what the rows cannot tell apart."""
+    """Refuse to fit what the rows cannot tell apart, with everything that is missing."""
     count = len(rows["seconds"])
-    if count < least:
-        raise UsageError(f"{what}: {count} usable rows, the fit needs {least}")
+    missing = [f"{count} usable rows, the fit needs {least}"] if count < least else []
     for name, needed in distinct.items():
         seen = len(np.unique(rows[name]))
         if seen < needed:
-            raise UsageError(f"{what}: {seen} different value(s) of {name}, the fit needs {needed}")
+            missing.append(f"{seen} different value(s) of column {name}, the fit needs {needed}")
+    if missing:
+        raise UsageError(f"{what}{_files(rows)}: {'; '.join(missing)}")
 
 
 def _believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) -> None:
@@ -274,7 +300,9 @@ def _better_than_naive(what: str, rows: Columns, found: Fitted[Form]) -> Fitted[
 
 
 def _files(rows: Columns) -> str:
-    return f" of {', '.join(np.unique(rows['file']))}" if "file" in rows else ""
+    if "file" not in rows or not len(rows["file"]):
+        return ""
+    return f" of {', '.join(np.unique(rows['file']))}"
 
 
 def _fit(
@@ -295,6 +323,8 @@ def _fit(
     half = np.random.default_rng(0).random(len(measured)) < 0.5
     predictions = np.empty(len(measured))
     for side in (half, ~half):
+        if not side[judge].any() or side[rows].all():
+            raise UsageError(f"{len(rows)} usable rows: one half, to be held out, is empty")
         form = _solve(build, predict, measured, rows[~side[rows]], bounds, starts, weights)
         predictions[side] = predict(form, np.flatnonzero(side))
     return Fitted(
@@ -338,5 +368,8 @@ def _solve(
         if found.success and (best is None or found.cost < best.cost):
             best = found
     if best is None:
-        raise UsageError("the fit did not converge from any start: the rows follow no roofline")
+        raise UsageError(
+            f"the fit of {len(rows)} rows did not converge from any of {len(starts)} starts: they "
+            "follow no roofline"
+        )
     return form_of(best.x)
