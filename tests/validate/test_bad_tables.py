@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.optimize import least_squares
 
 from magicplan import cli
 
@@ -92,9 +93,8 @@ def _refused(
     def run(folder: Path) -> str:
         told = []
         for more in ([], ["--json"], ["--out", str(tmp_path / "out")]):
-            monkeypatch.setattr(
-                "sys.argv", ["magicplan", "calibrate", "--kernels", str(folder), *more]
-            )
+            words = ["calibrate", "--kernels", str(folder), *more]
+            monkeypatch.setattr("sys.argv", ["magicplan", *words])
             with pytest.raises(SystemExit) as status:
                 cli.main()
             said = capsys.readouterr()
@@ -257,16 +257,12 @@ def test_what_rows_cannot_tell_apart_is_refused_with_what_is_missing(
 def test_a_fit_that_does_not_converge_is_refused(
     refused: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from magicplan.validate import fit
-
-    whole = fit.least_squares
-
     def lost(*args: Any, **options: Any) -> Any:
-        found = whole(*args, **options, max_nfev=1)
+        found = least_squares(*args, **options, max_nfev=1)
         assert not found.success
         return found
 
-    monkeypatch.setattr(fit, "least_squares", lost)
+    monkeypatch.setattr("magicplan.validate.fit.least_squares", lost)
     lay(tmp_path, "flat", lambda _, rows: rows, "h100_sxm")
     told = refused(tmp_path)
     assert re.search(r"linear\.bf16: .* did not converge from any of 3 starts.*gemm\.csv", told)

@@ -80,7 +80,7 @@ def test_eager_collectives_add_their_launch_and_leave_those_in_graphs_alone(grou
 def test_eager_rows_alone_are_refused_for_want_of_graphs(tables: KernelTables) -> None:
     (found,) = fit_groups(replace(tables, collective={}))
     assert "needs all-reduces in graphs" in found.refused["eager"]
-    with pytest.raises(UsageError, match="h100-sxm_vllm_1.2.3, eager: eager all-reduce: needs"):
+    with pytest.raises(UsageError, match=r"h100-sxm_vllm_1\.2\.3, eager: eager all-reduce: needs"):
         refuse_unfitted([found])
 
 
