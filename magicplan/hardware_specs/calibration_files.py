@@ -52,7 +52,9 @@ def ideal() -> Calibration:
 def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, str]:
     """The calibration of a stack on an accelerator, and a sentence on what it rests on.
 
-    `stack` is a name of `STACKS`, a name with a version as in "vllm@0.19.0", or a TOML's path.
+    `stack` is a name of `STACKS`, a name with a version as in "vllm@0.19.0", or a TOML's path. A
+    version that none was fitted to takes the nearest older one, else the oldest, and says so.
+    Raises UnknownName for a stack or a version that is none.
     """
     if stack.endswith(".toml") or "/" in stack:
         own = read(Path(stack))
@@ -64,14 +66,14 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
         return ideal(), "calibration ideal: datasheet peaks, no launch or host time"
     found = _shipped(accelerator.name, name, version)
     if found is not None:
-        return found, f"calibration {found.name}: {found.origin}"
+        return found, f"calibration {found.name}{_stands_in(found, version)}: {found.origin}"
     for relative, why, spread in relatives(accelerator):
         found = _shipped(relative, name, version)
         if found is not None:
             return widened(found, spread, f"transfer from {relative}"), (
-                f"calibration {found.name}, transferred to {accelerator.name} ({why}): "
-                "efficiencies and launch times are kept, rates are the datasheet's, intervals are "
-                "wider"
+                f"calibration {found.name}{_stands_in(found, version)}, transferred to "
+                f"{accelerator.name} ({why}): efficiencies and launch times are kept, rates are "
+                "the datasheet's, intervals are wider"
             )
     return ideal(), (
         f"calibration ideal: none ships for {stack}, so times are datasheet floors and real steps "
@@ -147,18 +149,24 @@ def _wider(residual: Residual, spread: float, why: str) -> Residual:
 
 @cache
 def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
-    """The newest shipped version of a stack on that part, or the one asked for."""
+    """The newest shipped version of a stack on that part, or the nearest to the one asked for."""
     prefix = f"{accelerator}_{stack}_"
     versions = [entry[len(prefix) : -5] for entry in _files() if entry.startswith(prefix)]
-    if version and version not in versions:
-        if versions:
-            listed = ", ".join(sorted(versions, key=version_key))
-            raise UnknownName("version", f"{stack}@{version}", versions, f"known: {listed}")
-        return None
     if not versions:
         return None
-    newest = version or max(versions, key=version_key)
-    return read(CALIBRATIONS / f"{prefix}{newest}.toml")
+    versions.sort(key=version_key)
+    if version and not version[0].isdigit():
+        known = f"known: {', '.join(versions)}"
+        raise UnknownName("version", f"{stack}@{version}", versions, known)
+    older = [v for v in versions if not version or version_key(v) <= version_key(version)]
+    return read(CALIBRATIONS / f"{prefix}{(older or versions[:1])[-1]}.toml")
+
+
+def _stands_in(found: Calibration, version: str) -> str:
+    """What a sentence adds where another version was asked for."""
+    if version in ("", found.name.rpartition("_")[2]):
+        return ""
+    return f", the nearest to {version} (versions differ by 3 to 9 %)"
 
 
 @cache
@@ -173,8 +181,11 @@ def forget() -> None:
 
 
 def version_key(version: str) -> list[int]:
-    """Sorts versions by their numbers: 0.5.10 after 0.5.9, a release candidate by its number."""
-    return [int(part) for part in "".join(c if c.isdigit() else " " for c in version).split()]
+    """Sorts versions by their numbers: 0.5.10 after 0.5.9, release candidates before a release."""
+    plain = version.replace("-", " ").replace("rc", " -1 ")
+    spaced = "".join(c if c.isdigit() or c == "-" else " " for c in plain)
+    numbers = [int(part) for part in spaced.split()]
+    return numbers + [0] * (8 - len(numbers))
 
 
 def stack_constants(stack: str) -> dict[str, Any]:

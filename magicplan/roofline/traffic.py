@@ -358,8 +358,8 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
 def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num) -> Iterator[Op]:
     """Norms with residuals, RoPE, the activation function: read once, written once, fused so.
 
-    Latent attention norms its two latents as well; experts add the choice of experts, the sorting
-    of tokens by expert and the weighted sum of what comes back.
+    Some models norm every head's query and key, latent attention its two latents; experts add the
+    choice of experts, the sorting of tokens by expert and the weighted sum of what comes back.
     """
     norm = model.norm_parameters / (2 * model.layers) * layout.wide_bytes
     yield Op(
@@ -381,6 +381,14 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
         activation_bytes=2 * rows * turned * layout.wide_bytes,
         count=model.layers,
     )
+    if model.query_key_norms:
+        yield Op(
+            name="query_key_norms",
+            kind="elementwise",
+            dtype="fp32",
+            activation_bytes=rows * turned * layout.wide_bytes,
+            count=2 * model.layers,
+        )
     if model.latent:
         latents = model.latent.q_rank + model.latent.kv_rank
         yield Op(

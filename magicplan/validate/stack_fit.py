@@ -1,8 +1,9 @@
 """What kernels leave out, fitted on published runs of whole engines: few constants a stack.
 
-The floor of an element-wise kernel, the host's time a step and a sequence, what of neighbours'
-prefill a benchmark shows, what of quantisation is paid; and of a round of speculation, the draft
-step and the bookkeeping.
+The floor of an element-wise kernel, the host's time a step and a sequence, and what of neighbours'
+prefill a benchmark shows; and of a round of speculation, the draft step and the bookkeeping.
+Engines quantise activations in the norm or activation before: the time that kernel tables hold for
+it is never paid (fitted freely, its share was 0 for every stack).
 """
 
 from __future__ import annotations
@@ -59,7 +60,6 @@ class _Parts:
 
     measured: Array
     kernels: Array
-    quantising: Array
     prefill: Array
     elementwise: Array
     batch: Array
@@ -72,12 +72,10 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
     "step_ms": (0.0, 0.3, 10.0),
     "sequence_us": (0.0, 5.0, 200.0),
     "prefill_share": (0.0, 0.8, 1.0),
-    "quantise_share": (0.0, 0.3, 1.0),
     "fp4_launch_us": (0.0, 2.0, 10.0),
     "fp4_slowdown": (1.0, 1.2, 2.0),
 }
 """Least, first and largest value of what is fitted."""
-QUANTISE = list(CONSTANTS).index("quantise_share")
 
 
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
@@ -113,7 +111,7 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
             kernel_seconds=found["kernel_us"] * 1e-6,
             step_seconds=found["step_ms"] * 1e-3,
             sequence_seconds=found["sequence_us"] * 1e-6,
-            quantise_share=found["quantise_share"],
+            quantise_share=0.0,
         ),
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
@@ -158,14 +156,12 @@ def _known(case: Case, scene: Scene) -> tuple[float, ...]:
     kernels = replace(scene.machine.calibration, host=HostFit(quantise_share=0.0))
     linear = {k: v for k, v in kernels.linear.items() if k != "fp4"}
     fused = replace(scene.machine, calibration=replace(kernels, linear=linear))
-    apart = replace(fused, calibration=replace(fused.calibration, host=HostFit()))
     ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))
     fp4 = [op for op in ops if op.kind == "linear" and op.dtype == "fp4"]
     runs = sum(float(np.max(op.count)) for op in fp4)
     known = float(np.max(step_cost(ops, fused).seconds))
     return (
         known,
-        float(np.max(step_cost(ops, apart).seconds)) - known,
         prefill_of(case, replace(scene, machine=fused)),
         sum(float(np.max(op.count)) for op in ops if op.kind == "elementwise"),
         float(np.max(scene.batch)),
@@ -181,9 +177,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     """The `CONSTANTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
-        error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight)
-        # what no row can tell, such as quantisation in runs of 16 bits, is taken to be fused
-        return np.append(error, 1e-3 * x[QUANTISE])
+        return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
     low, first, high = np.asarray(list(CONSTANTS.values())).T
     found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
@@ -191,10 +185,9 @@ def _solve(parts: _Parts, weight: Array) -> Array:
 
 
 def _predict(x: Array, parts: _Parts) -> Array:
-    kernel, step, sequence, prefill, quantise, launch, slowdown = x
+    kernel, step, sequence, prefill, launch, slowdown = x
     return np.asarray(
         parts.kernels
-        + quantise * parts.quantising * (parts.fp4_runs == 0)
         + parts.fp4_runs * launch * 1e-6
         + parts.fp4_busy * (slowdown - 1)
         + parts.elementwise * kernel * 1e-6
