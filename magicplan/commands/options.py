@@ -54,7 +54,7 @@ Gamma = Annotated[str, typer.Option("--gamma", help="Drafted tokens a round, or 
 MaxGamma = Annotated[str, typer.Option("--max-gamma", help="Longest draft considered.")]
 KvPasses = Annotated[
     str,
-    typer.Option("--verify-kv-passes", help="How often verification reads the KV cache."),
+    typer.Option("--verify-kv-passes", help="How often verification reads the KV, or auto."),
 ]
 WantSpeedup = Annotated[
     str | None, typer.Option("--want-speedup", help="Show the acceptance this speedup needs.")
@@ -94,7 +94,7 @@ def _shared(
     task: Task = None,
     gamma: Gamma = "auto",
     max_gamma: MaxGamma = "16",
-    verify_kv_passes: KvPasses = "1",
+    verify_kv_passes: KvPasses = "auto",
     want_speedup: WantSpeedup = None,
     batching: Batching = "continuous",
     tree_ranks: TreeRanks = "pooled",
@@ -162,7 +162,9 @@ def request_of(options: dict[str, Any], *, grid: bool) -> Any:
     read["pp"] = None if options["pp"] == "auto" else count("pp")
     for name in ("memory_fraction", "verify_kv_passes", "want_speedup"):
         value, option = text(name)
-        if value is not None:
+        if value == "auto" and name == "verify_kv_passes":
+            read[name] = value
+        elif value is not None:
             read[name] = parse_number(value, option=option)
     return Request(**read)
 

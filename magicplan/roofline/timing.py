@@ -131,8 +131,10 @@ def _fused(fit: LinearFit, plain: LinearFit, share: float) -> LinearFit:
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     fit = machine.calibration.attention_fit(op.dtype)
-    waves = op.units / machine.accelerator.units
-    return attention_time(fit, memory_seconds(op, machine), compute_seconds(op, machine), waves, xp)
+    waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
+    if fit.reread_share:
+        moving = moving + fit.reread_share * op.reread_bytes / machine.bytes_per_s
+    return attention_time(fit, moving, compute_seconds(op, machine), waves, xp)
 
 
 def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:

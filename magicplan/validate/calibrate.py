@@ -21,6 +21,7 @@ from magicplan.hardware_specs.calibration_files import (
     as_toml,
     engine_fits,
     stack_constants,
+    stack_evidence,
     version_key,
 )
 from magicplan.validate.fit import (
@@ -37,6 +38,7 @@ from magicplan.validate.kernel_tables import (
     accelerator_of,
     where,
 )
+from magicplan.validate.query_rows import RowRatio, row_ratio
 from magicplan.validate.unit_checks import check_units
 
 DTYPES = ("bf16", "fp8")
@@ -52,6 +54,8 @@ class Group:
     version: str
     fits: dict[str, Fitted[Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    query_rows: dict[str, RowRatio] = field(default_factory=dict)
+    """By part: how attention's time grows with query rows, where its rows say."""
 
     @property
     def name(self) -> str:
@@ -137,13 +141,19 @@ def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
             f"attention: {100 * over:.0f} % of its cold rows beat the datasheet's bandwidth; "
             "are the times in another unit, or does the cache alias?"
         )
+    wide = row_ratio(where(rows, cold))
+    if wide is not None:
+        group.query_rows[f"attention.{dtype}"] = wide
     linear = group.fits.get("linear.bf16")
     share = linear.form.compute_efficiency if linear else LinearFit().compute_efficiency
     return fit_attention(rows, group.accelerator, dtype, share)
 
 
 def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], str]]:
-    """Every part that this group or a relative on the same GPU has fitted, and whose it is."""
+    """Every part that this group or a relative on the same GPU has fitted, and whose it is.
+
+    Nobody borrows attention that reads KV over again: that is a fault of one version.
+    """
 
     def distance(other: Group) -> tuple[bool, bool, list[int]]:
         newest_first = [-n for n in version_key(other.version)]
@@ -152,10 +162,15 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     same_gpu = [g for g in groups if g.accelerator.name == group.accelerator.name]
     found = {}
     for part in PARTS:
-        owners = sorted((g for g in same_gpu if part in g.fits), key=distance)
+        fitted = [g for g in same_gpu if part in g.fits]
+        owners = sorted((g for g in fitted if g is group or not _rereads(g, part)), key=distance)
         if owners:
             found[part] = (owners[0].fits[part], owners[0].name)
     return found
+
+
+def _rereads(group: Group, part: str) -> bool:
+    return getattr(group.fits[part].form, "reread_share", 0.0) > 0
 
 
 def refuse_unfitted(groups: list[Group]) -> None:
@@ -196,13 +211,27 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
             data["linear"][name] = _constants(form)
             data["origin"] += f"; linear.{name} from published runs of whole engines"
     data |= stack_constants(group.stack)
+    wide = {(g.name, part): ratio for g in groups for part, ratio in g.query_rows.items()}
     data["evidence"] = [
         {"part": part, "from": owner, "rows": f.held_out.rows, "rejected": f.rejected}
         | {f"{k}_percent": round(getattr(f.held_out, k), 2) for k in ("mape", "p95", "bias")}
         | {"naive_mape_percent": round(f.naive.mape, 2)}
+        | _query_rows(wide.get((owner, part)))
         for part, (f, owner) in parts.items()
-    ]
+    ] + stack_evidence(group.stack)
     return data
+
+
+def _query_rows(wide: RowRatio | None) -> dict[str, float]:
+    """Beside attention: what many query rows a KV head take over few, the proxy of verification."""
+    if wide is None:
+        return {}
+    return {
+        "query_rows": wide.many,
+        "query_rows_few": wide.few,
+        "query_rows_ratio": round(wide.ratio, 3),
+        "query_rows_pairs": wide.pairs,
+    }
 
 
 def _constants(form: Any) -> dict[str, float]:

@@ -31,6 +31,7 @@ from magicplan.roofline.timing import (
 )
 from magicplan.roofline.traffic import Op, Pass, attend, linear
 from magicplan.validate.kernel_tables import Columns, where
+from magicplan.validate.query_rows import row_ratio
 
 Form = TypeVar("Form")
 Bounds = dict[str, tuple[float, float]]
@@ -58,6 +59,9 @@ ATTENTION: Bounds = {
     "memory_efficiency": (0.02, 1),
     "sharpness": (1, 20),
 }
+REREADS = 0.1
+"""Of the KV for every further query row, above which a kernel is taken not to pack them: those that
+do lie at 0.002 and below, one that does not at 0.57."""
 COLLECTIVE: Bounds = {
     "one_shot_seconds": (0, 200),
     "one_shot_efficiency": (0.001, 1),
@@ -142,13 +146,19 @@ def fit_attention(
     op = _attention_op(rows, kv_dtype)
     moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
     waves, measured = op.units / accelerator.units, rows["seconds"]
+    again = op.reread_bytes / machine.bytes_per_s
     cache = moving * machine.bytes_per_s
     cold = (cache >= 2 * (accelerator.l2_bytes or 0)) & (moving <= measured)
     small = ~cold & (moving < 0.15 * measured)
     _identifiable("cold attention", where(rows, cold), {"batch": 2, "kv_len": 3})
 
+    bounds, wide = dict(ATTENTION), row_ratio(where(rows, cold))
+    if wide is not None and wide.reread_share > REREADS:
+        bounds["reread_share"] = (0, 1)
+
     def predict(form: AttentionFit, at: Array) -> Array:
-        return np.asarray(attention_time(form, moving[at], computing[at], waves[at]))
+        read = moving[at] + form.reread_share * again[at]
+        return np.asarray(attention_time(form, read, computing[at], waves[at]))
 
     weight = np.where(cold, 1.0, 0.5 * cold.sum() / max(small.sum(), 1))
     starts = [
@@ -158,6 +168,7 @@ def fit_attention(
             "memory_efficiency": 0.8,
             "sharpness": p,
             "roof_sharpness": 2,
+            "reread_share": 0.5,
         }
         for w, p in ((0.5, 2), (3, 5), (1, 1.2))
     ]
@@ -167,7 +178,7 @@ def fit_attention(
             compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
-    found = _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
+    found = _fit(build, predict, measured, cold | small, bounds, starts, moving, weight, cold)
     return _better_than_naive("attention", rows, found)
 
 
@@ -250,6 +261,7 @@ def _attention_op(rows: Columns, kv_dtype: str) -> Op:
         kv_numbers=2 * kv_heads * width,
         units=batch * kv_heads,
         count=1.0,
+        sharing=rows["q_heads"] / kv_heads,
     )
 
 

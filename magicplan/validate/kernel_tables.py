@@ -36,6 +36,8 @@ TEXTS = (
     "gpu", "framework", "version", "kernel_source", "dtype", "q_dtype", "kv_dtype", "mode",
     "gemm_dtype", "kv_cache_dtype", "suspect",
 )  # fmt: skip
+BELIEVED = ("", "slow_fallback")
+"""What a row may be suspected of: a slow kernel is a kernel."""
 MAY_BE_ZERO = ("window", "window_size", "num_key_value_heads", "isl", "step")
 """0 is no window, as many KV heads as query heads, and a cache counted in the other column."""
 
@@ -273,7 +275,7 @@ def _normal(columns: Columns) -> Columns:
         if name in columns and "mode" not in columns:
             known &= columns[name] != ""
     if "suspect" in columns:
-        known &= columns["suspect"] == ""
+        known &= np.isin(columns["suspect"].astype(str), BELIEVED)
     return where(columns, known)
 
 
