@@ -22,18 +22,20 @@ from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.calibration_files import AMD, CALIBRATIONS, forget, read, stack_tables
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
+from magicplan.validate.evidence import borrowed
 from magicplan.validate.experts_fit import fit_experts
 from magicplan.validate.magicdec_fit import (
     fit_magicdec,
     held_out,
     magicdec_calibration,
+    magicdec_evidence,
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
 from magicplan.validate.relative_fit import fit_slowdown, slowed
 from magicplan.validate.request_fit import fit_request
 from magicplan.validate.serving_rows import served
-from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
+from magicplan.validate.stack_fit import ROUND_CONSTANTS, constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -58,11 +60,12 @@ def stacks(cases: list[Case]) -> None:
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
         try:
-            host, speedup = fit_rounds(stack, cases, fit.host)
+            host, speedup, rounds = fit_rounds(stack, cases, fit.host)
         except UsageError as problem:
+            rounds = borrowed("stack rounds", ROUND_CONSTANTS, f"vllm's ({problem})")
             vllm = tables["vllm"]["host"]
-            borrowed = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
-            host = replace(fit.host, **borrowed)
+            taken = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
+            host = replace(fit.host, **taken)
             old = tables["vllm"]["speedup_residual"]
             speedup = Residual(
                 low=old["low"] * 0.9,
@@ -75,6 +78,7 @@ def stacks(cases: list[Case]) -> None:
             "host": constants(host),
             "step_residual": rounded(fit.residual),
             "speedup_residual": rounded(speedup),
+            "evidence": [fit.evidence, rounds],
         }
         if len(fit.held_out):
             print(
@@ -87,7 +91,9 @@ def stacks(cases: list[Case]) -> None:
             print(f"{stack:8} {fit.residual.basis}")
     for table in tables.values():
         # 4-bit linear layers are the GPU's kernels more than the stack's
-        table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]
+        if not table["fp4"]:
+            table["fp4"] = tables["trtllm"]["fp4"]
+            table["evidence"].append(borrowed("stack fp4", ("fp4",), "trtllm's"))
     write_stacks(tables)
 
 
@@ -96,11 +102,15 @@ def experts(cases: list[Case]) -> None:
     tables = dict(stack_tables())
     believed = [c for c in cases if (c.engine, c.version) not in UNEXPLAINED]
     for stack in tables:
-        tables[stack]["experts"] = {
-            k: float(f"{v:.4g}") for k, v in fit_experts(stack, believed).items()
-        }
+        found, basis = fit_experts(stack, believed)
+        tables[stack]["experts"] = {k: float(f"{v:.4g}") for k, v in found.items()}
+        tables[stack]["evidence"].append(basis)
         print(f"{stack:8} experts {tables[stack]['experts']}")
     for table in tables.values():
+        lacking = [n for n in tables["trtllm"]["experts"] if n not in table["experts"]]
+        if lacking:
+            names = [f"experts.{name}" for name in lacking]
+            table["evidence"].append(borrowed("stack experts", names, "trtllm's"))
         table["experts"] = tables["trtllm"]["experts"] | table["experts"]
     write_stacks(tables)
 
@@ -113,10 +123,12 @@ def requests(path: Path) -> None:
         fit = fit_request(stack, rows)
         tables[stack]["host"]["request_seconds"] = round(fit.request_seconds, 4)
         tables[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
+        tables[stack]["evidence"].append(fit.evidence)
         print(
             f"{stack:8} first token + {1e3 * fit.request_seconds:.0f} ms and "
-            f"{fit.streamed_rounds:.1f} rounds, held out: median "
-            f"{100 * np.median(np.abs(fit.held_out - 1)):.1f} %"
+            f"{fit.streamed_rounds:.1f} rounds, "
+            f"{'held out' if fit.evidence['held_out'] else 'in sample'}: median "
+            f"{fit.evidence['median_percent']:.1f} %"
         )
     write_stacks(tables)
 
@@ -140,7 +152,8 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         ]
         base = read(CALIBRATIONS / f"{kernels}.toml")
         numbers = fit_magicdec(own, base, prior)
-        step, speedup = magicdec_residuals(held_out(own, base, prior))
+        folds = list(held_out(own, base, prior))
+        step, speedup = magicdec_residuals(folds)
         prior = numbers if prior is None else prior
         found = magicdec_calibration(base, numbers)
         data = {
@@ -155,6 +168,7 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
             "host": constants(found.host),
             "step_residual": rounded(step),
             "speedup_residual": rounded(speedup),
+            "evidence": magicdec_evidence(folds, found),
         }
         documents.append(data)
         print(f"magicdec {gpu}: {numbers.round(2)}")
@@ -165,7 +179,7 @@ def relatives(cases: list[Case]) -> list[dict[str, object]]:
     """GPUs that only published steps know, by one slowdown against H100's kernels."""
     base = read(CALIBRATIONS / f"{MAGICDEC['h100-sxm']}.toml")
     own = [c for c in cases if c.step_seconds and c.dense and c.ask["gpu"] == AMD]
-    factor, residual = fit_slowdown(own, base)
+    factor, residual, basis = fit_slowdown(own, base)
     print(f"{AMD}: kernels {factor:.2f} times those of {base.name}, {len(own)} steps")
     found = slowed(base, factor)
     return [{
@@ -179,6 +193,7 @@ def relatives(cases: list[Case]) -> list[dict[str, object]]:
         "host": constants(found.host),
         "step_residual": rounded(residual),
         "speedup_residual": rounded(found.speedup_residual),
+        "evidence": [basis],
     }]  # fmt: skip
 
 

@@ -163,14 +163,15 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     found = {}
     for part in PARTS:
         fitted = [g for g in same_gpu if part in g.fits]
-        owners = sorted((g for g in fitted if g is group or not _rereads(g, part)), key=distance)
+        owners = sorted((g for g in fitted if g is group or not rereads(g, part)), key=distance)
         if owners:
             found[part] = (owners[0].fits[part], owners[0].name)
     return found
 
 
-def _rereads(group: Group, part: str) -> bool:
-    return getattr(group.fits[part].form, "reread_share", 0.0) > 0
+def rereads(group: Group, part: str) -> bool:
+    """Whether a group's kernel of attention was fitted as one that reads KV over again."""
+    return part in group.fits and getattr(group.fits[part].form, "reread_share", 0.0) > 0
 
 
 def refuse_unfitted(groups: list[Group]) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
@@ -19,6 +20,7 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
 from magicplan.validate.replay import prefill_of
 from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
@@ -31,8 +33,9 @@ EXPERTS: dict[str, tuple[float, float, float]] = {
 """Least, first and largest value of what is fitted on mixtures of experts."""
 
 
-def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
-    """How grouped products of experts differ from single ones in 8 bits, and what prefill shows.
+def fit_experts(stack: str, cases: list[Case]) -> tuple[dict[str, float], dict[str, Any]]:
+    """How grouped products of experts differ from single ones in 8 bits, and what prefill shows;
+    and what these rest on.
 
     The stack's host constants are those that shipped calibrations hold. A format without rows is
     left out. Raises UsageError for too few rows.
@@ -54,17 +57,26 @@ def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
     sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
     root = np.bincount(sets)[sets] ** -0.5
 
-    def residual(x: Array) -> Array:
+    def predicted(x: Array) -> Array:
         slowdown = np.where(fp4, x[2], x[1])
-        return np.asarray(
-            np.log((others + launch + busy * slowdown + x[0] * prefill) / measured) * root
-        )
+        return np.asarray(others + launch + busy * slowdown + x[0] * prefill)
+
+    def residual(x: Array) -> Array:
+        return np.asarray(np.log(predicted(x) / measured) * root)
 
     low, first, high = np.asarray(list(EXPERTS.values())).T
     found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
     seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
     pairs = zip(EXPERTS, found.x.tolist(), strict=True)
-    return {name: value for name, value in pairs if seen[name]}
+    fitted = {name: value for name, value in pairs if seen[name]}
+    return fitted, evidence(
+        "stack experts",
+        [f"experts.{name}" for name in fitted],
+        [c.source for c in kept],
+        [set_of(c) for c in kept],
+        predicted(found.x) / measured,
+        held_out=False,
+    )
 
 
 def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float]:

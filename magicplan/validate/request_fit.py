@@ -8,12 +8,14 @@ that the first token waits, which grow with the time per token as nothing else b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.roofline.deployment import Array
+from magicplan.validate.evidence import evidence
 from magicplan.validate.serving_rows import Served
 from magicplan.validate.stack_fit import FOLDS, MIN_CASES
 
@@ -33,6 +35,7 @@ class RequestFit:
     streamed_rounds: float
     in_sample: Array
     held_out: Array
+    evidence: dict[str, Any]
 
 
 def fit_request(stack: str, rows: list[Served]) -> RequestFit:
@@ -58,8 +61,16 @@ def fit_request(stack: str, rows: list[Served]) -> RequestFit:
     return RequestFit(
         request_seconds=float(found[0]),
         streamed_rounds=float(found[1]),
-        in_sample=_predicted(found, seen) / seen[:, 0],
+        in_sample=(fitted := _predicted(found, seen) / seen[:, 0]),
         held_out=held_out,
+        evidence=evidence(
+            "stack first tokens",
+            ("host.request_seconds", "streamed_rounds"),
+            [f"serving: {r.row['backend']}" for r in usable],
+            names,
+            held_out if len(held_out) else fitted,
+            held_out=bool(len(held_out)),
+        ),
     )
 
 
