@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from accuracy_layout import cells
@@ -22,7 +22,7 @@ from magicplan.hardware_specs.calibration_files import (
 )
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
-from magicplan.validate.calibrate import Group, document
+from magicplan.validate.calibrate import Group, document, rereads
 from magicplan.validate.fit import Errors, attention_seconds_of, linear_seconds_of, row_label
 from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
 
@@ -116,7 +116,7 @@ def crossings(
     found = []
     for known, unseen, label in pairs:
         gpu = GPU_OF[unseen.accelerator.name]
-        rows = tables.of(gpu, unseen.stack, unseen.version)
+        rows = packing(tables.of(gpu, unseen.stack, unseen.version), unseen)
         if "linear.bf16" not in unseen.fits:
             continue
         before = [g for g in groups if not _later(g, known)]
@@ -127,6 +127,15 @@ def crossings(
             for part, errors in ours.items()
         ]
     return found
+
+
+def packing(rows: KernelTables, group: Group) -> KernelTables:
+    """The rows without attention that reads KV over again: no other version foretells such a
+    fault."""
+    if not rereads(group, "attention.bf16"):
+        return rows
+    none = np.zeros(len(rows.attention["seconds"]), dtype=np.bool_)
+    return replace(rows, attention=where(rows.attention, none))
 
 
 def _later(group: Group, known: Group) -> bool:

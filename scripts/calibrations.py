@@ -13,6 +13,7 @@ import sys
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
@@ -29,17 +30,19 @@ from magicplan.hardware_specs.calibration_files import (
 )
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
+from magicplan.validate.evidence import borrowed
 from magicplan.validate.experts_fit import fit_experts
 from magicplan.validate.magicdec_fit import (
     fit_each,
     magicdec_calibration,
+    magicdec_evidence,
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
 from magicplan.validate.relative_fit import fit_slowdown, slowed
 from magicplan.validate.request_fit import fit_request
 from magicplan.validate.serving_rows import served
-from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
+from magicplan.validate.stack_fit import ROUND_CONSTANTS, constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -58,11 +61,12 @@ def stacks(cases: list[Case]) -> None:
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
         try:
-            host, speedup = fit_rounds(stack, cases, fit.host)
+            host, speedup, rounds = fit_rounds(stack, cases, fit.host)
         except UsageError as problem:
+            rounds = borrowed("stack rounds", ROUND_CONSTANTS, f"vllm's ({problem})")
             vllm = tables["vllm"]["host"]
-            borrowed = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
-            host = replace(fit.host, **borrowed)
+            taken = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
+            host = replace(fit.host, **taken)
             old = tables["vllm"]["speedup_residual"]
             speedup = Residual(
                 low=old["low"] * 0.9,
@@ -75,6 +79,7 @@ def stacks(cases: list[Case]) -> None:
             "host": constants(host),
             "step_residual": rounded(fit.residual),
             "speedup_residual": rounded(speedup),
+            "evidence": [fit.evidence, rounds],
         }
         if len(fit.held_out):
             print(
@@ -87,7 +92,9 @@ def stacks(cases: list[Case]) -> None:
             print(f"{stack:8} {fit.residual.basis}")
     for table in tables.values():
         # 4-bit linear layers are the GPU's kernels more than the stack's
-        table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]
+        if not table["fp4"]:
+            table["fp4"] = tables["trtllm"]["fp4"]
+            table["evidence"].append(borrowed("stack fp4", ("fp4",), "trtllm's"))
     write_stacks(tables)
 
 
@@ -102,8 +109,13 @@ def experts(cases: list[Case]) -> None:
     for stack in tables:
         fit = fit_experts(stack, believed(cases))
         tables[stack]["experts"] = {k: float(f"{v:.4g}") for k, v in fit.constants.items()}
+        tables[stack]["evidence"].append(fit.evidence)
         print(f"{stack:8} experts {tables[stack]['experts']}")
     for table in tables.values():
+        lacking = [n for n in tables["trtllm"]["experts"] if n not in table["experts"]]
+        if lacking:
+            names = [f"experts.{name}" for name in lacking]
+            table["evidence"].append(borrowed("stack experts", names, "trtllm's"))
         table["experts"] = tables["trtllm"]["experts"] | table["experts"]
     write_stacks(tables)
 
@@ -116,10 +128,12 @@ def requests(path: Path) -> None:
         fit = fit_request(stack, rows)
         tables[stack]["host"]["request_seconds"] = round(fit.request_seconds, 4)
         tables[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
+        tables[stack]["evidence"].append(fit.evidence)
         print(
             f"{stack:8} first token + {1e3 * fit.request_seconds:.0f} ms and "
-            f"{fit.streamed_rounds:.1f} rounds, held out: median "
-            f"{100 * np.median(np.abs(fit.held_out - 1)):.1f} %"
+            f"{fit.streamed_rounds:.1f} rounds, "
+            f"{'held out' if fit.evidence['held_out'] else 'in sample'}: median "
+            f"{fit.evidence['median_percent']:.1f} %"
         )
     write_stacks(tables)
 
@@ -152,6 +166,7 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
             "host": constants(found.host),
             "step_residual": rounded(step),
             "speedup_residual": rounded(speedup),
+            "evidence": magicdec_evidence(fit.folds, found),
         }
         documents.append(data)
         print(f"magicdec {fit.gpu}: {fit.numbers.round(2)}")
@@ -162,19 +177,19 @@ def relatives(cases: list[Case]) -> list[dict[str, object]]:
     """MI300X, which only published steps of vLLM know, by one slowdown against H100's kernels."""
     own = [c for c in cases if c.step_seconds and c.dense and c.ask["gpu"] == AMD]
     h100 = {stack: calibration_for(load("h100-sxm"), stack)[0] for stack in ("vllm", "sglang")}
-    factor, residual = fit_slowdown(own, h100["vllm"])
+    factor, residual, basis = fit_slowdown(own, h100["vllm"])
     print(f"{AMD}: kernels {factor:.2f} times those of {h100['vllm'].name}, {len(own)} steps")
-    return [_slowed(base, stack, factor, residual, len(own)) for stack, base in h100.items()]
+    return [_slowed(h100[stack], stack, factor, residual, basis) for stack in h100]
 
 
 def _slowed(
-    base: Calibration, stack: str, factor: float, residual: Residual, steps: int
+    base: Calibration, stack: str, factor: float, residual: Residual, basis: dict[str, Any]
 ) -> dict[str, object]:
     found = slowed(base, factor)
     return {
         "name": f"{AMD}_{stack}_{base.name.rpartition('_')[2]}",
         "origin": f"kernels of {base.name} made {factor:.2f} times as long, the one number fitted "
-        f"on {steps} published steps of vLLM (ROCm/vllm docs/dev-docker/README.md)",
+        f"on {basis['rows']} published steps of vLLM (ROCm/vllm docs/dev-docker/README.md)",
         "date": date.today().isoformat(),
         "linear": {d: numbers_of(f) for d, f in found.linear.items()},
         "attention": {d: numbers_of(f) for d, f in found.attention.items()},
@@ -182,6 +197,7 @@ def _slowed(
         "host": constants(found.host),
         "step_residual": rounded(residual),
         "speedup_residual": rounded(found.speedup_residual),
+        "evidence": [basis],
     }
 
 

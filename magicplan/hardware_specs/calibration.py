@@ -47,6 +47,9 @@ class AttentionFit:
     """The q between bytes and FLOP: infinite where a kernel reads and computes at once, 1 where it
     does one after the other, so that every query token of a verification adds its share. Between
     them, 64 rows a KV head take 5 (H100) to 14 % (A100) more than four."""
+    reread_share: float = 0.0
+    """Of a sequence's KV, what the kernel reads over again for every further query row of a KV
+    head: 0 where it packs query heads and tokens, 1 where each of them reads everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +65,9 @@ class CollectiveFit:
     two_shot_seconds: float = 0.0
     two_shot_efficiency: float = 1.0
     hop_seconds: float = 0.0
+    eager_seconds: float = 0.0
+    """What the host takes to launch one outside a CUDA graph: such a collective lasts at least as
+    long, for the next launch overlaps with this one's run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,6 +128,8 @@ class Calibration:
     """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
         for linear in self.linear.values():

@@ -216,6 +216,11 @@ def stack_constants(stack: str) -> dict[str, Any]:
     return {k: v for k, v in _stack(stack).items() if k in kept}
 
 
+def stack_evidence(stack: str) -> list[dict[str, Any]]:
+    """What a serving stack's constants rest on, a table a group of them."""
+    return list(_stack(stack).get("evidence", []))
+
+
 def prefill_share(stack: str, *, dense: bool = True) -> float:
     """Of the prefill of neighbours, what a serving benchmark of that stack shows in its time per
     token; the rest overlaps or falls into the time to first token."""
@@ -289,7 +294,18 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         draft_attention=_by_dtype(where, data, "draft_attention", AttentionFit),
         collective=_part(where, data, "collective", CollectiveFit),
         host=_part(where, data, "host", HostFit),
+        evidence=_evidence(where, data),
     )
+
+
+def _evidence(where: str, data: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    found = data.get("evidence", [])
+    told = isinstance(found, list) and all(
+        isinstance(entry, dict) and isinstance(entry.get("part"), str) for entry in found
+    )
+    if not told:
+        raise SpecError(where, "evidence is not a list of tables that each name their part")
+    return tuple(found)
 
 
 def _text(where: str, data: dict[str, Any], key: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.covering import held_out
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
 from magicplan.validate.replay import prefill_of
 from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
@@ -41,6 +43,7 @@ class ExpertFit:
     held_out: Array
     """Measured over predicted, each model by constants of the others; empty of a single model.
     Models of one shape (DeepSeek's V3 and R1) are one."""
+    evidence: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +85,20 @@ def fit_experts(stack: str, cases: list[Case]) -> ExpertFit:
     found = _solve(parts, weight)
     seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
     pairs = zip(EXPERTS, found.tolist(), strict=True)
+    constants = {name: value for name, value in pairs if seen[name]}
+    ratios = held_out(
+        measured, lambda test: _predict(_solve(parts, weight * ~test), parts), np.ravel(shapes)
+    )
     return ExpertFit(
-        constants={name: value for name, value in pairs if seen[name]},
-        held_out=held_out(
-            measured,
-            lambda test: _predict(_solve(parts, weight * ~test), parts),
-            np.ravel(shapes),
+        constants=constants,
+        held_out=ratios,
+        evidence=evidence(
+            "stack experts",
+            [f"experts.{name}" for name in constants],
+            [c.source for c, _ in kept],
+            [set_of(c) for c, _ in kept],
+            1 / ratios if len(ratios) else _predict(found, parts) / measured,
+            held_out=bool(len(ratios)),
         ),
     )
 

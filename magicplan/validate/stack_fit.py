@@ -9,6 +9,7 @@ it is never paid (fitted freely, its share was 0 for every stack).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,7 @@ from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.covering import Covering, covering, held_out
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
@@ -52,6 +54,7 @@ class StackFit:
     empty where all are of one."""
     gpu_held_out: Array
     """The same by constants fitted on other GPUs alone."""
+    evidence: dict[str, Any]
     coverage: float
     """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
 
@@ -78,6 +81,12 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
     "fp4_slowdown": (1.0, 1.2, 2.0),
 }
 """Least, first and largest value of what is fitted."""
+
+
+STEP_CONSTANTS = (
+    "host.kernel_seconds", "host.step_seconds", "host.sequence_seconds", "prefill_share",
+)  # fmt: skip
+ROUND_CONSTANTS = ("host.draft_step_seconds", "host.round_seconds")
 
 
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
@@ -124,6 +133,14 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
         residual=Residual(low=ends.low, high=ends.high, basis=basis),
         held_out=ratios,
         gpu_held_out=unseen(gpus),
+        evidence=evidence(
+            "stack steps",
+            (*STEP_CONSTANTS, *(("fp4",) if parts.fp4_runs.any() else ())),
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            1 / ratios if len(ratios) else _predict(solved, parts) / parts.measured,
+            held_out=bool(len(ratios)),
+        ),
         coverage=ends.coverage,
     )
 
@@ -204,13 +221,16 @@ def _predict(x: Array, parts: _Parts) -> Array:
     )
 
 
-def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, Residual]:
-    """Time of a draft step and of a round beyond its kernels, from published speedups of chains.
+def fit_rounds(
+    stack: str, cases: list[Case], host: HostFit
+) -> tuple[HostFit, Residual, dict[str, Any]]:
+    """Time of a draft step and of a round beyond its kernels, from published speedups of chains;
+    and what they rest on.
 
     Raises UsageError for too few. The residual is that of the fitted rows themselves.
     """
     usable = [c for c in cases if c.speedup and runs_of(stack, c)]
-    rows = []
+    rows, kept = [], []
     for case in usable:
         try:
             ask = resolve(Request(**case.ask))
@@ -222,6 +242,7 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
         table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
         gain = float(table.tokens_per_round.flat[-1]) * float(table.round_seconds.flat[0])
         rows.append((case.speedup or 1.0, gain, float(table.round_seconds.flat[-1]), ask.max_gamma))
+        kept.append(case)
     if len(rows) < MIN_CASES:
         raise UsageError(f"{stack}: {len(rows)} published speedups, the fit needs {MIN_CASES}")
     measured, gain, known_round, gamma = np.asarray(rows, dtype=np.float64).T
@@ -239,6 +260,14 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
     return (
         replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
         Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
+        evidence(
+            "stack rounds",
+            ROUND_CONSTANTS,
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            speedup(found.x) / measured,
+            held_out=False,
+        ),
     )
 
 
