@@ -44,10 +44,15 @@ def _label(series: Series, index: int) -> str:
 
 
 def interval(low: Numbers, high: Numbers, index: int, unit: Unit) -> str:
-    """ "low to high", or nothing where there is no interval."""
-    if not low or low[index] is None or high[index] is None:
+    """ "low to high", or nothing where there is no interval; a high end of None has no end."""
+    return between(low[index], high[index], unit) if low else ""
+
+
+def between(low: float | None, high: float | None, unit: Unit) -> str:
+    """ "low to high" in a unit; "from low" where there is no end, nothing where none is known."""
+    if low is None:
         return ""
-    return f"{show(low[index], unit)} to {show(high[index], unit)}"
+    return f"from {show(low, unit)}" if high is None else f"{show(low, unit)} to {show(high, unit)}"
 
 
 @_grid.register
