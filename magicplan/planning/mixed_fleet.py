@@ -15,7 +15,6 @@ from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.planning.plan_result import Candidate, FleetPart, MixedFleet, Plan
 
-
 CAPACITY = "capacity_requests_per_s"
 
 
@@ -67,7 +66,9 @@ def _cost_at(
     chosen = _solve(plans, kinds, stock, borne)
     if chosen is None:
         return math.inf
-    return sum(x * c.cost_usd_per_hour / c.replicas for (_, c), x in zip(kinds, chosen, strict=True))
+    return sum(
+        x * c.cost_usd_per_hour / c.replicas for (_, c), x in zip(kinds, chosen, strict=True)
+    )
 
 
 def _usable(c: Candidate) -> bool:

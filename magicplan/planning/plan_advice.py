@@ -23,9 +23,7 @@ def advice(ask: PlanRequest, best: Candidate, sure: Sequence[Interval]) -> tuple
     return tuple(_sentences(ask, best, {entry.figure: entry for entry in sure}))
 
 
-def _sentences(
-    ask: PlanRequest, best: Candidate, of: Mapping[str, Interval]
-) -> Iterator[str]:
+def _sentences(ask: PlanRequest, best: Candidate, of: Mapping[str, Interval]) -> Iterator[str]:
     for key, limit in ask.slo.items():
         value, high = of[key].value, of[key].high
         reaches = "has no end" if math.isinf(high) else f"reaches {high:.3g} s"
@@ -41,14 +39,14 @@ def _sentences(
             )
     for key, factor in best.violations.items():
         if key not in SLO_KEYS:
-            limit = getattr(ask, key, None)
-            stated = f" {limit:g}" if isinstance(limit, int | float) else ""
+            asked = getattr(ask, key, None)
+            stated = f" {asked:g}" if isinstance(asked, int | float) else ""
             yield f"{key}{stated} is passed {factor:.3g} times over: raise it, or loosen a limit"
 
 
 def _safe(gpus: Interval | None) -> str:
     if gpus is None or math.isinf(gpus.high):
-        return "no number of these replicas keeps every limit at the far ends"
+        return "no number of these replicas keeps every limit at its far end"
     if gpus.high == gpus.value:
-        return "no more GPUs are needed to keep it at the far end"
-    return f"{gpus.high:.0f} GPUs in place of {gpus.value:.0f} keep every limit at the far ends"
+        return "replicas chosen anew keep it with no more GPUs"
+    return f"{gpus.high:.0f} GPUs in place of {gpus.value:.0f} keep every limit at its far end"

@@ -35,14 +35,17 @@ NEEDED = (
     "energy_joules_per_token",
 )  # fmt: skip
 """What counting replicas anew decides."""
-TOGETHER = "; the two in quadrature of logarithms"
+TOGETHER = "distances added in quadrature of logarithms"
+HELD = "replicas and traffic held"
+ANEW = "replicas counted anew"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Cause:
     """One thing put to its low and its high end."""
 
-    basis: str
+    name: str
+    words: str
     held: tuple[Figures, Figures]
     needed: tuple[Needs, Needs] | None
     """None where even the plan itself meets its limits with no number of replicas."""
@@ -90,8 +93,9 @@ def intervals(
     factors = (residual.low, residual.high)
     sized = needs(free, load, kind, slower=factors)
     slow = Cause(
-        basis=f"step times to either end of {residual.low:.2f} to {residual.high:.2f} of the "
-        f"prediction ({residual.basis})",
+        name="step time",
+        words=f"step time: {residual.low:.3g} to {residual.high:.3g} of the prediction "
+        f"({residual.basis})",
         held=ends,
         needed=(sized[0], sized[1]) if anew else None,
     )
@@ -109,26 +113,26 @@ def _all(
     anew: bool,
 ) -> Iterator[Interval]:
     causes = [slow, accepted] if accepted else [slow]
-    basis = ", and ".join(cause.basis for cause in causes) + (TOGETHER if accepted else "")
     values = figures_of(best)
     for name in values:
         if name == "tokens_per_s" and load.users is None:
             continue  # what arrives is what leaves
         low, high = zip(*((c.held[0][name], c.held[1][name]) for c in causes), strict=True)
-        found = _interval(name, values[name], low, high, f"{basis}; replicas and traffic held")
+        found = _interval(name, values[name], low, high, HELD, causes)
         if name == "capacity_over_peak":
             found = replace(found, figure="headroom", low=found.low - 1, value=found.value - 1,
                             high=found.high - 1)  # fmt: skip
         yield found
     for name in NEEDED if anew else ():
         low, high = zip(*(_needed(c, name) for c in causes), strict=True)
-        yield from _counted(best, choice, name, low, high, f"{basis}; replicas counted anew")
-    residual = _residual(choice)
-    step = best.step
+        yield from _counted(best, choice, name, low, high, causes)
+    residual, step = _residual(choice), best.step
     plain = (step.linear_seconds + step.attention_seconds + step.collective_seconds
              + step.elementwise_seconds + step.host_seconds)  # fmt: skip
-    yield _interval("decode_step_seconds", plain, [plain * residual.low], [plain * residual.high],
-                    f"measured over predicted at the same batch and context: {residual.basis}")  # fmt: skip
+    yield _interval(
+        "decode_step_seconds", plain, [plain * residual.low], [plain * residual.high],
+        "batch and context held", [slow],
+    )  # fmt: skip
     if best.gamma:
         yield from _speculation(best, choice)
 
@@ -211,7 +215,8 @@ def _accepted(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> 
 
     low, high = accepted.interval()
     return Cause(
-        basis=f"acceptance to either end of its own ({accepted.origin})",
+        name="acceptance",
+        words=_acceptance(accepted),
         held=(held(low), held(high)),
         needed=(needs(ask, load, kind(low, None))[0], needs(ask, load, kind(high, None))[0]),
     )
@@ -231,13 +236,13 @@ def _counted(
     name: str,
     low: Sequence[float],
     high: Sequence[float],
-    basis: str,
+    causes: Sequence[Cause],
 ) -> Iterator[Interval]:
     """GPUs come in whole replicas, and cost goes with them; nothing where there is no price."""
     value = float(getattr(best, name))
     if math.isnan(value):
         return
-    found = _interval(name, value, low, high, basis)
+    found = _interval(name, value, low, high, ANEW, causes)
     if name in ("gpus", "cost_usd_per_hour"):
         one = choice.row.gpus_per_replica * (1.0 if name == "gpus" else value / best.gpus)
         least = max(math.floor(found.low / one + 1e-9), 1) * one
@@ -258,24 +263,42 @@ def _speculation(best: Candidate, choice: Choice) -> Iterator[Interval]:
         float(tokens_per_round(end.survival(best.gamma, ctx, draft.budget_tokens))[best.gamma])
         for end in (accepted.interval() if accepted.uncertainty else ())
     ] or [tokens, tokens]
-    basis = f"acceptance to either end of its own ({accepted.origin})"
-    if not accepted.uncertainty:
-        basis = f"acceptance as stated, without an interval of its own ({accepted.origin})"
-    yield _interval("tokens_per_round", tokens, ends[:1], ends[1:], basis)
-    timing = choice.row.resolved.machine.calibration.speedup_residual
-    gain = best.speedup
-    yield _interval(
-        "speedup", gain, [gain * ends[0] / tokens, gain * timing.low],
+    words, timing = _acceptance(accepted), choice.row.resolved.machine.calibration.speedup_residual
+    gain, basis = best.speedup, "draft length, batch and context held"
+    yield Interval(figure="tokens_per_round", low=ends[0], value=tokens, high=ends[1],
+                   basis=f"acceptance at either end; {basis}", causes=(words,))  # fmt: skip
+    low, high = _combined(
+        gain, [gain * ends[0] / tokens, gain * timing.low],
         [gain * ends[1] / tokens, gain * timing.high],
-        f"{basis}, and {timing.basis}{TOGETHER}",
+    )  # fmt: skip
+    yield Interval(
+        figure="speedup", low=low, value=gain, high=high,
+        basis=f"acceptance and speedup at either end, {TOGETHER}; {basis}",
+        causes=(words, f"speedup: {timing.low:.3g} to {timing.high:.3g} ({timing.basis})"),
     )  # fmt: skip
 
 
+def _acceptance(accepted: Acceptance) -> str:
+    own = "" if accepted.uncertainty else "as stated, without an interval: "
+    return f"acceptance: {own}{accepted.origin}"
+
+
 def _interval(
-    name: str, value: float, low: Sequence[float], high: Sequence[float], basis: str
+    name: str,
+    value: float,
+    low: Sequence[float],
+    high: Sequence[float],
+    method: str,
+    causes: Sequence[Cause],
 ) -> Interval:
     least, most = _combined(value, low, high)
-    return Interval(figure=name, low=least, value=value, high=most, basis=basis)
+    names = " and ".join(cause.name for cause in causes)
+    together = f", {TOGETHER}" if len(causes) > 1 else ""
+    return Interval(
+        figure=name, low=least, value=value, high=most,
+        basis=f"{names} at either end{together}; {method}",
+        causes=tuple(cause.words for cause in causes),
+    )  # fmt: skip
 
 
 def _combined(value: float, one: Sequence[float], other: Sequence[float]) -> tuple[float, float]:

@@ -204,6 +204,9 @@ class Schedule:
     """[batch][ctx] nodes of the best tree, root included; 1 is off, () where the draft has none."""
     tree_depths: tuple[tuple[int, ...], ...] = ()
     tree_speedups: tuple[tuple[float, ...], ...] = ()
+    speedups_low: tuple[tuple[float, ...], ...] = ()
+    """[batch][ctx] 80 % intervals of `speedups`, from acceptance and timing."""
+    speedups_high: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -264,6 +267,9 @@ class Interval:
     high: float
     """Infinite (null) where a queue has no end, or where no number of replicas would do."""
     basis: str
+    """How the ends were found."""
+    causes: tuple[str, ...] = ()
+    """What was put to its own ends, and where those are from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -113,10 +113,11 @@ def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivi
         kind = kind_of(cold, choice)
         yield _line(ask, cold, kind, "prefix_hit_rate", 0.0, change="no prefix cache")
     accepted = choice.row.spec.acceptance
-    for by in (-0.1, -0.05, 0.05) if accepted is not None else ():
-        shifted = Shifted(
-            origin="shifted", base=accepted, by=by, same_model=accepted.same_model
-        )  # fmt: skip
+    for by in (-0.1, -0.05, 0.05):
+        if accepted is None:
+            break
+        same = accepted.same_model
+        shifted = Shifted(origin="shifted", base=accepted, by=by, same_model=same)
         kind = kind_of(load, choice, replace(choice.row.spec, acceptance=shifted))
         yield _line(ask, load, kind, "acceptance", 1 + by, change=f"{by:+.2f}")
     for factor in (0.9, 1.2):
@@ -149,7 +150,7 @@ def _line(
     low, found, high = needs(ask, load, kind, limits=limits, slower=ends)
     return Sensitivity(
         what=what,
-        change=change or f"x {factor:g}",
+        change=change or ("as planned" if factor == 1 else f"x {factor:g}"),
         factor=factor,
         meets=found.meets,
         gpus=found.gpus,

@@ -52,7 +52,11 @@ def between(low: float | None, high: float | None, unit: Unit) -> str:
     """ "low to high" in a unit; "from low" where there is no end, nothing where none is known."""
     if low is None:
         return ""
-    return f"from {show(low, unit)}" if high is None else f"{show(low, unit)} to {show(high, unit)}"
+    if high is None:
+        return f"from {show(low, unit)}"
+    first, last = show(low, unit), show(high, unit)
+    number, _, name = first.rpartition(" ")  # a unit that both have stands once
+    return f"{number if number and last.endswith(f' {name}') else first} to {last}"
 
 
 @_grid.register
