@@ -124,7 +124,7 @@ def observed(plan: Record) -> Section | None:
             repeated=True,
         ),
         Bullets(lines=tuple(map(spoken, seen.texts("advice")))),
-        Code(title="Calibration fitted to this run, for --stack FILE",
+        Code(title="Calibration fitted to this run and GPU, for --stack FILE",
              text=seen.text("calibration_toml"), quiet=True),
     ]  # fmt: skip
     return Section(title="Running server", blocks=tuple(blocks))
