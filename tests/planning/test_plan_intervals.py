@@ -18,7 +18,7 @@ from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_files import read_plan
-from magicplan.planning.plan_intervals import figures_of
+from magicplan.planning.plan_intervals import _combined, figures_of
 from magicplan.planning.plan_request import SLO_KEYS
 from magicplan.planning.plan_result import Interval, Plan
 from tests.planning.test_plan import CHAT, OBSERVED, chat
@@ -127,6 +127,25 @@ def test_two_causes_add_in_quadrature_of_logarithms() -> None:
     alone = tokens.high / tokens.value
     assert speedup.high / speedup.value > alone
     assert math.log(speedup.high / speedup.value) < math.log(alone) + math.log(1.3)
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "wanted"),
+    [
+        (2.0, [1.0], [4.0], (1.0, 4.0)),
+        (2.0, [4.0], [1.0], (1.0, 4.0)),  # a capacity falls where steps are longer
+        (2.0, [1.0, 1.0], [4.0, 4.0], (2 / 2 ** math.sqrt(2), 2 * 2 ** math.sqrt(2))),
+        (2.0, [2.0], [3.0], (2.0, 3.0)),
+        (2.0, [3.0], [4.0], (2.0, 4.0)),  # never past the value
+        (2.0, [0.0], [math.inf], (0.0, math.inf)),
+        (0.0, [0.0, 0.0], [3.0, 4.0], (0.0, 5.0)),
+        (math.inf, [3.0], [math.inf], (3.0, math.inf)),
+    ],
+)
+def test_ends_of_causes_as_one_interval(
+    value: float, low: list[float], high: list[float], wanted: tuple[float, float]
+) -> None:
+    assert _combined(value, low, high) == pytest.approx(wanted)
 
 
 def test_a_fleet_that_its_interval_overloads_has_no_end(tmp_path: Path) -> None:
