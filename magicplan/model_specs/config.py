@@ -189,7 +189,7 @@ def _listed(read: Reader, shape: ModelShape, default: int) -> int:
 
 def _qk_norm(shape: ModelShape) -> ModelShape:
     extra = 2 * shape.head_dim * shape.layers
-    return replace(shape, norm_parameters=shape.norm_parameters + extra)
+    return replace(shape, query_key_norms=True, norm_parameters=shape.norm_parameters + extra)
 
 
 def _llama(read: Reader, shape: ModelShape) -> ModelShape:

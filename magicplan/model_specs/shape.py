@@ -66,6 +66,8 @@ class ModelShape:
     latent: LatentAttention | None = None
     experts: Experts | None = None
     norm_parameters: int = 0
+    query_key_norms: bool = False
+    """Every head's query and key is normalised (Qwen3, GLM-4.5, Gemma 3)."""
     native_dtype: str = "bf16"
     mtp_layers: int = 0
     published_parameters: int | None = None

@@ -94,7 +94,7 @@ def decode_seconds(
     batch: Array,
     ctx: Array,
     query_tokens: Array,
-    kv_passes: float = 1.0,
+    kv_passes: float | None = None,
 ) -> Array:
     """Target passes over decoding requests alone, [layout, batch, query_tokens].
 
@@ -106,7 +106,7 @@ def decode_seconds(
         batch=batch[None, :, None, None],
         ctx=nodes[None, :, :, None],
         query_tokens=query_tokens,
-        kv_passes=1.0 if kv_passes == 1.0 else np.minimum(kv_passes, query_tokens),
+        kv_passes=kv_passes if kv_passes in (None, 1.0) else np.minimum(kv_passes, query_tokens),
     )
     wide = _with_axes(layout, 3)
     host = machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
@@ -115,14 +115,16 @@ def decode_seconds(
     return np.asarray(np.broadcast_to(seconds, full).mean(axis=2))
 
 
-def drafting_seconds(
-    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array
+def drafting_passes(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array, widths: Array
 ) -> Array:
-    """One draft step, [layout, batch]; contexts as in `decode_seconds`."""
+    """Draft passes over `widths` tokens a request, [layout, batch, width]: 1 in a chain, the nodes
+    of a level in a tree; contexts as in `decode_seconds`."""
     nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
-    wide = _with_axes(layout, 2)
-    cost = draft_step(draft, wide, machine, batch[None, :, None], nodes[None, :, :])
-    full = (np.size(layout.tp), batch.size, nodes.shape[1])
+    wide = _with_axes(layout, 3)
+    work = batch[None, :, None, None], nodes[None, :, :, None]
+    cost = draft_step(draft, wide, machine, *work, width=widths)
+    full = (np.size(layout.tp), batch.size, nodes.shape[1], widths.size)
     return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
 
 

@@ -80,6 +80,9 @@ class PlanRequest:
     """As in `--acceptance`, for every draft or by draft."""
     task: str | None = None
     max_gamma: int = 8
+    trees: bool | None = None
+    """Whether drafts may also draft trees, as deep as `max_gamma`; None where the stack's engine
+    runs trees of the draft."""
     stack: str = "vllm"
     memory_fraction: float = 0.92
     batched_tokens: int = 8192
@@ -88,7 +91,8 @@ class PlanRequest:
     """Most requests that a replica runs at once."""
     disaggregation: str = "auto"
     """`auto` tries replicas that only prefill beside mixed ones, `off` does not, `only` insists."""
-    verify_kv_passes: float = 1.0
+    verify_kv_passes: float | str = "auto"
+    """How often verification reads the KV cache; `auto` is what the calibration knows."""
     prices: str | Mapping[str, float] | None = None
     """A TOML of prices, or {accelerator: USD an hour}; shipped ones are indicative."""
     objective: str = "cost"
@@ -138,7 +142,8 @@ def checked(ask: PlanRequest) -> PlanRequest:
             raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
     _check_number("max_utilisation", ask.max_utilisation, low=0.01, high=0.99)
     _check_number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
-    _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
+    if ask.verify_kv_passes != "auto":
+        _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
     for name, (low, high) in WHOLE.items():
         _check_whole(name, getattr(ask, name), low=low, high=high)
     for name in ("max_gpus", "budget_usd_per_hour"):
@@ -164,6 +169,8 @@ def _check_types(ask: PlanRequest) -> None:
         raise UsageError(f"task {ask.task!r}: expected text")
     if ask.trace is not None and not isinstance(ask.trace, str | Path):
         raise UsageError(f"trace {ask.trace!r}: expected the path of a CSV")
+    if ask.trees is not None and not isinstance(ask.trees, bool):
+        raise UsageError(f"trees {ask.trees!r}: expected true or false")
     for name, what in (("slo", "limits"), ("available", "GPUs"), ("prices", "prices")):
         value = getattr(ask, name)
         path = name == "prices" and isinstance(value, str)

@@ -10,13 +10,16 @@ import numpy as np
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import TreePoint, adaptive_trees
 from magicplan.planning.engine import step_parts
+from magicplan.planning.fleet import acceptance_of, drafts_of
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed
+from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed, TreeRule
+from magicplan.planning.plan_trees import tree_rules
 from magicplan.planning.predict import answer
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import resolve
-from magicplan.planning.settings import schedule as thresholds
+from magicplan.planning.schedule import Planned
+from magicplan.planning.schedule import schedule as thresholds
 from magicplan.roofline.deployment import Array
 
 SCHEMA = "magicplan.schedule/1"
@@ -25,21 +28,22 @@ MOST_NODES, DEEPEST = 48, 10
 KINDS = ("linear", "attention", "collective", "elementwise", "host")
 
 
-def grid_prediction(ask: PlanRequest, choice: Choice, best: Candidate) -> Prediction | None:
-    """One replica of the best plan over batch x context with its draft; without one, with the
-    first of the request's that can be predicted. None where there is none."""
+def grid_prediction(
+    ask: PlanRequest, choice: Choice, best: Candidate, planned: Planned | None
+) -> Prediction | None:
+    """One replica of the best plan over batch x context with its draft, its own batch included;
+    without one, with the first of the request's that can be predicted. None where there is none.
+    """
     row = choice.row
-    names = [best.draft] if best.draft != "none" else [d for d in ask.drafts if d != "none"]
-    names = [n for name in names for n in (("eagle3", "ngram") if name == "auto" else (name,))]
+    asked = drafts_of(ask, row.resolved.model)
+    names = [best.draft] if best.draft != "none" else [d for d in asked if d != "none"]
+    batches = sorted({*_batches(best), *([planned.batch_lo] if planned else [])})
     for text in names:
         name, _, view = text.partition(" ")
-        rate = ask.acceptance
-        if not isinstance(rate, str):
-            rate = rate.get(text, rate.get(name, "auto"))
         question = replace(
-            row.resolved.request, draft=name, draft_kv=view or None, acceptance=rate,
-            task=ask.task, max_gamma=ask.max_gamma, gpus=row.gpus_per_replica, tp=row.tp,
-            pp=row.pp, batch=_batches(best), ctx=_contexts(choice),
+            row.resolved.request, draft=name, draft_kv=view or None,
+            acceptance=acceptance_of(ask, text), task=ask.task, max_gamma=ask.max_gamma,
+            gpus=row.gpus_per_replica, tp=row.tp, pp=row.pp, batch=batches, ctx=_contexts(choice),
         )  # fmt: skip
         try:
             return answer(resolve(question))
@@ -61,7 +65,24 @@ def _contexts(choice: Choice) -> list[int]:
     return [int(SHORTEST_CTX * 2**n) for n in range(octaves + 1)]
 
 
-def schedule_of(grid: Prediction) -> Schedule:
+def planned_of(choice: Choice, best: Candidate) -> Planned | None:
+    """The plan's own draft length and where it holds; None where it drafts nothing."""
+    if not best.gamma:
+        return None
+    batches = sorted((best.batch_per_replica, float(choice.sized.batch[choice.index])))
+    low, high = (max(int(np.rint(batch)), 1) for batch in batches)
+    return Planned(
+        batch_lo=low,
+        batch_hi=high,
+        ctx_tokens=best.ctx_tokens,
+        gamma=best.tree.chain_gamma if best.tree else best.gamma,
+        share=1 / best.tree.gain if best.tree else 1.0,
+    )
+
+
+def schedule_of(
+    grid: Prediction, choice: Choice, best: Candidate, planned: Planned | None
+) -> Schedule:
     """The table and its thresholds, for chains and, where the draft can, for trees."""
     trees = _trees(grid)
     shape = grid.placement.fits.shape
@@ -80,11 +101,19 @@ def schedule_of(grid: Prediction) -> Schedule:
                 batch_lo=t.batch_lo, batch_hi=t.batch_hi, ctx_lo=t.ctx_lo, ctx_hi=t.ctx_hi,
                 gamma=t.gamma, loss=t.loss,
             )
-            for t in thresholds(grid)
+            for t in thresholds(grid, planned)
         ),
         tree_sizes=tuple(tuple(point.size for point in row) for row in trees),
         tree_depths=tuple(tuple(point.depth for point in row) for row in trees),
         tree_speedups=tuple(tuple(point.speedup for point in row) for row in trees),
+        tree_rules=tree_rules(
+            choice.row,
+            grid.resolved.batch[:, 0],
+            grid.resolved.ctx[0],
+            np.broadcast_to(grid.placement.fits, shape),
+            planned,
+            (best.tree.size - 1, best.tree.depth - 1) if best.tree else (best.gamma, best.gamma),
+        ),
     )  # fmt: skip
 
 
@@ -95,19 +124,18 @@ def _rows(values: Any, shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
 
 def schedule_document(schedule: Schedule) -> dict[str, Any]:
     """What a scheduler reads: ranges of batch and context, both ends included, and the draft
-    length there; 0 is off. Cells beyond the last ranges take the nearest."""
+    length there; 0 is off. `trees` are ranges of their own with the parents of every node, breadth
+    first; a root alone is off. Cells beyond the last ranges take the nearest."""
     return {
         "schema": SCHEMA,
         "draft": schedule.draft,
-        "thresholds": [
-            {
-                "batch": [t.batch_lo, t.batch_hi],
-                "ctx_tokens": [t.ctx_lo, t.ctx_hi],
-                "gamma": t.gamma,
-            }
-            for t in schedule.thresholds
-        ],
+        "thresholds": [_span(t) | {"gamma": t.gamma} for t in schedule.thresholds],
+        "trees": [_span(t) | {"parents": list(t.parents)} for t in schedule.tree_rules],
     }
+
+
+def _span(t: ThresholdUsed | TreeRule) -> dict[str, Any]:
+    return {"batch": [t.batch_lo, t.batch_hi], "ctx_tokens": [t.ctx_lo, t.ctx_hi]}
 
 
 def _trees(grid: Prediction) -> list[list[TreePoint]]:

@@ -21,16 +21,20 @@ POPULATION_ROUNDS = 8
 class Rounds:
     """Decoding alone, by batch seen [b]: what `engine` and an acceptance model say.
 
-    round_seconds, tokens_per_round (and its variance) [config, b], at draft lengths `gamma`.
+    round_seconds, tokens_per_round (and its variance) [config, b], where `gamma` tokens are drafted
+    in `depth` levels.
     """
 
     batch: Array
     gamma: Array
+    depth: Array
     round_seconds: Array
     draft_seconds: Array
     """Of a round: drafting and its bookkeeping."""
     tokens_per_round: Array
     tokens_variance: Array
+    looked_at: int = 1
+    """Chains and trees that these are the best of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from magicplan.errors import DoesNotFit, UsageError
 from magicplan.planning.latency import Entry, Sampled, population, sample
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import (
     Steady,
     edge_of,
@@ -21,6 +21,7 @@ from magicplan.planning.serving import (
     where_reached,
 )
 from magicplan.planning.traffic_load import Load
+from magicplan.planning.tree_engines import tree_kind
 from magicplan.roofline.timing import Machine
 
 
@@ -39,6 +40,8 @@ class Run:
     max_sequences: float = 1024
     prefix_hit_rate: float = 0.0
     gamma: int | None = None
+    depth: int | None = None
+    """Drafted levels, where `gamma` tokens are drafted in a tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +84,7 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
         batched_tokens=run.batched_tokens,
         max_sequences=run.max_sequences,
         memory_fraction=run.ask.memory_fraction,
-        kv_passes=run.ask.verify_kv_passes,
+        kv_passes=passes_of(run.ask.verify_kv_passes),
     )
     layout = replace(
         resolved.layout,
@@ -90,7 +93,13 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
     )
     longest = run.ask.max_gamma if resolved.draft else 0
     r = replica(resolved.model, resolved.machine, layout, load, limits, longest)
-    spec = Speculation(draft=resolved.draft, acceptance=resolved.acceptance, gamma=run.gamma)
+    spec = Speculation(
+        draft=resolved.draft,
+        acceptance=resolved.acceptance,
+        gamma=run.gamma,
+        depth=run.depth,
+        trees=tree_kind(run.ask.stack, resolved.draft, wanted=True) if run.depth else "",
+    )
     found = states(r, spec if resolved.draft else Speculation())
     last = last_feasible(found, margin=0.0)
     if last[0] < 0:

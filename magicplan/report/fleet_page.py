@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from magicplan.report.charts import show
 from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Fact, Grid, Page, Section
+from magicplan.report.plan_words import draft_words
 from magicplan.report.record import Record
 
 COLUMNS = ("workload", "GPUs", "layout", "formats", "draft", "requests/s", "$/hour")
@@ -46,13 +47,12 @@ def _facts(found: Record) -> Iterable[Fact]:
 
 def _row(part: Record) -> tuple[str, ...]:
     pipeline = f" PP{part.number('pp'):.0f}" if part.number("pp") > 1 else ""
-    gamma = part.number("gamma")
     return (
         part.text("workload"),
         f"{part.number('gpus'):.0f} x {part.text('gpu')}",
         f"{part.number('replicas'):.0f} of TP{part.number('tp'):.0f}{pipeline}",
         f"{part.text('dtype')}, KV {part.text('kv_dtype')}",
-        f"{part.text('draft')}, {gamma:.0f} tokens" if gamma else "none",
+        draft_words(part) if part.number("gamma") else "none",
         f"{part.number('requests_per_s'):.3g}",
         show(part.number("cost_usd_per_hour"), "usd"),
     )

@@ -15,6 +15,7 @@ from magicplan.report.plan_words import (
     limits_of,
     shape_words,
     spaced,
+    tokens_words,
     verdict,
 )
 from magicplan.report.record import Record
@@ -96,4 +97,8 @@ def _gain(plan: Record, best: Record) -> str:
         f"{best.number('tokens_per_round'):.2f} tokens a round",
         ends_words(plan, "tokens_per_round", "count"),
     ]
+    tree = best.maybe_record("tree")
+    if tree is not None:
+        chain = tokens_words(tree.number("chain_gamma"))
+        parts.append(f"{show(tree.number('gain'), 'ratio')} its best chain ({chain})")
     return "; ".join(filter(None, parts))

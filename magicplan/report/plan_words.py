@@ -96,9 +96,22 @@ def seconds_of(candidate: Record, metric: str, statistic: str) -> float | None:
 
 
 def draft_words(c: Record) -> str:
-    """The draft and its length, or that there is none."""
+    """The draft and its length or its tree, or that there is none."""
     gamma = c.number("gamma")
-    return f"{c.text('draft')}, {gamma:.0f} token{'s' if gamma > 1 else ''}" if gamma else "off"
+    if not gamma:
+        return "off"
+    tree = c.maybe_record("tree")
+    return f"{c.text('draft')}, {tree_words(tree) if tree else tokens_words(gamma)}"
+
+
+def tokens_words(gamma: float) -> str:
+    """A chain's length in words."""
+    return f"{gamma:.0f} token{'s' if gamma > 1 else ''}"
+
+
+def tree_words(tree: Record) -> str:
+    """A tree's size in words."""
+    return f"a tree of {tree.number('size'):.0f} nodes in {tree.number('depth'):.0f} levels"
 
 
 def shape_words(c: Record) -> str:

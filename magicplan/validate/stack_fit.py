@@ -1,15 +1,18 @@
 """What kernels leave out, fitted on published runs of whole engines: few constants a stack.
 
-The floor of an element-wise kernel, the host's time a step and a sequence, what of neighbours'
-prefill a benchmark shows, what of quantisation is paid; and of a round of speculation, the draft
-step and the bookkeeping.
+The floor of an element-wise kernel, the host's time a step and a sequence, and what of neighbours'
+prefill a benchmark shows; and of a round of speculation, the draft step and the bookkeeping.
+Engines quantise activations in the norm or activation before: the time that kernel tables hold for
+it is never paid (fitted freely, its share was 0 for every stack).
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
@@ -22,11 +25,11 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
-from magicplan.validate.covering import Covering, covering
+from magicplan.validate.covering import Covering, covering, held_out
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
-FOLDS = 5
 MIN_CASES = 10
 LEAST = (0.95, 1.05)
 """No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
@@ -47,8 +50,11 @@ class StackFit:
     """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
     held_out: Array
-    """Measured over predicted of every case, by constants fitted on other models and GPUs; empty
-    where all are of one."""
+    """Measured over predicted of every case, by constants fitted without that model on that GPU;
+    empty where all are of one."""
+    gpu_held_out: Array
+    """The same by constants fitted on other GPUs alone."""
+    evidence: dict[str, Any]
     coverage: float
     """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
 
@@ -59,7 +65,6 @@ class _Parts:
 
     measured: Array
     kernels: Array
-    quantising: Array
     prefill: Array
     elementwise: Array
     batch: Array
@@ -72,19 +77,23 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
     "step_ms": (0.0, 0.3, 10.0),
     "sequence_us": (0.0, 5.0, 200.0),
     "prefill_share": (0.0, 0.8, 1.0),
-    "quantise_share": (0.0, 0.3, 1.0),
     "fp4_launch_us": (0.0, 2.0, 10.0),
     "fp4_slowdown": (1.0, 1.2, 2.0),
 }
 """Least, first and largest value of what is fitted."""
-QUANTISE = list(CONSTANTS).index("quantise_share")
+
+
+STEP_CONSTANTS = (
+    "host.kernel_seconds", "host.step_seconds", "host.sequence_seconds", "prefill_share",
+)  # fmt: skip
+ROUND_CONSTANTS = ("host.draft_step_seconds", "host.round_seconds")
 
 
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
     """Constants of one serving stack from steps of dense models. Raises UsageError for too few.
 
-    (Source, GPU, model, format) sets count equally, however many rows they print; folds hold
-    whole sets.
+    (Source, GPU, model, format) sets count equally, however many rows they print; a fold holds
+    all of a model on a GPU.
     """
     usable = [c for c in cases if c.step_seconds and runs_of(stack, c)]
     if len(usable) < MIN_CASES:
@@ -94,18 +103,22 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     weight = 1 / np.bincount(sets)[sets]
     solved = _solve(parts, weight)
     found = dict(zip(CONSTANTS, solved.tolist(), strict=True))
-    ratios, folds = parts.measured / _predict(solved, parts), sets % FOLDS
-    alone = len(np.unique(folds)) < 2
-    if not alone:
-        for fold in np.unique(folds):
-            others = _solve(parts, weight * (folds != fold))
-            ratios[folds == fold] = (parts.measured / _predict(others, parts))[folds == fold]
-    ends = covering(ratios, folds, LEAST_STEP)
-    basis = (
-        f"measured over predicted of {len(kept)} published steps of {stack}, "
-        "by constants fitted on other models and GPUs"
-    )
-    if alone:
+    pairs = np.unique([f"{c.ask['gpu']} {c.ask['model']}" for c in kept], return_inverse=True)[1]
+    gpus = np.unique([str(c.ask["gpu"]) for c in kept], return_inverse=True)[1]
+
+    def unseen(folds: NDArray[np.int64]) -> Array:
+        return held_out(
+            parts.measured, lambda test: _predict(_solve(parts, weight * ~test), parts), folds
+        )
+
+    ratios = unseen(pairs)
+    if len(ratios):
+        ends = covering(ratios, pairs, LEAST_STEP)
+        basis = (
+            f"measured over predicted of {len(kept)} published steps of {stack}, "
+            "by constants fitted without that model on that GPU"
+        )
+    else:
         ends = Covering(low=ONE_SET[0], high=ONE_SET[1], coverage=float("nan"))
         basis = f"{stack} constants fitted on the one set published, {len(kept)} steps"
     return StackFit(
@@ -113,12 +126,21 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
             kernel_seconds=found["kernel_us"] * 1e-6,
             step_seconds=found["step_ms"] * 1e-3,
             sequence_seconds=found["sequence_us"] * 1e-6,
-            quantise_share=found["quantise_share"],
+            quantise_share=0.0,
         ),
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
         residual=Residual(low=ends.low, high=ends.high, basis=basis),
-        held_out=ratios[:0] if alone else ratios,
+        held_out=ratios,
+        gpu_held_out=unseen(gpus),
+        evidence=evidence(
+            "stack steps",
+            (*STEP_CONSTANTS, *(("fp4",) if parts.fp4_runs.any() else ())),
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            1 / ratios if len(ratios) else _predict(solved, parts) / parts.measured,
+            held_out=bool(len(ratios)),
+        ),
         coverage=ends.coverage,
     )
 
@@ -158,14 +180,12 @@ def _known(case: Case, scene: Scene) -> tuple[float, ...]:
     kernels = replace(scene.machine.calibration, host=HostFit(quantise_share=0.0))
     linear = {k: v for k, v in kernels.linear.items() if k != "fp4"}
     fused = replace(scene.machine, calibration=replace(kernels, linear=linear))
-    apart = replace(fused, calibration=replace(fused.calibration, host=HostFit()))
     ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))
     fp4 = [op for op in ops if op.kind == "linear" and op.dtype == "fp4"]
     runs = sum(float(np.max(op.count)) for op in fp4)
     known = float(np.max(step_cost(ops, fused).seconds))
     return (
         known,
-        float(np.max(step_cost(ops, apart).seconds)) - known,
         prefill_of(case, replace(scene, machine=fused)),
         sum(float(np.max(op.count)) for op in ops if op.kind == "elementwise"),
         float(np.max(scene.batch)),
@@ -181,9 +201,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     """The `CONSTANTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
-        error = np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight)
-        # what no row can tell, such as quantisation in runs of 16 bits, is taken to be fused
-        return np.append(error, 1e-3 * x[QUANTISE])
+        return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
     low, first, high = np.asarray(list(CONSTANTS.values())).T
     found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
@@ -191,10 +209,9 @@ def _solve(parts: _Parts, weight: Array) -> Array:
 
 
 def _predict(x: Array, parts: _Parts) -> Array:
-    kernel, step, sequence, prefill, quantise, launch, slowdown = x
+    kernel, step, sequence, prefill, launch, slowdown = x
     return np.asarray(
         parts.kernels
-        + quantise * parts.quantising * (parts.fp4_runs == 0)
         + parts.fp4_runs * launch * 1e-6
         + parts.fp4_busy * (slowdown - 1)
         + parts.elementwise * kernel * 1e-6
@@ -204,13 +221,16 @@ def _predict(x: Array, parts: _Parts) -> Array:
     )
 
 
-def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, Residual]:
-    """Time of a draft step and of a round beyond its kernels, from published speedups of chains.
+def fit_rounds(
+    stack: str, cases: list[Case], host: HostFit
+) -> tuple[HostFit, Residual, dict[str, Any]]:
+    """Time of a draft step and of a round beyond its kernels, from published speedups of chains;
+    and what they rest on.
 
     Raises UsageError for too few. The residual is that of the fitted rows themselves.
     """
     usable = [c for c in cases if c.speedup and runs_of(stack, c)]
-    rows = []
+    rows, kept = [], []
     for case in usable:
         try:
             ask = resolve(Request(**case.ask))
@@ -222,6 +242,7 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
         table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
         gain = float(table.tokens_per_round.flat[-1]) * float(table.round_seconds.flat[0])
         rows.append((case.speedup or 1.0, gain, float(table.round_seconds.flat[-1]), ask.max_gamma))
+        kept.append(case)
     if len(rows) < MIN_CASES:
         raise UsageError(f"{stack}: {len(rows)} published speedups, the fit needs {MIN_CASES}")
     measured, gain, known_round, gamma = np.asarray(rows, dtype=np.float64).T
@@ -239,6 +260,14 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
     return (
         replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
         Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
+        evidence(
+            "stack rounds",
+            ROUND_CONSTANTS,
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            speedup(found.x) / measured,
+            held_out=False,
+        ),
     )
 
 

@@ -64,12 +64,21 @@ def test_transfer_goes_by_family_then_by_memory_and_widens() -> None:
     assert far.low < near.low < own.low < own.high < near.high < far.high
 
 
-def test_the_newest_version_is_taken_unless_one_is_named() -> None:
-    b200 = hardware_specs.load("b200")
-    assert calibration_for(b200, "sglang")[0].name == "b200-sxm_sglang_0.5.10"
-    assert calibration_for(b200, "sglang@0.5.9")[0].name == "b200-sxm_sglang_0.5.9"
+@pytest.mark.parametrize(
+    ("asked", "taken"),
+    [("sglang", "0.5.10"), ("sglang@0.5.9", "0.5.9"), ("sglang@0.6", "0.5.10"),
+     ("sglang@0.4", "0.5.9"), ("trtllm@1.3.0", "1.3.0rc15"), ("trtllm@1.3.0rc12", "1.3.0rc10")],
+)  # fmt: skip
+def test_the_newest_version_or_the_nearest_to_the_one_named(asked: str, taken: str) -> None:
+    found, basis = calibration_for(hardware_specs.load("b200"), asked)
+    stack, _, version = asked.partition("@")
+    assert found.name == f"b200-sxm_{stack}_{taken}"
+    assert ("the nearest to" in basis) == (version not in ("", taken))
+
+
+def test_a_version_that_is_none() -> None:
     with pytest.raises(UnknownName, match=r"0\.5\.9, 0\.5\.10"):
-        calibration_for(b200, "sglang@0.4")
+        calibration_for(hardware_specs.load("b200"), "sglang@newest")
 
 
 def test_an_unknown_stack() -> None:

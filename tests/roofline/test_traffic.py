@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from magicplan import model_specs
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.traffic import KvView, Op, Pass, forward, touched_experts
@@ -83,6 +84,15 @@ def test_kv_heads_are_replicated_past_their_number() -> None:
     }
     assert by_degree[1.0] == 8 * by_degree[8.0]
     assert by_degree[16.0] == by_degree[8.0]
+
+
+def test_models_that_norm_queries_and_keys_launch_two_more_kernels_a_layer() -> None:
+    """8 sequences of Qwen3-32B: 64 query and 8 KV heads of 128 numbers, read and written once."""
+    qwen, work = model_specs.load("qwen3-32b"), Pass(batch=8, ctx=100)
+    norms = one(forward(qwen, Deployment(), work), "query_key_norms")
+    assert (norms.count, norms.activation_bytes) == (2 * 64, 8 * (64 + 8) * 128 * 2)
+    plain = {op.name for op in forward(LLAMA, Deployment(), work)}
+    assert "query_key_norms" not in plain
 
 
 def test_touched_experts_by_hand() -> None:
