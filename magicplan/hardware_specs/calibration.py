@@ -128,6 +128,8 @@ class Calibration:
     """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
+    accelerator: str = ""
+    """The part that a calibration of one's own was fitted on; "" where its file does not say."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 

@@ -10,9 +10,11 @@ from magicplan.report.page import Fact, Page
 from magicplan.report.plan_words import (
     draft_words,
     ends_words,
+    latency_of,
     limit_name,
-    seconds_of,
+    limits_of,
     shape_words,
+    spaced,
     tokens_words,
     verdict,
 )
@@ -25,6 +27,7 @@ def page(plan: Record) -> Page:
     sections = (
         plan_choice.launch(plan),
         plan_choice.observed(plan),
+        plan_choice.limits(plan),
         plan_choice.latency(plan),
         plan_choice.candidates(plan),
         plan_choice.pareto(plan),
@@ -65,23 +68,22 @@ def _facts(plan: Record) -> Iterator[Fact]:
     yield Fact(
         name="GPUs" if plan.flag("feasible") else "nearest plan",
         value=f"{best.number('gpus'):.0f} x {best.text('gpu')}",
-        note=shape_words(best),
+        note="; ".join(filter(None, (ends_words(plan, "gpus", "count"), shape_words(best)))),
     )
-    rows: tuple[tuple[str, str, float | None, Unit], ...] = (
-        ("cost an hour", "cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
-        ("cost of 1M output tokens", "usd_per_million_tokens",
-         best.maybe("usd_per_million_tokens"), "usd"),
-        ("TTFT p95", "ttft_p95_seconds", seconds_of(best, "ttft", "p95"), "seconds"),
-        ("TPOT p95", "tpot_p95_seconds", seconds_of(best, "tpot", "p95"), "seconds"),
-        ("output tokens/s a GPU", "tokens_per_s_per_gpu",
-         best.maybe("tokens_per_s_per_gpu"), "count"),
-    )  # fmt: skip
-    for name, key, value, unit in rows:
-        yield Fact(name=name, value=show(value, unit), note=ends_words(plan, key, unit))
+    rows: list[tuple[str, float | None, Unit]] = [
+        ("cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
+        ("usd_per_million_tokens", best.maybe("usd_per_million_tokens"), "usd"),
+        *((key, latency_of(best, key), "seconds") for key in limits_of(plan)),
+        ("tokens_per_s_per_gpu", best.maybe("tokens_per_s_per_gpu"), "count"),
+    ]  # fmt: skip
+    for key, value, unit in rows:
+        yield Fact(name=spaced(key), value=show(value, unit), note=ends_words(plan, key, unit))
+    bound = f"against the peak; what binds: {limit_name(best.text('binding'))}"
+    ends = ends_words(plan, "headroom", "share")
     yield Fact(
         name="headroom",
         value=f"{best.number('headroom'):+.0%}",
-        note=f"against the peak; what binds: {limit_name(best.text('binding'))}",
+        note=f"{ends}; {bound}" if ends else bound,
     )
     yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
 
@@ -89,11 +91,14 @@ def _facts(plan: Record) -> Iterator[Fact]:
 def _gain(plan: Record, best: Record) -> str:
     if not best.number("gamma"):
         return ""
-    tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
-    ends = ends_words(plan, "speedup", "ratio")
-    gain = f"{show(best.number('speedup'), 'ratio')} decode throughput, {tokens}"
+    parts = [
+        f"{show(best.number('speedup'), 'ratio')} decode throughput",
+        ends_words(plan, "speedup", "ratio"),
+        f"{best.number('tokens_per_round'):.2f} tokens a round",
+        ends_words(plan, "tokens_per_round", "count"),
+    ]
     tree = best.maybe_record("tree")
     if tree is not None:
         chain = tokens_words(tree.number("chain_gamma"))
-        gain += f", {show(tree.number('gain'), 'ratio')} its best chain ({chain})"
-    return f"{gain}; {ends}" if ends else gain
+        parts.append(f"{show(tree.number('gain'), 'ratio')} its best chain ({chain})")
+    return "; ".join(filter(None, parts))
