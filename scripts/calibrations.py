@@ -156,6 +156,7 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         found = magicdec_calibration(fit.kernels, fit.numbers)
         data = {
             "name": f"{fit.gpu}_magicdec_1.0",
+            "accelerator": fit.gpu,
             "origin": f"six constants fitted on {fit.rows} published MagicDec rows "
             f"(arXiv 2408.11049, Tables 1-7) over the kernels of {fit.kernels.name}",
             "date": date.today().isoformat(),
@@ -187,6 +188,7 @@ def _slowed(
 ) -> dict[str, object]:
     found = slowed(base, factor)
     return {
+        "accelerator": AMD,
         "name": f"{AMD}_{stack}_{base.name.rpartition('_')[2]}",
         "origin": f"kernels of {base.name} made {factor:.2f} times as long, the one number fitted "
         f"on {basis['rows']} published steps of vLLM (ROCm/vllm docs/dev-docker/README.md)",

@@ -65,6 +65,8 @@ class CollectiveFit:
     two_shot_seconds: float = 0.0
     two_shot_efficiency: float = 1.0
     hop_seconds: float = 0.0
+    spread: float = 0.0
+    """Share of the form within which 80 % of the all-reduces lie that did not fit it."""
     eager_seconds: float = 0.0
     """What the host takes to launch one outside a CUDA graph: such a collective lasts at least as
     long, for the next launch overlaps with this one's run."""
@@ -173,6 +175,8 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
         value = getattr(part, entry.name)
         if entry.name.endswith("seconds") and not 0 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
+        if entry.name == "spread" and not 0 <= value < math.inf:
+            raise SpecError(name, f"{entry.name} is {value}, expected a share of 0 or more")
         if entry.name.endswith("share") and not 0 <= value <= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
         if entry.name.endswith("sharpness") and not value >= 1:

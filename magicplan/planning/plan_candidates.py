@@ -24,7 +24,7 @@ from magicplan.planning.plan_trees import tree_of, tree_words
 from magicplan.planning.sizing import Sized
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.memory import footprint, kv_sequence_bytes
-from magicplan.roofline.timing import BOUNDS, StepCost, bound_shares, step_cost
+from magicplan.roofline.timing import BOUNDS, StepCost, bound_shares, step_cost, step_interval
 from magicplan.roofline.traffic import FULL, Op, Pass, forward
 
 MIXED, SPLIT = "mixed", "disaggregated"
@@ -173,6 +173,13 @@ def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
     overhead = row.resolved.machine.calibration.host.round_seconds if gamma else 0.0
     drafting = float(choice.sized.state.round_seconds[i, 0]) - verify - overhead
     return cost, ops, max(drafting, 0.0) if gamma else 0.0
+
+
+def step_ends(choice: Choice) -> tuple[float, float]:
+    """Measured over predicted seconds of its step, low and high end of 80 %."""
+    cost, _, _ = step_of(choice)
+    low, high = step_interval(cost, choice.row.resolved.machine.calibration)
+    return float(low), float(high)
 
 
 def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from magicplan.hardware_specs.calibration import Residual
 from magicplan.planning.fleet import Fleet
-from magicplan.planning.plan_candidates import SPLIT, Choice
+from magicplan.planning.plan_candidates import SPLIT, Choice, step_ends
 from magicplan.planning.plan_request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.plan_result import Candidate, Interval
 from magicplan.planning.plan_sensitivity import Kind, Needs, kind_of, needs
@@ -153,9 +153,10 @@ def figures_of(c: Candidate) -> Figures:
 
 
 def _residual(choice: Choice) -> Residual:
-    """Of the step time; its ends never past the prediction itself."""
+    """Of the step time at the planned load; its ends never past the prediction itself."""
+    low, high = step_ends(choice)
     found = choice.row.resolved.machine.calibration.step_residual
-    return replace(found, low=min(found.low, 1.0), high=max(found.high, 1.0))
+    return replace(found, low=low, high=high)
 
 
 def _rows(states: Steady, rows: NDArray[np.int64]) -> Steady:

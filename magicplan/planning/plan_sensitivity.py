@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.planning.plan_candidates import SPLIT, Choice
+from magicplan.planning.plan_candidates import SPLIT, Choice, step_ends
 from magicplan.planning.plan_request import METRICS, PlanRequest
 from magicplan.planning.plan_result import Sensitivity
 from magicplan.planning.replica import Speculation, pool, prompts_of, replica, states
@@ -145,8 +145,8 @@ def _line(
     limits: Limits | None = None,
     slower: float = 1.0,
 ) -> Sensitivity:
-    residual = kind.choice.row.resolved.machine.calibration.step_residual
-    ends = (slower * min(residual.low, 1.0), slower, slower * max(residual.high, 1.0))
+    faster_end, slower_end = step_ends(kind.choice)
+    ends = (slower * faster_end, slower, slower * slower_end)
     low, found, high = needs(ask, load, kind, limits=limits, slower=ends)
     return Sensitivity(
         what=what,

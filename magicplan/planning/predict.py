@@ -24,7 +24,14 @@ from magicplan.planning.prediction import (
 from magicplan.planning.request import Resolved, request, resolve
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.speculation import Rounds, Scene, rounds
-from magicplan.roofline.timing import BOUNDS, Machine, StepCost, bound_shares, step_cost
+from magicplan.roofline.timing import (
+    BOUNDS,
+    Machine,
+    StepCost,
+    bound_shares,
+    step_cost,
+    step_interval,
+)
 from magicplan.roofline.traffic import Op, Pass, forward
 
 
@@ -151,12 +158,12 @@ def _baseline(
     shares = bound_shares(ops, ask.machine, step.host_seconds)
     stacked = np.stack([np.broadcast_to(shares[name], view.shape) for name in BOUNDS])
     bound = np.asarray(BOUNDS)[stacked.argmax(axis=0)]
-    residual = ask.machine.calibration.step_residual
+    low, high = step_interval(step, ask.machine.calibration)
     seconds = np.asarray(step.seconds)
     return Step(
         step_seconds=view.rate(seconds),
-        low_seconds=view.rate(seconds * residual.low),
-        high_seconds=view.rate(seconds * residual.high),
+        low_seconds=view.rate(seconds * low),
+        high_seconds=view.rate(seconds * high),
         linear_seconds=view.rate(step.linear_seconds),
         attention_seconds=view.rate(step.attention_seconds),
         collective_seconds=view.rate(step.collective_seconds),

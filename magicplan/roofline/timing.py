@@ -150,6 +150,20 @@ def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     return xp.where(op.ranks > 1, shot, 0.0)
 
 
+def step_interval(cost: StepCost, calibration: Calibration) -> tuple[Num, Num]:
+    """Measured over predicted seconds of a step, low and high end of 80 %.
+
+    Published steps set the ends; where collectives take much of a step, as over PCIe, what they
+    miss by adds to it in quadrature of logarithms.
+    """
+    found, share = calibration.step_residual, cost.collective_seconds / cost.seconds
+    missed = share * math.log1p(calibration.collective.spread)
+    return (
+        np.exp(-np.hypot(math.log(min(found.low, 1.0)), missed)),
+        np.exp(np.hypot(math.log(max(found.high, 1.0)), missed)),
+    )
+
+
 def linear_time(
     fit: LinearFit, moving: Num, computing: Num, requantising: Num, xp: Namespace = np
 ) -> Num:

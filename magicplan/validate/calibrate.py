@@ -195,6 +195,7 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         raise UsageError(f"{group.name}: bf16 linear layers and attention are needed ({why})")
     data: dict[str, Any] = {
         "name": group.name,
+        "accelerator": group.accelerator.name,
         "origin": _origin(group, parts, source),
         "date": date.today().isoformat(),
         "linear": {},
@@ -205,7 +206,8 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         if dtype:
             data[kind][dtype] = _constants(fitted.form)
         elif kind == "collective":
-            data[kind] = _constants(fitted.form)
+            spread = round(fitted.held_out.p80 / 100, 3)
+            data[kind] = _constants(fitted.form) | {"spread": spread}
     if "eager" in parts and "collective" in parts:
         launch = _constants(parts["eager"][0].form)["eager_seconds"]
         data["collective"]["eager_seconds"] = launch
