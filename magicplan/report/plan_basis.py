@@ -50,30 +50,33 @@ def sensitivity(plan: Record) -> Section | None:
         (
             spaced(entry.text("what")),
             entry.text("change"),
-            f"{entry.number('gpus'):.0f}" if entry.flag("meets") else "none",
-            between(entry.maybe("gpus_low"), entry.maybe("gpus_high"), "count")
-            if entry.flag("meets")
-            else "",
+            _gpus(entry) if entry.flag("meets") else "none",
             show(entry.maybe("cost_usd_per_hour"), "usd") if entry.flag("meets") else "",
             show(entry.maybe("usd_per_million_tokens"), "usd") if entry.flag("meets") else "",
         )
         for entry in plan.records("sensitivity")
     )
     grid = Grid(
-        columns=("if", "changes", "GPUs", "80 %", "$/h", "$/M"),
+        columns=("if", "changes", "GPUs (80 %)", "$/h", "$/M"),
         rows=rows,
         note="The chosen GPUs, formats and draft, with replicas chosen anew; none: no number of "
-        "them meets the limits. 80 %: GPUs at either end of the step time's interval.",
+        "them meets the limits. In brackets: at either end of the step time's interval.",
     )
     plot = Plot(
         title="Sensitivity: GPUs needed as an assumption changes",
         reading="Each line changes one assumption by the factor below; a line that ends has no "
-        "fleet beyond. Bars: 80 % intervals from the step time, replicas counted anew. "
+        "fleet beyond. Bands: 80 % intervals from the step time, replicas counted anew. "
         + range_sentence(plan, "gpus", "the plan's GPUs"),
         figure=chart,
         repeated=True,
     )
     return Section(title="Sensitivity", blocks=(plot, grid))
+
+
+def _gpus(entry: Record) -> str:
+    """GPUs needed, with the interval that the step time gives them."""
+    ends = between(entry.maybe("gpus_low"), entry.maybe("gpus_high"), "count")
+    return f"{entry.number('gpus'):.0f}" + (f" ({ends})" if ends else "")
 
 
 def schedule(plan: Record) -> Section | None:
@@ -94,7 +97,7 @@ def schedule(plan: Record) -> Section | None:
         reading=f"Draft: {schedule.text('draft')}. Blue gains, orange loses, off does not draft; "
         "the line is where speculation breaks even. "
         + (
-            "80 % intervals from acceptance and timing: in the table, and on every cell."
+            "80 % intervals from acceptance and timing: under the pointer, and in its table."
             if schedule.data.get("speedups_low")
             else range_sentence(plan, "speedup", "the speedup at the planned load")
         ),
