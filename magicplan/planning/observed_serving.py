@@ -115,9 +115,7 @@ def _served(
     return replace(run, doubts=rate_doubts(run, ("request_throughput", names[1])))
 
 
-def _tokens(
-    path: Path, d: dict[str, Any], stated: dict[str, float]
-) -> tuple[Tokens, Tokens]:
+def _tokens(path: Path, d: dict[str, Any], stated: dict[str, float]) -> tuple[Tokens, Tokens]:
     """Prompts and outputs: listed, or around their mean as SGLang's random data set draws them."""
     pairs = listed(path, d, stated)
     if pairs is not None:

@@ -14,6 +14,7 @@ from magicplan.planning.lengths import Lengths
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.serving import (
+    Flags,
     Steady,
     edge_of,
     last_feasible,
@@ -56,8 +57,8 @@ class Met:
     e2e: Array
     weight: Array
     """Sums to 1."""
-    decodes: Array
-    """[n] bool: has tokens after the first, so that it has a time per token."""
+    decodes: Flags
+    """[n]: has tokens after the first, so that it has a time per token."""
 
     def statistic(self, metric: str, statistic: str) -> float:
         """`mean`, `p50`, `p95` or `p99` of `ttft`, `tpot` or `e2e`."""
@@ -96,6 +97,21 @@ class Expected:
     def tpot_seconds(self) -> float:
         """Mean over requests."""
         return self.met.statistic("tpot", "mean")
+
+    def figures(self) -> dict[str, float]:
+        """Everything that a load generator may report, seconds and rates by name."""
+        statistics = ("mean", "p50", "p95", "p99")
+        latencies = {
+            f"{metric}_{statistic}_seconds": self.met.statistic(metric, statistic)
+            for metric in ("ttft", "tpot", "e2e")
+            for statistic in statistics
+        }
+        gaps = {f"itl_{s}_seconds": float(self.sampled.statistic("itl", s)[0]) for s in statistics}
+        rates = {
+            "requests_per_s": self.requests_per_s,
+            "output_tokens_per_s": self.output_tokens_per_s,
+        }
+        return latencies | gaps | rates
 
 
 def expect(run: Run, machine: Machine | None = None) -> Expected:
@@ -197,9 +213,7 @@ def _degree(tp: Any) -> float:
     return 1.0 if tp == "auto" else float(tp)
 
 
-def _met(
-    run: Run, load: Load, state: Steady, entry: Entry, sampled: Sampled, first: float
-) -> Met:
+def _met(run: Run, load: Load, state: Steady, entry: Entry, sampled: Sampled, first: float) -> Met:
     """The steady state, and for a share `first` of requests the burst that a closed run begins
     with.
 
