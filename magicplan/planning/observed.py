@@ -61,7 +61,7 @@ def observe(
         figures=figures,
         calibration_toml=calibration_toml(machine.calibration),
         advice=(
-            *doubts(ask, server, seen),
+            *doubts(ask, server, seen, before),
             *advice(ask, server, seen, before, machine, accepted),
         ),
     )

@@ -28,11 +28,9 @@ def refuse_others(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Non
     _names_the_model(ask, seen)
     ours = ask.stack.partition("@")[0]
     if seen.engine and ours in STACKS and seen.engine != ours:
-        known = (
-            f"plan with --stack {seen.engine}"
-            if seen.engine in STACKS
-            else (f"no stack here is {seen.engine}, so plan with --stack ideal")
-        )
+        known = f"plan with --stack {seen.engine}"
+        if seen.engine not in STACKS:
+            known = f"no stack here is {seen.engine}, so plan with --stack ideal"
         told = f"backend is {seen.backend}" if seen.backend else f"{seen.tool} runs {seen.engine}"
         raise SpecError(seen.path, f"{told}, the plan is for {ours}: {known}")
     if (seen.tokens_per_round or 1.0) > 1 and not server.gamma:
@@ -68,7 +66,9 @@ def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
-def doubts(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Iterator[str]:
+def doubts(
+    ask: PlanRequest, server: Candidate, seen: ObservedRun, before: Expected
+) -> Iterator[str]:
     """What to look at before any difference is believed."""
     if not _names_the_model(ask, seen):
         yield f"the file calls its model {seen.model}, taken for {ask.model}: check that it is"
@@ -90,6 +90,17 @@ def doubts(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Iterator[s
         yield (
             f"requests of {longest:.0f} tokens exceed the {model.max_ctx_tokens} that {model.name} "
             "was made for"
+        )
+    if before.users is not None and seen.requests_per_s:
+        told = (
+            "which held requests back"
+            if before.users == seen.concurrency
+            else ("so that the queue grew, and latencies with it")
+        )
+        yield (
+            f"{seen.requests_per_s:g} requests a second are more than the "
+            f"{before.requests_per_s:.3g} that {before.users:g} in flight are predicted to make, "
+            f"{told}"
         )
     if seen.failed:
         share = f" of {seen.prompts:.0f}" if seen.prompts else ""

@@ -62,8 +62,7 @@ def nvidia(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedR
     config = d.get("input_config", {})
     load = _measured_phase(path, config)
     names = ("input_config's concurrency", "input_config's request_rate")
-    pace = _anywhere(load, "request_rate")
-    pace = _anywhere(load, "rate") if pace is None and load is not config else pace
+    pace = _anywhere(config, "request_rate") if load is config else load.get("rate")
     concurrency, rate = loading(path, _anywhere(load, "concurrency"), pace, stated, names)
     if concurrency is None and rate is None:
         raise SpecError(
