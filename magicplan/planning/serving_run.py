@@ -168,8 +168,8 @@ def _expect(run: Run, machine: Machine | None, users: float | None) -> Expected:
     )
     sampled = sample(load, state, entry, slope_at(found, one, at))
     first = 0.0 if users is None or run.prompts is None else users / max(run.prompts, users)
-    # of the prompts that a request meets later on, those of the first burst miss half
-    thinned = replace(state, mixed_share=state.mixed_share * (1 - first / 2))
+    seated = min(float(entry.slots[0]) / users, 1.0) if users else 0.0
+    thinned = replace(state, mixed_share=state.mixed_share * (1 - first * seated / 2))
     gaps = sample(load, thinned, entry) if first else sampled
     rate = float(state.rate[0, 0])
     return Expected(
@@ -217,8 +217,9 @@ def _met(run: Run, load: Load, state: Steady, entry: Entry, sampled: Sampled, fi
     """The steady state, and for a share `first` of requests the burst that a closed run begins
     with.
 
-    Those meet the prompts ahead of them, and wait for a slot where there are not enough, but
-    replace nobody, so that half of the prompts that a request meets later on are missing.
+    Those meet the prompts ahead of them, and wait for a slot where there are not enough; who has
+    one at once replaces nobody, so that half of the prompts that a request meets later on are
+    missing.
     """
     ttft, tpot, e2e = sampled.ttft[0], sampled.tpot[0], sampled.e2e[0]
     decodes = load.decoded > 0
@@ -227,8 +228,10 @@ def _met(run: Run, load: Load, state: Steady, entry: Entry, sampled: Sampled, fi
         return Met(ttft=ttft, tpot=tpot, e2e=e2e, weight=np.full(size, 1 / size), decodes=decodes)
     whole = float(tpot[decodes].mean())
     missing = (1 - float(state.round_seconds[0, 0] / state.step_seconds[0, 0])) * whole / 2
-    late = _burst(run, load, state, entry, size)
-    shorter = np.where(decodes, np.minimum(missing, tpot), 0.0)
+    place = (np.arange(size) * math.sqrt(11.0) + 0.5 / size) % 1.0  # as in `latency`, by Weyl
+    late = _burst(run, load, state, entry, place)
+    seated = place * (load.users or 1.0) <= float(entry.slots[0])
+    shorter = np.where(decodes & seated, np.minimum(missing, tpot), 0.0)
     return Met(
         ttft=np.concatenate([ttft, ttft + late]),
         tpot=np.concatenate([tpot, tpot - shorter]),
@@ -238,14 +241,14 @@ def _met(run: Run, load: Load, state: Steady, entry: Entry, sampled: Sampled, fi
     )
 
 
-def _burst(run: Run, load: Load, state: Steady, entry: Entry, size: int) -> Array:
-    """Seconds that requests of the first burst wait beyond the steady state, [size].
+def _burst(run: Run, load: Load, state: Steady, entry: Entry, place: Array) -> Array:
+    """Seconds that requests of the first burst wait beyond the steady state, by their `place` in
+    it from 0 to 1.
 
     The i-th comes at i / rate, or at once; it starts behind the prompts of those who have a slot,
     and then behind the answers of all for whom there was none.
     """
     users, rate = float(load.users or 1.0), float(state.rate[0, 0])
-    place = (np.arange(size) * math.sqrt(11.0) + 0.5 / size) % 1.0  # as in `latency`, by Weyl
     served = np.minimum(place * (users - 1), float(entry.slots[0]))
     queued = np.maximum(place * users - float(entry.slots[0]), 0.0) / rate
     turn = served * float(state.prompt_seconds[0, 0]) + queued
