@@ -149,7 +149,10 @@ def advice(
         )
     for key, limit in ask.slo.items():
         if key in seen.figures and seen.figures[key] > limit:
-            yield f"{key} is {seen.figures[key]:.3g}, the limit {limit:.3g}: plan with the fit"
+            yield (
+                f"slo.{key} {limit:g} is broken by {seen.figures[key]:.3g} s as observed: plan "
+                "with the fit"
+            )
     if predicted["tpot_mean_seconds"] > 0 and found == 0:
         yield "the run is faster than kernels alone are predicted: calibrate this GPU's kernels"
 

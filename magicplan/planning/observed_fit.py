@@ -50,8 +50,7 @@ def _with_host(
             name=f"{machine.calibration.name} fitted on {part}",
             accelerator=part,
             host=host,
-            origin=f"{machine.calibration.origin}; host times fitted to one benchmark run on "
-            f"{part}",
+            origin=f"{machine.calibration.origin}; host times fitted to one benchmark run",
         ),
     )
 

@@ -183,8 +183,9 @@ def size_split(
             finite, endless = np.isfinite(own), np.full(own.shape, np.inf)
             rest = np.subtract(figures[key], own, where=finite, out=endless)
             figures[key] = rest + figures[key.replace("e2e", "ttft")]
+    wanted = load.users if load.users is not None else load.requests_per_s
     share = np.where(late_prompts, 0.0, each * replicas / np.maximum(rate, 1e-12))
-    capacity = np.minimum(decode.capacity, decode.capacity * share)
+    capacity = np.minimum(decode.capacity, wanted * share)
     return replace(
         decode,
         prefill_replicas=replicas,

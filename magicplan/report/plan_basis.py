@@ -7,7 +7,6 @@ from typing import Any
 
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
-from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import range_sentence, spaced, unit_of
 from magicplan.report.record import Record
@@ -74,9 +73,10 @@ def sensitivity(plan: Record) -> Section | None:
 
 
 def _gpus(entry: Record) -> str:
-    """GPUs needed, with the interval that the step time gives them."""
-    ends = between(entry.maybe("gpus_low"), entry.maybe("gpus_high"), "count")
-    return f"{entry.number('gpus'):.0f}" + (f" ({ends})" if ends else "")
+    """GPUs needed, with the interval that the step time gives them; none: no number would do."""
+    ends = [entry.maybe(key) for key in ("gpus_low", "gpus_high")]
+    low, high = ("none" if end is None else f"{end:.0f}" for end in ends)
+    return f"{entry.number('gpus'):.0f}" + (f" ({low} to {high})" if low != "none" else "")
 
 
 def schedule(plan: Record) -> Section | None:

@@ -123,7 +123,7 @@ def observed(plan: Record) -> Section | None:
             figure=figures.observed_errors(seen),
             repeated=True,
         ),
-        Bullets(lines=tuple(map(spoken, seen.texts("advice")))),
+        Bullets(lines=seen.texts("advice")),
         Code(title="Calibration fitted to this run and GPU, for --stack FILE",
              text=seen.text("calibration_toml"), quiet=True),
     ]  # fmt: skip

@@ -62,7 +62,7 @@ def a_fleet() -> MixedFleet:
     return MixedFleet(
         feasible=True, verdict="8 x h100-sxm, 4 x l40s for 63.80 USD an hour",
         parts=(plain, drafts), gpus={"h100-sxm": 8, "l40s": 4}, cost_usd_per_hour=63.8,
-        alone_usd_per_hour=80.0,
+        alone_usd_per_hour=80.0, cost_low_usd_per_hour=51.0, cost_high_usd_per_hour=float("inf"),
     )  # fmt: skip
 
 

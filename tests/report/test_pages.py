@@ -112,7 +112,7 @@ def test_a_run_that_was_cut_or_changed(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="stopped before its prediction"):
         pages_of(path)
     path.write_text(text.replace('"wall"', '"wool"'), encoding="utf-8")
-    with pytest.raises(SpecError, match="run.jsonl: a field is missing"):
+    with pytest.raises(SpecError, match=r"run\.jsonl: a field is missing"):
         pages_of(path)
 
 
