@@ -12,6 +12,10 @@ mp.choose(gpu="h100", batch=[1, 8], ctx=[4096, 65536]).cells    # the best of al
 f = mp.plan(model="llama-3.1-70b", requests_per_s=5, prompt=8192, output=400,
             slo={"ttft_p95_seconds": 3.0, "tpot_p95_seconds": 0.05})
 f.best.name, f.best.usd_per_million_tokens, f.feasible
+
+seen = mp.plan("plan.toml", observed="bench.json").observed     # a plan file beside a benchmark run
+seen.figures, seen.advice, seen.calibration_toml                # errors; what to change; the fit
+mp.with_observed(f, "bench.json", {"prompt": 1024})             # the same for a plan at hand
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
     from magicplan.planning.plan import plan as plan
+    from magicplan.planning.plan import with_observed as with_observed
+    from magicplan.planning.plan_files import read_plan as read_plan
     from magicplan.planning.predict import predict as predict
     from magicplan.planning.speculate import choose as choose
     from magicplan.planning.speculate import drafts as drafts
@@ -30,14 +37,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
-    "mixed_fleet", "plan", "predict", "trees",
+    "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
     "choose": "speculate", "drafts": "speculate", "mixed_fleet": "mixed_fleet", "plan": "plan",
-    "predict": "predict",
-    "trees": "speculate",
+    "predict": "predict", "read_plan": "plan_files", "trees": "speculate", "with_observed": "plan",
 }  # fmt: skip
 
 

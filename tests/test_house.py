@@ -155,7 +155,7 @@ def test_the_public_face() -> None:
     assert sorted(magicplan.__all__) == magicplan.__all__
     assert magicplan.__all__ == [
         "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose",
-        "drafts", "mixed_fleet", "plan", "predict", "trees",
+        "drafts", "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
     ]  # fmt: skip
     for name in magicplan.__all__:
         assert getattr(magicplan, name) is not None

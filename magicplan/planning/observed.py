@@ -3,48 +3,45 @@ what to change."""
 
 from __future__ import annotations
 
-import math
-import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from magicplan import model_specs
-from magicplan.errors import SpecError
-from magicplan.hardware_specs.calibration import Calibration
-from magicplan.model_specs.load import short_name
+import numpy as np
+
+from magicplan.errors import SpecError, UsageError
 from magicplan.planning.fleet import acceptance_of
+from magicplan.planning.observed_advice import advice, doubts, refuse_others
 from magicplan.planning.observed_fields import ObservedRun
 from magicplan.planning.observed_files import read_observed
+from magicplan.planning.observed_fit import calibration_toml, fitted
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Observation, ObservedFigure
 from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Expected, Run, expect
-from magicplan.roofline.timing import Machine
-
-LONGEST_HOST = 0.5
-"""Seconds of host time a step beyond which no fit looks."""
-CLOSE = 0.15
-"""Relative difference that calls for no advice."""
 
 
 def observe(
-    path: Path, ask: PlanRequest, server: Candidate, stated: Mapping[str, float] | None = None
+    path: Path | str,
+    ask: PlanRequest,
+    server: Candidate,
+    stated: Mapping[str, float] | None = None,
 ) -> Observation:
     """A benchmark of one replica of `server`, as the plan describes it, beside its prediction.
 
     `stated` adds facts that the tool does not write, such as {"prompt": 1024}. Gaps between tokens
-    are left out under speculation: tools measure them between chunks, not tokens. Raises SpecError,
-    also for a run of another model.
+    are left out under speculation: tools measure them between chunks, not tokens. The fit takes as
+    many tokens a round as the run had, where the file says. Raises SpecError, also for a run of
+    another model or stack, and for one that speculated where `server` does not.
     """
-    seen = read_observed(path, stated)
-    same = _same_model(ask, seen)
+    seen = read_observed(Path(path), stated)
+    refuse_others(ask, server, seen)
     run = _run(ask, server, seen)
-    before = expect(run)
-    loaded = float(before.state.batch[0, 0]) if seen.concurrency is None else seen.concurrency
-    machine = _fitted(run, before, seen)
-    after = expect(run, machine)
-    predicted, refitted = _figures(before), _figures(after)
+    before = _expected(run, seen)
+    as_accepted, accepted = _as_accepted(run, server, seen)
+    machine = fitted(as_accepted, before, seen)
+    after = expect(as_accepted, machine)
+    predicted, refitted = before.figures(), after.figures()
     figures = tuple(
         ObservedFigure(
             figure=name,
@@ -61,35 +58,25 @@ def observe(
         file=str(path),
         tool=seen.tool,
         server=server.name,
-        concurrency=loaded,
+        concurrency=before.users or float(before.state.batch[0, 0]),
         figures=figures,
         calibration_toml=calibration_toml(machine.calibration),
-        advice=(*_doubts(ask, seen, same), *_advice(ask, server, seen, before, machine)),
+        advice=(
+            *doubts(ask, server, seen, before),
+            *advice(ask, server, seen, before, machine, accepted),
+        ),
     )
 
 
-def _same_model(ask: PlanRequest, seen: ObservedRun) -> bool:
-    """Whether the file names the plan's model; False where its name could stand for any, such as an
-    alias or a folder. Raises SpecError for another model."""
-    ours, theirs = model_specs.load(ask.model), short_name(seen.model.rstrip("/"))
-    if not theirs or _letters(short_name(ours.name)) in _letters(theirs):
-        return True
-    a_path = seen.model[0] in "./~" or seen.model.count("/") > 1
-    if theirs in model_specs.names() and not a_path:
-        found = model_specs.load(theirs)
-        if (found.layers, found.parameters) == (ours.layers, ours.parameters):
-            return True
-    elif a_path or "/" not in seen.model or ask.model not in model_specs.names():
-        return False
-    raise SpecError(
-        seen.path,
-        f"{seen.model_field} names the model {seen.model}, the plan is for {ours.name}: plan for "
-        "the model that ran, by name or by its config.json",
-    )
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+def _expected(run: Run, seen: ObservedRun) -> Expected:
+    """The prediction. Raises SpecError naming the file where nothing like it can run."""
+    try:
+        return expect(run)
+    except UsageError as problem:
+        prompt, output = (float(x.mean()) for x in (seen.lengths.prompt, seen.lengths.output))
+        raise SpecError(
+            seen.path, f"{problem} (requests of {prompt:.0f} + {output:.0f} tokens)"
+        ) from None
 
 
 def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
@@ -107,9 +94,11 @@ def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
         lengths=seen.lengths,
         concurrency=seen.concurrency,
         requests_per_s=seen.requests_per_s,
+        arrival_cv2=seen.arrival_cv2,
         prompts=seen.prompts,
         batched_tokens=ask.batched_tokens,
         max_sequences=ask.max_sequences,
+        prefix_hit_rate=seen.prefix_hit_rate,
         gamma=server.gamma or None,
         depth=server.tree.depth - 1 if server.tree else None,
     )
@@ -119,151 +108,21 @@ def _plain(dtype: str) -> str | None:
     return None if dtype in ("bf16", "fp16") else dtype
 
 
-def _figures(found: Expected) -> dict[str, float]:
-    """Everything a tool may report of the same run."""
-    figures = {
-        f"{metric}_{statistic}_seconds": float(found.sampled.statistic(metric, statistic)[0])
-        for metric in ("ttft", "tpot", "itl", "e2e")
-        for statistic in ("mean", "p50", "p95", "p99")
-    }
-    decoding = found.tpot_seconds * (float(found.replica.load.lengths.output.mean()) - 1)
-    return figures | {
-        "ttft_mean_seconds": found.ttft_seconds,
-        "tpot_mean_seconds": found.tpot_seconds,
-        "e2e_mean_seconds": found.ttft_seconds + decoding,
-        "requests_per_s": found.requests_per_s,
-        "output_tokens_per_s": found.output_tokens_per_s,
-    }
+def _as_accepted(run: Run, server: Candidate, seen: ObservedRun) -> tuple[Run, str]:
+    """The run with the acceptance that emits as many tokens a round as were seen, and that
+    acceptance as `--acceptance` takes it; the run itself and "" where the file does not say.
 
-
-def _fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
-    """The machine whose host time a step makes the time per token agree, and whose host time a
-    request makes the time to first token agree; neither below none."""
-    target = "tpot_mean_seconds" if "tpot_mean_seconds" in seen.figures else "e2e_mean_seconds"
-    if target not in seen.figures:
-        target = "requests_per_s"
-    wanted = seen.figures[target]
-    low, high = 0.0, LONGEST_HOST
-    for _ in range(40):
-        middle = (low + high) / 2
-        found = _figures(expect(run, _with_host(before, middle)))[target]
-        slow = found < wanted if target == "requests_per_s" else found > wanted
-        low, high = (low, middle) if slow else (middle, high)
-    stepping = _with_host(before, low)
-    if "ttft_mean_seconds" not in seen.figures:
-        return stepping
-    known = stepping.calibration.host.request_seconds
-    beside = seen.figures["ttft_mean_seconds"] - expect(run, stepping).ttft_seconds
-    return _with_host(before, low, max(known + beside, 0.0))
-
-
-def _with_host(
-    before: Expected, step_seconds: float, request_seconds: float | None = None
-) -> Machine:
-    machine = before.resolved.machine
-    host = replace(machine.calibration.host, step_seconds=step_seconds)
-    if request_seconds is not None:
-        host = replace(host, request_seconds=request_seconds)
-    part = machine.accelerator.name
-    return Machine(
-        accelerator=machine.accelerator,
-        calibration=replace(
-            machine.calibration,
-            name=f"{machine.calibration.name} fitted on {part}",
-            accelerator=part,
-            host=host,
-            origin=f"{machine.calibration.origin}; host times fitted to one benchmark run",
-        ),
-    )
-
-
-def calibration_toml(calibration: Calibration) -> str:
-    """The calibration as the TOML that `--stack PATH` reads."""
-    lines = [
-        f"{key} = {_quoted(getattr(calibration, key))}" for key in ("name", "origin", "accelerator")
-    ]
-    tables: list[tuple[str, object]] = [
-        ("step_residual", calibration.step_residual),
-        ("speedup_residual", calibration.speedup_residual),
-        *((f"linear.{dtype}", fit) for dtype, fit in calibration.linear.items()),
-        *((f"attention.{dtype}", fit) for dtype, fit in calibration.attention.items()),
-        *((f"draft_attention.{dtype}", fit) for dtype, fit in calibration.draft_attention.items()),
-        ("collective", calibration.collective),
-        ("host", calibration.host),
-    ]
-    for name, part in tables:
-        lines.append(f"\n[{name}]")
-        for key, value in asdict(part).items():  # type: ignore[call-overload]
-            text = _quoted(value) if isinstance(value, str) else _toml_number(value)
-            lines.append(f"{key} = {text}")
-    return "\n".join(lines) + "\n"
-
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _toml_number(value: float) -> str:
-    return "inf" if math.isinf(value) else repr(float(value))
-
-
-def _doubts(ask: PlanRequest, seen: ObservedRun, same: bool) -> Iterator[str]:
-    """What to look at before any difference is believed."""
-    if not same:
-        yield f"the file calls its model {seen.model}, taken for {ask.model}: check that it is"
-    if seen.failed:
-        share = f" of {seen.prompts:.0f}" if seen.prompts else ""
-        yield (
-            f"{seen.failed:.0f}{share} requests failed: figures are of the others, under a load "
-            "that fell; find the errors and run again"
+    Raises SpecError for more tokens than rounds of this draft length emit.
+    """
+    if not seen.tokens_per_round or not server.gamma:
+        return run, ""
+    if seen.tokens_per_round > server.gamma + 1:
+        raise SpecError(
+            seen.path,
+            f"{seen.round_field} is {seen.tokens_per_round:g}, but {server.name} emits at most "
+            f"{server.gamma + 1} tokens a round: plan with the draft and the length that ran",
         )
-
-
-def _advice(
-    ask: PlanRequest, server: Candidate, seen: ObservedRun, before: Expected, fitted: Machine
-) -> Iterator[str]:
-    """What the differences point to, and what to do about each."""
-    predicted = _figures(before)
-    host = before.resolved.machine.calibration.host.step_seconds
-    found = fitted.calibration.host.step_seconds
-    for name, cause in (
-        ("tpot_mean_seconds", "decoding"), ("ttft_mean_seconds", "time to first token"),
-    ):  # fmt: skip
-        if name in seen.figures:
-            ratio = seen.figures[name] / predicted[name]
-            if ratio > 1 + CLOSE:
-                yield f"{cause} takes {ratio:.2f} times the prediction: {_remedy(name, ask)}"
-            elif ratio < 1 - CLOSE:
-                yield (
-                    f"{cause} takes {ratio:.2f} times the prediction: fewer prompts or shorter "
-                    "contexts reach the engine than stated (prefix cache?), or kernels are newer"
-                )
-    if found > host + 2e-4:
-        yield (
-            f"host time of {found * 1e3:.2f} ms a step explains the run, {host * 1e3:.2f} were "
-            "assumed: check that graphs are captured (no --enforce-eager), that scheduling is "
-            "asynchronous, and that the CPU is not shared"
-        )
-    if seen.tokens_per_round and server.gamma:
-        yield (
-            f"{seen.tokens_per_round:.2f} tokens a round were accepted, "
-            f"{server.tokens_per_round:.2f} assumed: state acceptance to match and plan again"
-        )
-    for key, limit in ask.slo.items():
-        if key in seen.figures and seen.figures[key] > limit:
-            yield (
-                f"slo.{key} {limit:g} is broken by {seen.figures[key]:.3g} s as observed: plan "
-                "with the fit"
-            )
-    if predicted["tpot_mean_seconds"] > 0 and found == 0:
-        yield "the run is faster than kernels alone are predicted: calibrate this GPU's kernels"
-
-
-def _remedy(name: str, ask: PlanRequest) -> str:
-    if name.startswith("ttft"):
-        return (
-            "prompts queue; raise max_num_batched_tokens above "
-            f"{ask.batched_tokens}, add replicas, or check that requests are not held at a gateway"
-        )
-    return "see the host time below, or a clock or power limit"
+    powers = np.linspace(0.0, 1.0, 10_001)[:, None] ** np.arange(server.gamma + 1)
+    rate = float(np.interp(seen.tokens_per_round, powers.sum(axis=1), powers[:, 1]))
+    text = f"{rate:.4f}"
+    return replace(run, ask=replace(run.ask, acceptance=text)), text

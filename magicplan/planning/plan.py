@@ -21,6 +21,7 @@ from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed import observe
 from magicplan.planning.plan_advice import advice
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_files import read_plan
 from magicplan.planning.plan_intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
 from magicplan.planning.plan_result import (
@@ -44,17 +45,25 @@ WRITTEN_OUT = 120
 """Candidates that the result describes; the best of every GPU type is always among them."""
 
 
-def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
+def plan(
+    request: PlanRequest | Path | str | None = None,
+    *,
+    observed: Path | str | None = None,
+    stated: Mapping[str, float] | None = None,
+    **options: Any,
+) -> Plan:
     """The cheapest fleet that serves a workload within its limits, and why the others lose.
 
-    Takes a `PlanRequest`, or its fields: `plan(model="llama-3.1-70b", requests_per_s=5,
-    prompt=8192, output=400, slo={"ttft_p95_seconds": 2, "tpot_p95_seconds": 0.05})`. Where
-    nothing meets the limits, the answer says so (`feasible`) and shows the nearest. Raises
-    UsageError for names, numbers and options that make no sense, SpecError for files.
+    Takes a `PlanRequest`, the path of a plan file with fields that win over its own, or fields
+    alone: `plan(model="llama-3.1-70b", requests_per_s=5, prompt=8192, output=400,
+    slo={"ttft_p95_seconds": 2, "tpot_p95_seconds": 0.05})`. Where nothing meets the limits, the
+    answer says so (`feasible`) and shows the nearest. `observed` is the result file of a benchmark
+    to lay beside, `stated` what that leaves out (see `with_observed`). Raises UsageError for names,
+    numbers and options that make no sense, SpecError for files.
     """
-    if request is not None and options:
-        raise UsageError("plan takes a request or its fields, not both")
-    ask = request_from(options) if request is None else checked(request)
+    if stated is not None and observed is None:
+        raise UsageError("stated goes with observed")
+    ask = _asked(request, options)
     started = time.perf_counter()
     load = load_of(ask)
     named = {hardware_specs.load(name).name: name for name in reversed(ask.gpus)}
@@ -79,9 +88,19 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     sure = intervals(ask, load, shown[0], best, ends[0])
     found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure)
-    if ask.available is None:
-        return found_plan
-    return _with_mix(found_plan, ask.available)
+    if ask.available is not None:
+        found_plan = _with_mix(found_plan, ask.available)
+    return found_plan if observed is None else with_observed(found_plan, observed, stated)
+
+
+def _asked(request: PlanRequest | Path | str | None, options: dict[str, Any]) -> PlanRequest:
+    if request is None:
+        return request_from(options)
+    if isinstance(request, (Path, str)):
+        return read_plan(request, options)
+    if options:
+        raise UsageError("plan takes a request or its fields, not both")
+    return checked(request)
 
 
 def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
@@ -93,8 +112,11 @@ def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
     return replace(found, mixed=mixed, feasible=True, verdict=verdict)
 
 
-def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = None) -> Plan:
+def with_observed(found: Plan, path: Path | str, stated: Mapping[str, float] | None = None) -> Plan:
     """The same plan beside a benchmark of one of its best candidate's replicas.
+
+    `path` is a result file of vllm bench, SGLang bench_serving, AIPerf or GenAI-Perf, `stated` what
+    it leaves out, such as {"prompt": 1024} (names: `observed_fields.STATABLE`).
 
     Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
     """

@@ -46,13 +46,14 @@ def template() -> str:
     return TEMPLATE.read_text(encoding="utf-8")
 
 
-def read_plan(path: Path, over: Mapping[str, Any] | None = None) -> PlanRequest:
+def read_plan(path: Path | str, over: Mapping[str, Any] | None = None) -> PlanRequest:
     """A request from a TOML file, checked as far as can be without planning.
 
     Paths in the file are relative to it. `over` replaces fields of the file, limits of `slo` one by
     one. Raises SpecError naming the file, the line and the field, or another file that it leads to;
     UsageError for what `over` brought.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
         data = tomllib.loads(text)
