@@ -115,14 +115,16 @@ def decode_seconds(
     return np.asarray(np.broadcast_to(seconds, full).mean(axis=2))
 
 
-def drafting_seconds(
-    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array
+def drafting_passes(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array, widths: Array
 ) -> Array:
-    """One draft step, [layout, batch]; contexts as in `decode_seconds`."""
+    """Draft passes over `widths` tokens a request, [layout, batch, width]: 1 in a chain, the nodes
+    of a level in a tree; contexts as in `decode_seconds`."""
     nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
-    wide = _with_axes(layout, 2)
-    cost = draft_step(draft, wide, machine, batch[None, :, None], nodes[None, :, :])
-    full = (np.size(layout.tp), batch.size, nodes.shape[1])
+    wide = _with_axes(layout, 3)
+    work = batch[None, :, None, None], nodes[None, :, :, None]
+    cost = draft_step(draft, wide, machine, *work, width=widths)
+    full = (np.size(layout.tp), batch.size, nodes.shape[1], widths.size)
     return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
 
 

@@ -28,6 +28,7 @@ from magicplan.planning.replica import (
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
+from magicplan.planning.tree_engines import tree_kind
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.memory import candidate_layouts, footprint, splits_evenly
 
@@ -207,7 +208,11 @@ def _drafts(
                 raise
             rejected[f"draft {text}: {problem}"] += 1
             continue
-        spec = Speculation(draft=resolved.draft, acceptance=resolved.acceptance)
+        spec = Speculation(
+            draft=resolved.draft,
+            acceptance=resolved.acceptance,
+            trees=tree_kind(ask.stack, resolved.draft, ask.trees),
+        )
         yield text, spec, resolved
 
 

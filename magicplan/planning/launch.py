@@ -10,18 +10,25 @@ from magicplan.errors import UsageError
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Launch
 from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import Settings, model_id, settings
+from magicplan.planning.settings import Planned, Settings, model_id, settings
+from magicplan.planning.tree_settings import planned_tree
+from magicplan.roofline.tree import Tree
 
 
 def launch_commands(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, grid: Prediction | None
+    ask: PlanRequest,
+    best: Candidate,
+    ctx_tokens: int,
+    grid: Prediction | None,
+    planned: Planned | None,
 ) -> tuple[Launch, ...]:
     """One command for each engine and role. `ctx_tokens` is the longest request; `grid` carries
-    the speculation settings."""
+    the speculation settings, `planned` what they have to leave as it is."""
     roles = ("serve",) if best.layout == "mixed" else ("prefill", "decode")
     found = []
     for engine, write in (("vllm", _vllm), ("sglang", _sglang)):
-        drafted = _speculation(engine, best, grid)
+        asked = ask.stack if ask.stack.partition("@")[0] == engine else engine
+        drafted = _speculation(asked, best, grid, planned)
         for role in roles:
             words, more = write(ask, best, ctx_tokens, role)
             spoken = drafted.text if role != "prefill" else ""
@@ -67,12 +74,18 @@ def _length_notes(ask: PlanRequest, ctx_tokens: int) -> tuple[str, ...]:
     return (f"{ctx_tokens} tokens exceed the {most} of this model: it needs RoPE scaling",)
 
 
-def _speculation(engine: str, best: Candidate, grid: Prediction | None) -> Settings:
+def _speculation(
+    engine: str, best: Candidate, grid: Prediction | None, planned: Planned | None
+) -> Settings:
     none = Settings(engine=engine, text="", schedule=(), notes=())
     if best.draft == "none" or grid is None:
         return none
     try:
-        return settings(grid, engine)
+        if best.tree:
+            tree = planned_tree(grid.resolved, Tree(parents=best.tree.parents), engine)
+            if tree:
+                return tree
+        return settings(grid, engine, planned)
     except UsageError as problem:
         return replace(none, notes=(str(problem),))
 

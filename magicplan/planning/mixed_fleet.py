@@ -97,6 +97,7 @@ def _part(p: Plan, c: Candidate, replicas: int) -> FleetPart:
     return FleetPart(
         workload=p.name, gpu=c.gpu, replicas=replicas, gpus=replicas * _size(c), tp=c.tp, pp=c.pp,
         dtype=c.dtype, kv_dtype=c.kv_dtype, draft=c.draft, gamma=c.gamma,
+        tree=c.tree,
         requests_per_s=replicas * c.capacity_requests_per_s / c.replicas,
         cost_usd_per_hour=replicas * c.cost_usd_per_hour / c.replicas,
     )  # fmt: skip

@@ -28,8 +28,9 @@ from magicplan.planning.plan_result import (
     RooflineOp,
     Searched,
 )
-from magicplan.planning.plan_schedule import curves, grid_prediction, schedule_of
+from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of, schedule_of
 from magicplan.planning.plan_sensitivity import intervals, sensitivities
+from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
 from magicplan.planning.sizing import Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load, load_of, traffic_used
@@ -153,7 +154,8 @@ def _answer(
 ) -> Plan:
     best = candidates[0]
     model = choice.row.resolved.model
-    grid = grid_prediction(ask, choice, best)
+    planned = planned_of(choice, best)
+    grid = grid_prediction(ask, choice, best, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())
     rate = float(choice.sized.state.rate[choice.index, 0]) * best.replicas
     peak = load.requests_per_s if load.users is None else rate
@@ -172,8 +174,8 @@ def _answer(
         rejected=dict(rejected.most_common()),
         searched=searched,
         sensitivity=sensitivities(ask, load, choice),
-        schedule=schedule_of(grid) if grid else None,
-        launch=launch_commands(ask, best, longest, grid),
+        schedule=schedule_of(grid, choice, best, planned) if grid else None,
+        launch=launch_commands(ask, best, longest, grid, planned),
         roofline=_roofline(choice),
         curves=curves(choice, best),
         intervals=intervals(ask, load, choice, best),
@@ -248,9 +250,11 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
             f"{model.name} was made for"
         )
     arrivals = "arrive at random (Poisson)" if load.users is None else "come from users in turns"
+    gamma, batch = int(choice.sized.state.gamma[choice.index, 0]), choice.sized.batch[choice.index]
+    left_out = trees_left_out(row, gamma, float(batch))
     lines += [
         f"requests {arrivals}; lengths: {load.source}",
-        "drafts are planned as chains; magicplan tree finds trees for the plan's batch and context",
+        *([left_out] if left_out else []),
         f"a step feeds decode tokens first and prompt chunks up to {ask.batched_tokens} tokens "
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "

@@ -18,7 +18,9 @@ from magicplan.planning.plan_result import (
     PriceUsed,
     Quantiles,
     StepBreakdown,
+    TreeUsed,
 )
+from magicplan.planning.plan_trees import tree_of, tree_words
 from magicplan.planning.sizing import Sized
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.memory import footprint, kv_sequence_bytes
@@ -95,8 +97,9 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
     peak = load.users if load.users is not None else load.requests_per_s
     plain = float(row.replica.verify[row.layout, :, 0][_nearest(row, sized.batch[i])])
     emitted = float(state.tokens_per_round[i, 0])
+    tree = tree_of(row, gamma, int(state.depth[i, 0]), float(sized.batch[i]))
     return Candidate(
-        name=_name(choice, gamma),
+        name=_name(choice, gamma, tree),
         gpu=row.resolved.machine.accelerator.name,
         gpus=choice.gpus,
         layout=choice.layout,
@@ -112,6 +115,7 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
         calibration=row.resolved.machine.calibration.name,
         draft=row.draft if gamma else "none",
         gamma=gamma,
+        tree=tree,
         tokens_per_round=emitted,
         speedup=emitted * plain / float(state.round_seconds[i, 0]) if gamma else 1.0,
         batch_per_replica=float(state.in_flight[i, 0]),
@@ -189,7 +193,7 @@ def _nearest(row: Configuration, batch: float) -> int:
     return int(np.abs(row.replica.batch - batch).argmin())
 
 
-def _name(choice: Choice, gamma: int) -> str:
+def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
     row, sized, i = choice.row, choice.sized, choice.index
     gpu = row.resolved.machine.accelerator.name
     shape = f"tp{row.tp}" + (f" pp{row.pp}" if row.pp > 1 else "")
@@ -200,6 +204,8 @@ def _name(choice: Choice, gamma: int) -> str:
     if row.replica.layout.kv_dtype != formats:
         formats += f", {row.replica.layout.kv_dtype} KV"
     drafted = f", {row.draft} gamma {gamma}" if gamma else ""
+    if tree:
+        drafted = f", {row.draft} {tree_words(tree)}"
     return f"{choice.gpus} x {gpu}: {counts}, {formats}{drafted}"
 
 
@@ -221,12 +227,13 @@ def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
     """Bytes of one GPU of a decoding replica at the planned batch; a shared prefix counts once."""
     row = choice.row
     batch = max(float(choice.sized.batch[choice.index]), 1.0)
+    drafted = float(choice.sized.state.gamma[choice.index, 0])
     available = ask.memory_fraction * row.resolved.machine.accelerator.memory_bytes
     own = np.maximum(row.replica.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(
         row.resolved.model, row.one_layout, batch, own, available,
         row.spec.draft.residents if row.spec.draft else (),
-        query_tokens=row.replica.longest + 1.0 if row.spec.draft else 1.0,
+        query_tokens=max(row.replica.longest, drafted) + 1.0 if row.spec.draft else 1.0,
     )  # fmt: skip
     gpus = float(row.gpus_per_replica)
     shared = kv_sequence_bytes(

@@ -29,7 +29,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "slo": SLO_KEYS,
     "choices": (
         "gpus", "tp", "pp", "ep", "attention_dp", "dtypes", "kv_dtypes", "drafts", "acceptance",
-        "task", "max_gamma", "disaggregation",
+        "task", "max_gamma", "trees", "disaggregation",
     ),
     "engine": (
         "stack", "memory_fraction", "batched_tokens", "max_sequences", "verify_kv_passes",

@@ -12,6 +12,7 @@ from magicplan.acceptance_specs.files import parse_acceptance
 from magicplan.errors import SpecError, UnknownName, UsageError
 from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.draft_request import parse_view
+from magicplan.planning.tree_engines import refuse_trees
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
 from magicplan.roofline.drafts import DRAFTS
 
@@ -30,6 +31,8 @@ def check_names(ask: PlanRequest) -> None:
     looked_up("model", model_specs.load, ask.model)
     gpus = [looked_up("gpus", hardware_specs.load, name) for name in ask.gpus]
     looked_up("stack", lambda name: calibration_for(gpus[0], name), ask.stack)
+    if ask.trees:
+        refuse_trees(ask.stack)
     for name in ask.dtypes:
         _one_of("dtypes", name, BYTES_PER_WEIGHT)
     for name in ask.kv_dtypes:

@@ -80,6 +80,9 @@ class PlanRequest:
     """As in `--acceptance`, for every draft or by draft."""
     task: str | None = None
     max_gamma: int = 8
+    trees: bool | None = None
+    """Whether drafts may also draft trees, as deep as `max_gamma`; None where the stack's engine
+    runs trees of the draft."""
     stack: str = "vllm"
     memory_fraction: float = 0.92
     batched_tokens: int = 8192
@@ -164,6 +167,8 @@ def _check_types(ask: PlanRequest) -> None:
         raise UsageError(f"task {ask.task!r}: expected text")
     if ask.trace is not None and not isinstance(ask.trace, str | Path):
         raise UsageError(f"trace {ask.trace!r}: expected the path of a CSV")
+    if ask.trees is not None and not isinstance(ask.trees, bool):
+        raise UsageError(f"trees {ask.trees!r}: expected true or false")
     for name, what in (("slo", "limits"), ("available", "GPUs"), ("prices", "prices")):
         value = getattr(ask, name)
         path = name == "prices" and isinstance(value, str)

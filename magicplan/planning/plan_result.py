@@ -69,6 +69,24 @@ class MemoryBars:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TreeUsed:
+    """A draft tree, and what it gains over a chain of the same draft at the planned batch."""
+
+    size: int
+    """Nodes, the root included: what a verification pass sees."""
+    depth: int
+    """Levels, the root's included."""
+    beam: int
+    """Nodes that an engine without topologies expands at every level: SGLang's topk."""
+    parents: tuple[int, ...]
+    """Of every node, breadth first; -1 for the root."""
+    chain_gamma: int
+    """Length of the best chain."""
+    gain: float
+    """Tokens a second over the best chain's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Candidate:
     """One fleet: GPUs, layout, formats, speculation; what it does at the peak, and what it costs.
 
@@ -95,6 +113,9 @@ class Candidate:
     calibration: str
     draft: str
     gamma: int
+    """Tokens drafted a round: of a chain its length, of a tree its nodes without the root."""
+    tree: TreeUsed | None = None
+    """None where a chain is drafted, or nothing."""
     tokens_per_round: float
     speedup: float
     """Decode throughput against no speculation, same replica, same batch."""
@@ -180,6 +201,23 @@ class ThresholdUsed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class TreeRule:
+    """One tree, chain or no draft for a range of batches and contexts, both ends included."""
+
+    batch_lo: int
+    batch_hi: int
+    ctx_lo: int
+    ctx_hi: int
+    size: int
+    """Nodes, the root included; 1 is off."""
+    depth: int
+    """Levels, the root's included; as many as nodes in a chain."""
+    beam: int
+    parents: tuple[int, ...]
+    loss: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Schedule:
     """Draft length over batch x context of one replica of the best plan."""
 
@@ -197,6 +235,8 @@ class Schedule:
     """[batch][ctx] nodes of the best tree, root included; 1 is off, () where the draft has none."""
     tree_depths: tuple[tuple[int, ...], ...] = ()
     tree_speedups: tuple[tuple[float, ...], ...] = ()
+    tree_rules: tuple[TreeRule, ...] = ()
+    """As `thresholds`, of the trees that the stack's engine may run; () where it runs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -322,6 +362,7 @@ class FleetPart:
     kv_dtype: str
     draft: str
     gamma: int
+    tree: TreeUsed | None = None
     requests_per_s: float
     """What these replicas bear within the limits."""
     cost_usd_per_hour: float

@@ -13,10 +13,12 @@ from magicplan.planning.engine import step_parts
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed
+from magicplan.planning.plan_trees import tree_rules
 from magicplan.planning.predict import answer
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import resolve
-from magicplan.planning.settings import schedule as thresholds
+from magicplan.planning.schedule import Planned
+from magicplan.planning.schedule import schedule as thresholds
 from magicplan.roofline.deployment import Array
 
 SCHEMA = "magicplan.schedule/1"
@@ -25,12 +27,16 @@ MOST_NODES, DEEPEST = 48, 10
 KINDS = ("linear", "attention", "collective", "elementwise", "host")
 
 
-def grid_prediction(ask: PlanRequest, choice: Choice, best: Candidate) -> Prediction | None:
-    """One replica of the best plan over batch x context with its draft; without one, with the
-    first of the request's that can be predicted. None where there is none."""
+def grid_prediction(
+    ask: PlanRequest, choice: Choice, best: Candidate, planned: Planned | None
+) -> Prediction | None:
+    """One replica of the best plan over batch x context with its draft, its own batch included;
+    without one, with the first of the request's that can be predicted. None where there is none.
+    """
     row = choice.row
     names = [best.draft] if best.draft != "none" else [d for d in ask.drafts if d != "none"]
     names = [n for name in names for n in (("eagle3", "ngram") if name == "auto" else (name,))]
+    batches = sorted({*_batches(best), *([planned.batch_lo] if planned else [])})
     for text in names:
         name, _, view = text.partition(" ")
         rate = ask.acceptance
@@ -39,7 +45,7 @@ def grid_prediction(ask: PlanRequest, choice: Choice, best: Candidate) -> Predic
         question = replace(
             row.resolved.request, draft=name, draft_kv=view or None, acceptance=rate,
             task=ask.task, max_gamma=ask.max_gamma, gpus=row.gpus_per_replica, tp=row.tp,
-            pp=row.pp, batch=_batches(best), ctx=_contexts(choice),
+            pp=row.pp, batch=batches, ctx=_contexts(choice),
         )  # fmt: skip
         try:
             return answer(resolve(question))
@@ -61,7 +67,24 @@ def _contexts(choice: Choice) -> list[int]:
     return [int(SHORTEST_CTX * 2**n) for n in range(octaves + 1)]
 
 
-def schedule_of(grid: Prediction) -> Schedule:
+def planned_of(choice: Choice, best: Candidate) -> Planned | None:
+    """The plan's own draft length and where it holds; None where it drafts nothing."""
+    if not best.gamma:
+        return None
+    batches = sorted((best.batch_per_replica, float(choice.sized.batch[choice.index])))
+    low, high = (max(int(np.rint(batch)), 1) for batch in batches)
+    return Planned(
+        batch_lo=low,
+        batch_hi=high,
+        ctx_tokens=best.ctx_tokens,
+        gamma=best.tree.chain_gamma if best.tree else best.gamma,
+        share=1 / best.tree.gain if best.tree else 1.0,
+    )
+
+
+def schedule_of(
+    grid: Prediction, choice: Choice, best: Candidate, planned: Planned | None
+) -> Schedule:
     """The table and its thresholds, for chains and, where the draft can, for trees."""
     trees = _trees(grid)
     shape = grid.placement.fits.shape
@@ -80,11 +103,19 @@ def schedule_of(grid: Prediction) -> Schedule:
                 batch_lo=t.batch_lo, batch_hi=t.batch_hi, ctx_lo=t.ctx_lo, ctx_hi=t.ctx_hi,
                 gamma=t.gamma, loss=t.loss,
             )
-            for t in thresholds(grid)
+            for t in thresholds(grid, planned)
         ),
         tree_sizes=tuple(tuple(point.size for point in row) for row in trees),
         tree_depths=tuple(tuple(point.depth for point in row) for row in trees),
         tree_speedups=tuple(tuple(point.speedup for point in row) for row in trees),
+        tree_rules=tree_rules(
+            choice.row,
+            grid.resolved.batch[:, 0],
+            grid.resolved.ctx[0],
+            np.broadcast_to(grid.placement.fits, shape),
+            planned,
+            (best.tree.size - 1, best.tree.depth - 1) if best.tree else (best.gamma, best.gamma),
+        ),
     )  # fmt: skip
 
 

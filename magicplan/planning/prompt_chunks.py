@@ -21,11 +21,13 @@ POPULATION_ROUNDS = 8
 class Rounds:
     """Decoding alone, by batch seen [b]: what `engine` and an acceptance model say.
 
-    round_seconds, tokens_per_round (and its variance) [config, b], at draft lengths `gamma`.
+    round_seconds, tokens_per_round (and its variance) [config, b], where `gamma` tokens are drafted
+    in `depth` levels.
     """
 
     batch: Array
     gamma: Array
+    depth: Array
     round_seconds: Array
     draft_seconds: Array
     """Of a round: drafting and its bookkeeping."""

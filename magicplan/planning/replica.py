@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
@@ -13,22 +14,34 @@ from magicplan.planning.engine import (
     catching_up_seconds,
     decode_seconds,
     draft_prefill,
-    drafting_seconds,
+    drafting_passes,
     prefill_cost,
     row_table,
 )
 from magicplan.planning.prompt_chunks import Rounds
 from magicplan.planning.serving import Room, Steady, prefill_pool, steady_states
 from magicplan.planning.traffic_load import Load
+from magicplan.planning.tree_rounds import (
+    SIZES,
+    WIDTHS,
+    Shapes,
+    TreeKind,
+    side_by_side,
+    table_of,
+    tree_shapes,
+)
 from magicplan.roofline.acceptance import Acceptance, accept_length_variance, tokens_per_round
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.memory import footprint, kv_sequence_bytes
+from magicplan.roofline.memory import footprint, kv_sequence_bytes, slot_bytes
 from magicplan.roofline.timing import Machine
 from magicplan.roofline.traffic import FULL
 
 STEPS_PER_OCTAVE = 6
 PARTS_OF_ONE = np.asarray([0.02, 0.1, 0.25, 0.5, 0.75])
+TREE_GAIN = 1.02
+"""Tokens a second of the best tree over the best chain from which the tree is chosen: what it
+gains less is within the error of a step, and trees cost engines their overlap of host and GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,14 +84,21 @@ class Replica:
         """How many layouts are described."""
         return int(np.size(self.layout.tp))
 
+    @cached_property
+    def tree_verify(self) -> Array:
+        """[layout, b, size] seconds of the target's pass over trees of `SIZES` nodes."""
+        return _passes(self, SIZES)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Speculation:
-    """A draft and what is accepted of it; neither for plain decoding. `gamma` fixes the length."""
+    """A draft and what is accepted of it; neither for plain decoding. `gamma` fixes the length of
+    a chain; `trees` says how the engine expands trees, "" that it runs none."""
 
     draft: Draft | None = None
     acceptance: Acceptance | None = None
     gamma: int | None = None
+    trees: TreeKind = ""
 
 
 PLAIN = Speculation()
@@ -129,6 +149,24 @@ def replica(
     )
 
 
+def at_loads(r: Replica, layout: int, batch: Array, contexts: Array | None = None) -> Replica:
+    """One layout at other batches and contexts, for `shapes_of`: what prompts cost stays as is."""
+    tp, pp = (np.asarray(d, dtype=np.float64).reshape(-1) for d in (r.layout.tp, r.layout.pp))
+    one = replace(r.layout, tp=tp[[layout % tp.size]], pp=pp[[layout % pp.size]])
+    there = replace(
+        r, layout=one, batch=batch, contexts=r.contexts if contexts is None else contexts
+    )
+    return replace(there, verify=_passes(there, np.arange(1.0, r.longest + 2.0)))
+
+
+def _passes(r: Replica, query: Array) -> Array:
+    """Seconds of the target's passes over `query` tokens a request, [layout, b, query]."""
+    nodes = r.contexts if r.model.sliding_layers else r.contexts.mean(keepdims=True)
+    seen = _read_contexts(r.load, r.batch, nodes)
+    passes = r.limits.kv_passes
+    return decode_seconds(r.model, r.layout, r.machine, r.batch, seen, query, passes)
+
+
 def _read_contexts(load: Load, batch: Array, nodes: Array) -> Array:
     """[b, node] tokens a request's attention reads: a prefix that all share is read once a step
     (cascade attention), so each of B requests answers for 1 / B of it."""
@@ -137,29 +175,21 @@ def _read_contexts(load: Load, batch: Array, nodes: Array) -> Array:
 
 
 def rounds_of(r: Replica, spec: Speculation) -> Rounds:
-    """Rounds at the draft length that emits most tokens a second, for every layout and batch."""
+    """Rounds of the chain or tree that emits most tokens a second, for every layout and batch."""
     if spec.draft is None or spec.acceptance is None:
         shape = (r.layouts, r.batch.size)
         return Rounds(
             batch=r.batch,
             gamma=np.zeros(shape),
+            depth=np.zeros(shape),
             round_seconds=r.verify[..., 0],
             draft_seconds=np.zeros(shape),
             tokens_per_round=np.ones(shape),
             tokens_variance=np.zeros(shape),
         )
-    gammas = np.arange(r.longest + 1.0)
-    nodes = r.contexts if spec.draft.budget_tokens else r.contexts.mean(keepdims=True)
-    seen = np.broadcast_to(nodes, (r.batch.size, nodes.size))
-    one = drafting_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
-    overhead = np.where(gammas > 0, r.machine.calibration.host.round_seconds, 0.0)
-    first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
-    drafting = gammas * one[..., None] + (gammas > 0) * first[..., None]
-    total = r.verify + drafting + overhead
-    ctx = np.asarray(r.contexts.mean())
-    survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
-    emitted, variance = tokens_per_round(survival), accept_length_variance(survival)
-    best = (emitted / total).argmax(axis=-1)
+    shapes = shapes_of(r, spec)
+    worth = shapes.tokens_per_round / shapes.round_seconds
+    best = np.where(shapes.trees, worth / TREE_GAIN, worth).argmax(axis=-1)
     if spec.gamma is not None:
         best = np.full(best.shape, spec.gamma)
 
@@ -168,12 +198,44 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
 
     return Rounds(
         batch=r.batch,
-        gamma=best.astype(np.float64),
-        round_seconds=chosen(total),
-        draft_seconds=chosen(total - r.verify),
-        tokens_per_round=emitted[best],
-        tokens_variance=np.concatenate([[0.0], variance[1:]])[best],
+        gamma=shapes.gamma[best],
+        depth=shapes.depth[best],
+        round_seconds=chosen(shapes.round_seconds),
+        draft_seconds=chosen(shapes.draft_seconds),
+        tokens_per_round=shapes.tokens_per_round[best],
+        tokens_variance=shapes.tokens_variance[best],
     )
+
+
+def shapes_of(r: Replica, spec: Speculation) -> Shapes:
+    """Chains of 0 to `longest` tokens and, where the engine runs them, trees of as many levels."""
+    assert spec.draft is not None
+    assert spec.acceptance is not None
+    gammas = np.arange(r.longest + 1.0)
+    nodes = r.contexts if spec.draft.budget_tokens else r.contexts.mean(keepdims=True)
+    seen = np.broadcast_to(nodes, (r.batch.size, nodes.size))
+    branching = bool(spec.trees) and r.longest > 1 and spec.gamma is None
+    widths = WIDTHS if branching else WIDTHS[:1]
+    passes = drafting_passes(spec.draft, r.layout, r.machine, r.batch, seen, widths)
+    first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
+    once = first + r.machine.calibration.host.round_seconds
+    drafting = gammas * passes[..., :1] + (gammas > 0) * once[..., None]
+    ctx = np.asarray(r.contexts.mean())
+    survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
+    variance = accept_length_variance(survival)
+    chains = Shapes(
+        gamma=gammas,
+        depth=gammas,
+        draft_seconds=drafting,
+        round_seconds=r.verify + drafting,
+        tokens_per_round=tokens_per_round(survival),
+        tokens_variance=np.concatenate([[0.0], variance[1:]]),
+    )
+    if not branching:
+        return chains
+    table = table_of(spec.draft, spec.acceptance, float(ctx), r.longest)
+    trees = tree_shapes(table, spec.trees, passes=passes, once=once, verify=r.tree_verify)
+    return side_by_side(chains, trees)
 
 
 def prompts_of(r: Replica, spec: Speculation) -> PrefillCost:
@@ -181,10 +243,11 @@ def prompts_of(r: Replica, spec: Speculation) -> PrefillCost:
     return replace(r.prefill, draft_seconds=draft_prefill(r.layout, r.machine, spec.draft))
 
 
-def room_of(r: Replica, spec: Speculation) -> Room:
+def room_of(r: Replica, spec: Speculation, drafted: Array | None = None) -> Room:
     """KV memory for requests beside weights, the draft, and the widest pass's workspace.
 
-    A prefix that all requests share is held once.
+    That is a chain of `longest` tokens, or a larger tree of `drafted` [layout, b] ones. A prefix
+    that all requests share is held once.
     """
     residents = spec.draft.residents if spec.draft else ()
     load, query = r.load, r.longest + 1.0 if spec.draft else 1.0
@@ -196,6 +259,7 @@ def room_of(r: Replica, spec: Speculation) -> Room:
     begun = footprint(r.model, flat, 1.0, prompts, available, residents, query_tokens=query)
     shared = kv_sequence_bytes(r.model, flat, load.shared_prefix_tokens, FULL)
     fixed = held.fixed_bytes_per_gpu + shared / flat.gpus_per_replica
+    beyond = np.zeros(1) if drafted is None else np.maximum(drafted + 1 - query, 0.0)
     shape = (r.layouts, own.size)
     each = np.broadcast_to(held.sequence_bytes_per_gpu, shape)
     return Room(
@@ -204,6 +268,7 @@ def room_of(r: Replica, spec: Speculation) -> Room:
         request_bytes_squared=(each**2).mean(axis=1),
         prefilling_bytes=np.broadcast_to(begun.sequence_bytes_per_gpu, (r.layouts, 1))[:, 0],
         max_sequences=r.limits.max_sequences,
+        lookahead_bytes=beyond * np.broadcast_to(slot_bytes(r.model, flat), (r.layouts, 1)),
     )
 
 
@@ -213,12 +278,13 @@ def _column(value: object) -> Array:
 
 def states(r: Replica, spec: Speculation, prompts: PrefillCost | None = None) -> Steady:
     """Steady states of every layout, over the batch grid; `prompts` saves asking `prompts_of`."""
+    rounds = rounds_of(r, spec)
     return steady_states(
         r.load,
-        rounds_of(r, spec),
+        rounds,
         r.table,
         prompts or prompts_of(r, spec),
-        room_of(r, spec),
+        room_of(r, spec, rounds.gamma),
         batched_tokens=r.limits.batched_tokens,
         sequence_seconds=r.machine.calibration.host.sequence_seconds,
     )

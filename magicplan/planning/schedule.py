@@ -31,13 +31,47 @@ class Threshold:
     """Largest share of throughput lost against the best draft length, over the cells covered."""
 
 
-def losses(p: Prediction) -> Array:
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Planned:
+    """What a plan decided for the load it is made for, which a schedule leaves as it is."""
+
+    batch_lo: int
+    batch_hi: int
+    """Requests that decode at once: the mean over time, and what one of them sees."""
+    ctx_tokens: float
+    gamma: int
+    """Of a chain: of the best one where the plan drafts a tree."""
+    share: float = 1.0
+    """Throughput of that chain over the plan's own."""
+    same: bool = True
+    """Whether that is the plan's own draft."""
+
+    def cells(self, batches: Array, contexts: Array) -> tuple[list[int], int]:
+        """Rows of a grid that speak for the planned batches, and the column of the context."""
+        spans = enumerate(edges(batches))
+        rows = [i for i, (lo, hi) in spans if lo <= self.batch_hi and hi >= self.batch_lo]
+        return rows, int(np.abs(np.log(contexts / self.ctx_tokens)).argmin())
+
+
+def losses(p: Prediction, planned: Planned | None = None) -> Array:
     """Throughput lost by every draft length against the best, [batch, ctx, gamma]; 0 where a cell
-    does not fit, so that it decides nothing."""
+    does not fit, so that it decides nothing. Where a plan decided, all other lengths lose all."""
     shape = (*p.placement.fits.shape, p.rounds.gammas.size)
     rate = np.broadcast_to(p.rounds.tokens_per_s, shape)
     lost = 1 - rate / rate.max(axis=-1, keepdims=True)
-    return np.where(p.placement.fits[..., None], lost, 0.0)
+    lost = np.where(p.placement.fits[..., None], lost, 0.0)
+    if planned is None:
+        return lost
+    return pinned(lost, planned, p.resolved.batch[:, 0], p.workload.ctx_tokens[0], planned.gamma)
+
+
+def pinned(lost: Array, planned: Planned, batches: Array, contexts: Array, choice: int) -> Array:
+    """Losses that leave one choice at the planned load."""
+    rows, column = planned.cells(batches, contexts)
+    found = lost.copy()
+    found[rows, column] = 1.0
+    found[rows, column, choice] = lost[rows, column, choice]
+    return found
 
 
 def segments(lost: Array) -> list[tuple[int, int, int, float]]:
@@ -59,23 +93,27 @@ def segments(lost: Array) -> list[tuple[int, int, int, float]]:
     return found
 
 
-def schedule(p: Prediction) -> tuple[Threshold, ...]:
-    """The form that reads batch and context: [batch_lo, batch_hi, ctx_lo, ctx_hi, gamma].
+def schedule(p: Prediction, planned: Planned | None = None) -> tuple[Threshold, ...]:
+    """The form that reads batch and context: [batch_lo, batch_hi, ctx_lo, ctx_hi, gamma]."""
+    return thresholds(losses(p, planned), p.resolved.batch[:, 0], p.workload.ctx_tokens[0])
+
+
+def thresholds(lost: Array, batches: Array, contexts: Array) -> tuple[Threshold, ...]:
+    """The fewest thresholds for losses [batch, ctx, gamma], or of other choices by number.
 
     Contexts are grouped so that the thresholds of all groups are as few as can be; a group shares
     its batch ranges as long as every one stays within the tolerance.
     """
-    batches, contexts = edges(p.resolved.batch[:, 0]), edges(p.workload.ctx_tokens[0])
-    lost = losses(p)
+    rows, columns = edges(batches), edges(contexts)
     found = []
     for left, right in _groups(lost):
         for first, last, gamma, loss in segments(lost[:, left : right + 1].max(axis=1)):
             found.append(
                 Threshold(
-                    batch_lo=batches[first][0],
-                    batch_hi=batches[last][1],
-                    ctx_lo=contexts[left][0],
-                    ctx_hi=contexts[right][1],
+                    batch_lo=rows[first][0],
+                    batch_hi=rows[last][1],
+                    ctx_lo=columns[left][0],
+                    ctx_hi=columns[right][1],
                     gamma=gamma,
                     loss=loss,
                 )

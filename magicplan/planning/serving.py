@@ -40,6 +40,8 @@ class Room:
     request_bytes_squared: Array
     prefilling_bytes: Array
     max_sequences: float
+    lookahead_bytes: Array | float = 0.0
+    """[config, b] more bytes of a request where it drafts a tree larger than the longest chain."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,6 +51,9 @@ class Steady:
     batch: Array
     """Requests that a decoding request sees in its steps, itself included."""
     gamma: Array
+    """Tokens that a round drafts: of a chain its length, of a tree its nodes without the root."""
+    depth: Array
+    """Levels that a round drafts; less than `gamma` where it drafts a tree."""
     round_seconds: Array
     """A round without prompts."""
     tokens_per_round: Array
@@ -113,7 +118,7 @@ class Steady:
         parts: dict[str, Any] = {}
         for entry in fields(self):
             values = getattr(self, entry.name)
-            if entry.name in ("gamma", "holds", "keeps_up"):
+            if entry.name in ("gamma", "depth", "holds", "keeps_up"):
                 parts[entry.name] = values[config, np.rint(at).astype(np.int64)][:, None]
             else:
                 parts[entry.name] = between(values)
@@ -165,6 +170,7 @@ def steady_states(
     return Steady(
         batch=batch,
         gamma=np.broadcast_to(rounds.gamma, batch.shape),
+        depth=np.broadcast_to(rounds.depth, batch.shape),
         round_seconds=rounds.round_seconds,
         tokens_per_round=rounds.tokens_per_round,
         tokens_variance=rounds.tokens_variance,
@@ -224,12 +230,15 @@ def _memory(
     Requests in flight come and go at random, so their bytes vary as a compound Poisson sum.
     """
     prefilling = rate * (own * share).sum(axis=-1)
-    mean = in_flight * room.request_bytes[:, None] + prefilling * room.prefilling_bytes[:, None]
-    deviation = np.sqrt(np.maximum(in_flight, 0.0) * room.request_bytes_squared[:, None])
+    more = room.lookahead_bytes
+    request = room.request_bytes[:, None] + more
+    square = room.request_bytes_squared[:, None] + more * (request + room.request_bytes[:, None])
+    mean = in_flight * request + prefilling * room.prefilling_bytes[:, None]
+    deviation = np.sqrt(np.maximum(in_flight, 0.0) * square)
     left = room.free_bytes[:, None] - mean
     margin = left / np.maximum(deviation, 1.0)
     use = mean / np.maximum(room.free_bytes[:, None], 1.0)
-    one = room.free_bytes[:, None] >= batch * room.request_bytes[:, None]
+    one = room.free_bytes[:, None] >= batch * request
     return use, margin, np.asarray(one & (batch <= room.max_sequences), dtype=np.bool_)
 
 
@@ -269,7 +278,7 @@ def prefill_pool(
     zero = np.zeros(shape)
     step = np.broadcast_to(overhead[:, None], shape)
     rounds = Rounds(
-        batch=zero, gamma=zero, round_seconds=step, draft_seconds=zero,
+        batch=zero, gamma=zero, depth=zero, round_seconds=step, draft_seconds=zero,
         tokens_per_round=zero + 1, tokens_variance=zero,
     )  # fmt: skip
     random = replace(load, users=None)
@@ -279,7 +288,7 @@ def prefill_pool(
     mix = mix_prompts(random, rounds, table, prefill, zero, space, rate * single.alone, 0.0)
     queue = queue_prompts(random, rate, zero, rate * single.alone, mix)
     return Steady(
-        batch=zero, gamma=zero, round_seconds=step, tokens_per_round=zero + 1,
+        batch=zero, gamma=zero, depth=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, step_seconds=step, fast_seconds=step,
         slow_seconds=step, turnover=zero, rate=rate,
         rounds_per_request=zero + load.decoded.mean(),

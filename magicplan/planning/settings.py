@@ -23,6 +23,7 @@ from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.schedule import (
     TOLERANCE,
+    Planned,
     Threshold,
     edges,
     losses,
@@ -33,7 +34,8 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
 
 __all__ = [
-    "ENGINES", "TOLERANCE", "Settings", "Threshold", "losses", "schedule", "segments", "settings",
+    "ENGINES", "TOLERANCE", "Planned", "Settings", "Threshold", "losses", "schedule", "segments",
+    "settings",
 ]  # fmt: skip
 ENGINES = engines()
 ADAPTIVE_FILE = "adaptive_spec.json"
@@ -51,16 +53,23 @@ class Settings:
     file_text: str = ""
 
 
-def settings(p: Prediction, engine: str) -> Settings:
+def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Settings:
     """Settings of an engine, `vllm`, `sglang@0.5.9`, for a grid. Raises UsageError for an unknown
-    engine, a grid that does not fit, or where the engine can run no draft at all."""
+    engine, a grid that does not fit, or where the engine can run no draft at all.
+
+    What a plan decided for its load stays; a note says what the engine gives there against it.
+    """
     known = load(engine)
     if p.resolved.draft is None:
         raise UsageError("--settings needs a draft; --draft none has nothing to set")
     if not p.placement.fits.any():
         raise UsageError("--settings: no cell of this grid fits; ask for more --gpus")
+    own = p
     p, nearest = _expressible(p, p.resolved.draft, known)
-    found = (_vllm if known.name == "vllm" else _sglang)(p, known)
+    if planned is not None:
+        planned = planned if p is own else _instead(own, p, planned)
+        nearest = [_against_plan(planned), *nearest]
+    found = (_vllm if known.name == "vllm" else _sglang)(p, known, planned)
     return replace(found, notes=(*nearest, *found.notes, accepted(p.resolved)))
 
 
@@ -76,6 +85,31 @@ def _expressible(p: Prediction, draft: Draft, engine: Engine) -> tuple[Predictio
     other = drafted(best.resolved).name
     note = f"{engine.asked} {why}; nearest: {other}, which is {cost(_lost(p, best))}"
     return best, [note, accepted(p.resolved)]
+
+
+def _instead(own: Prediction, other: Prediction, planned: Planned) -> Planned:
+    """The best draft length of another draft at the planned load, and what it gives there."""
+    rows, column = planned.cells(own.resolved.batch[:, 0], own.workload.ctx_tokens[0])
+    ours, theirs = (
+        np.broadcast_to(p.rounds.tokens_per_s, (*p.placement.fits.shape, p.rounds.gammas.size))[
+            rows[0], column
+        ]
+        for p in (own, other)
+    )
+    gamma = int(theirs.argmax())
+    share = float(theirs[gamma] / ours[planned.gamma]) * planned.share
+    return replace(planned, gamma=gamma, share=share, same=False)
+
+
+def _against_plan(planned: Planned) -> str:
+    """What an engine gives against the plan that it is launched for, in one line."""
+    chain = f"a chain of {planned.gamma}" if planned.gamma else "no draft"
+    if planned.same and planned.share == 1.0:
+        return f"at the planned load this drafts what the plan counts on: {chain}"
+    return (
+        f"at the planned load this gives {planned.share:.2f} times the plan's decode throughput, "
+        f"with {chain}"
+    )
 
 
 def cannot(draft: Draft, engine: Engine) -> str:
@@ -157,14 +191,16 @@ def _off(full: tuple[Threshold, ...], lost: Array, *, where: str) -> tuple[str, 
     )
 
 
-def _vllm(p: Prediction, engine: Engine) -> Settings:
+def _vllm(p: Prediction, engine: Engine, planned: Planned | None) -> Settings:
     """`--speculative-config`: a draft length, by batch size where the version has it."""
-    draft, full, lost = drafted(p.resolved), schedule(p), losses(p)
+    draft, full, lost = drafted(p.resolved), schedule(p, planned), losses(p, planned)
     batches = edges(p.resolved.batch[:, 0])
     runs = segments(lost.max(axis=1))
     steps = _merged([[batches[a][0], batches[b][1], gamma] for a, b, gamma, _ in runs])
     loss, notes, where = max(run[3] for run in runs), [], "context"
     by_context, by_batch = engine.has("context_schedule"), engine.has("batch_schedule")
+    if p.resolved.layout.attention_dp > 1:
+        by_context = by_batch = None  # vLLM ignores schedules under data parallelism
     if by_context:
         steps = [[t.batch_lo, t.batch_hi, t.ctx_lo, t.ctx_hi, t.gamma] for t in full]
         loss = max(t.loss for t in full)
@@ -173,7 +209,7 @@ def _vllm(p: Prediction, engine: Engine) -> Settings:
     if not by_batch and len(steps) > 1:
         worst, where = lost.max(axis=(0, 1)), "batch and context"
         steps, loss = [[1, batches[-1][1], int(worst.argmin())]], float(worst.min())
-        notes.append("this version has one draft length for every batch")
+        notes.append("this version, or data parallelism, has one draft length for every batch")
     longest = max(step[-1] for step in steps)
     if longest == 0:
         off = _off(full, lost, where=where)
@@ -221,18 +257,27 @@ def vllm_draft(resolved: Resolved, engine: Engine) -> dict[str, Any]:
     return config
 
 
-def _sglang(p: Prediction, engine: Engine) -> Settings:
-    """SGLang's flags name one number of steps; newer versions move between a few at run time."""
-    method, full, lost = drafted(p.resolved).method, schedule(p), losses(p)
+def _sglang(p: Prediction, engine: Engine, planned: Planned | None) -> Settings:
+    """SGLang's flags name one number of steps; newer versions move between a few at run time, but
+    not where a plan counts on one of them."""
+    method = drafted(p.resolved).method
+    full, lost = schedule(p, planned), losses(p, planned)
     worst = lost.max(axis=(0, 1))
     gamma = int(worst.argmin())
     if gamma == 0:
         off = _off(full, lost, where="batch and context")
         return Settings(engine=engine.asked, text="", schedule=full, notes=off)
     flags = [*sglang_draft(p.resolved, engine), *chain_flags(gamma, ngram=method == "ngram")]
-    notes = [f"one draft length for the whole grid loses up to {worst[gamma]:.1%} against the best"]
+    where = "the whole grid" if planned is None else "every load"
+    notes = [f"one draft length for {where} loses up to {worst[gamma]:.1%} against the best"]
     lengths = sorted({t.gamma for t in full if t.gamma} | {gamma})
     adaptive = len(lengths) > 1 and engine.has("adaptive", method) is not None
+    if adaptive and planned is not None:
+        adaptive = False
+        notes.append(
+            "--speculative-adaptive would move between candidate_steps "
+            f"{', '.join(map(str, lengths))} by the accept length it sees: not what is planned"
+        )
     if adaptive:
         flags.append(f"--speculative-adaptive --speculative-adaptive-config {ADAPTIVE_FILE}")
         notes.append(

@@ -12,6 +12,7 @@ from magicplan.planning.adaptive import TreePlan, TreePoint, adaptive_trees
 from magicplan.planning.engine_table import Engine, load
 from magicplan.planning.placement import place, scene_of
 from magicplan.planning.prediction import Prediction
+from magicplan.planning.request import Resolved
 from magicplan.planning.settings import (
     Settings,
     accepted,
@@ -26,6 +27,7 @@ from magicplan.planning.settings import (
     vllm_draft,
 )
 from magicplan.roofline.drafts import Draft
+from magicplan.roofline.tree import Tree
 from magicplan.roofline.tree_speculation import tree_times
 
 TREES = ("token_tree", "dynamic_tree")
@@ -105,20 +107,62 @@ def _of_draft(plan: TreePlan, engine: Engine) -> Settings:
     return replace(found, notes=(*found.notes, basis))
 
 
+def planned_tree(resolved: Resolved, tree: Tree, engine: str) -> Settings | None:
+    """Settings for the tree of a capacity plan, whose times count what the engine expands; None
+    where the engine runs no tree of this draft. Raises UsageError for an unknown engine."""
+    known = load(engine)
+    if cannot(drafted(resolved), known) or not _takes_trees(known, drafted(resolved)):
+        return None
+    found = _topology(resolved, tree, known) or _size(resolved, tree, known)
+    counts = f"at the planned load this drafts what the plan counts on: a tree of {tree.size} nodes"
+    return replace(found, notes=(counts, *found.notes, accepted(resolved)))
+
+
+def _topology(resolved: Resolved, tree: Tree, engine: Engine) -> Settings | None:
+    """Every path of a tree, for versions of vLLM with tree attention; None for others."""
+    method = drafted(resolved).method
+    if not engine.has("token_tree", method):
+        return None
+    paths = "[" + ", ".join(_path(path) for path in tree.paths) + "]"
+    config = vllm_draft(resolved, engine)
+    config |= {"num_speculative_tokens": tree.size - 1, "speculative_token_tree": paths}
+    return Settings(
+        engine=engine.asked,
+        text=f"--speculative-config '{json.dumps(config)}'",
+        schedule=(),
+        notes=(
+            "the tree runs under the TREE_ATTN attention backend, one shape for every batch",
+            engine.cite(method, "token_tree"),
+        ),
+    )
+
+
+def _size(resolved: Resolved, tree: Tree, engine: Engine) -> Settings:
+    """SGLang's steps below the root, the nodes it expands at each, and the nodes it keeps."""
+    flags = [
+        *sglang_draft(resolved, engine),
+        f"--speculative-num-steps {tree.depth - 1} --speculative-eagle-topk {tree.beam}",
+        f"--speculative-num-draft-tokens {tree.size}",
+    ]
+    notes = (
+        f"SGLang expands {tree.beam} nodes a level and keeps the {tree.size} it ranks highest: the "
+        "size is this plan's, the shape its own",
+        "with topk above 1 its speculation does without the overlap of host and GPU (Spec V2)",
+        engine.cite(drafted(resolved).method, "dynamic_tree"),
+    )
+    return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=notes)
+
+
 def _vllm(plan: TreePlan, point: TreePoint, engine: Engine) -> Settings:
     """Versions with tree attention take every path of an EAGLE tree; others take a chain."""
+    found = _topology(plan.resolved, point.tree, engine)
+    if found:
+        return found
     method = drafted(plan.resolved).method
-    config = vllm_draft(plan.resolved, engine)
-    if engine.has("token_tree", method):
-        paths = "[" + ", ".join(_path(path) for path in point.tree.paths) + "]"
-        config |= {"num_speculative_tokens": point.size - 1, "speculative_token_tree": paths}
-        notes = ["the tree runs under the TREE_ATTN attention backend, one shape for every batch"]
-        notes.append(engine.cite(method, "token_tree"))
-    else:
-        config |= {"num_speculative_tokens": point.chain_gamma}
-        notes = [_chain_note(engine, method, point), engine.cite(method)]
+    config = vllm_draft(plan.resolved, engine) | {"num_speculative_tokens": point.chain_gamma}
+    notes = (_chain_note(engine, method, point), engine.cite(method))
     text = f"--speculative-config '{json.dumps(config)}'" if point.chain_gamma else ""
-    return Settings(engine=engine.asked, text=text, schedule=(), notes=tuple(notes))
+    return Settings(engine=engine.asked, text=text, schedule=(), notes=notes)
 
 
 def _path(path: tuple[int, ...]) -> str:
@@ -140,31 +184,23 @@ def _chain_note(engine: Engine, method: str, point: TreePoint) -> str:
 
 def _sglang(plan: TreePlan, point: TreePoint, engine: Engine) -> Settings:
     """Steps below the root, the widest fan-out and the nodes; SGLang ranks the shape itself."""
-    method = drafted(plan.resolved).method
-    flags = sglang_draft(plan.resolved, engine)
-    widest = max(point.tree.ranks) + 1
-    if widest == 1:
-        flags += chain_flags(point.size - 1)
-        cited = (engine.cite(method),)
+    if point.tree.beam == 1:
+        flags = sglang_draft(plan.resolved, engine) + chain_flags(point.size - 1)
+        cited = (engine.cite(drafted(plan.resolved).method),)
         return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=cited)
-    flags.append(f"--speculative-num-steps {point.depth - 1} --speculative-eagle-topk {widest}")
-    flags.append(f"--speculative-num-draft-tokens {point.size}")
-    slower = _wide_cost(plan, point, widest)
-    notes = (
-        f"SGLang expands {widest} nodes a level and keeps the {point.size} it ranks highest, so "
-        "the size is this plan's and the shape its own; nearest: the same size, "
-        f"{cost(np.array([slower]))} for its wider draft passes if it accepts as much",
-        engine.cite(method, "dynamic_tree"),
-    )
-    return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=notes)
+    slower = cost(np.array([_wide_cost(plan, point)]))
+    found = _size(plan.resolved, point.tree, engine)
+    wider = f"nearest: the same size, {slower} for its wider draft passes if it accepts as much"
+    return replace(found, notes=(found.notes[0], wider, *found.notes[1:]))
 
 
-def _wide_cost(plan: TreePlan, point: TreePoint, widest: int) -> float:
-    """Throughput lost to draft passes over `widest` nodes at every level below the root."""
+def _wide_cost(plan: TreePlan, point: TreePoint) -> float:
+    """Throughput lost to draft passes over `Tree.beam` nodes at every level below the root."""
     scene = scene_of(plan.resolved, place(plan.resolved))
-    times = tree_times(scene, drafted(plan.resolved), max(point.size, widest))
+    beam = point.tree.beam
+    times = tree_times(scene, drafted(plan.resolved), max(point.size, beam))
     passes = times.pass_seconds[0, 0]
-    theirs = float(passes[1] + (point.depth - 2) * passes[widest])
+    theirs = float(passes[1] + (point.depth - 2) * passes[beam])
     ours = float(passes[list(point.tree.level_widths[:-1])].sum())
     at = int((times.sizes >= point.size).argmax())
     rest = float(times.verify_seconds[0, 0, at]) + times.round_seconds

@@ -110,9 +110,7 @@ def footprint(
             draft_weights = draft_weights + weights_bytes(extra.model, own) + extras
         if extra.holds_cache:
             draft_kv = draft_kv + kv_sequence_bytes(extra.model, layout, tokens, extra.view)
-    slots = query_tokens * kv_sequence_bytes(model, layout, 1.0, KvView())
-    row = workspace_row_bytes(model, layout)
-    scratch = slots / gpus + query_tokens * row
+    scratch = query_tokens * slot_bytes(model, layout)
     sequence = (kv + draft_kv) / gpus + scratch
     fixed = (weights + draft_weights) / gpus + RESERVE_BYTES
     return Footprint(
@@ -125,6 +123,12 @@ def footprint(
         needed_bytes_per_gpu=fixed + batch_per_replica * sequence,
         available_bytes_per_gpu=available_bytes,
     )
+
+
+def slot_bytes(model: ModelShape, layout: Deployment) -> Num:
+    """Bytes of a GPU for one query token: its cache slot, and what it needs while it passes."""
+    slot = kv_sequence_bytes(model, layout, 1.0, KvView()) / layout.gpus_per_replica
+    return slot + workspace_row_bytes(model, layout)
 
 
 def workspace_row_bytes(model: ModelShape, layout: Deployment) -> Num:

@@ -67,6 +67,14 @@ class Tree:
         return tuple(found)
 
     @property
+    def beam(self) -> int:
+        """Nodes that an engine has to expand at every level to hold this tree, with as many
+        children each: the most siblings, or the most parents in a level."""
+        levels = self.levels
+        parents = np.bincount([levels[p] for p in set(self.parents[1:])] or [0])
+        return int(max(max(self.ranks) + 1, parents.max()))
+
+    @property
     def paths(self) -> tuple[tuple[int, ...], ...]:
         """Child ranks from the root down to every node but the root."""
         found: list[tuple[int, ...]] = [()]

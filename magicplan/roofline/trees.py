@@ -55,6 +55,11 @@ class TreeTable:
         second = ((2 * levels + 1) * self.survival).sum(axis=-1)
         return np.asarray(np.maximum(second - mean**2, 0.0))
 
+    @cached_property
+    def beams(self) -> Indices:
+        """`Tree.beam` of every tree, [depth - 1, size - 1]; 0 where there is none."""
+        return np.where(np.isfinite(self.expected_tokens), self._build.beams(), 0)
+
     def tree(self, size: int, depth: int) -> Tree:
         """The best tree of exactly `size` nodes and at most `depth` levels."""
         levels, nodes = self.expected_tokens.shape
@@ -129,6 +134,18 @@ class _Merged:
         for depth, order in enumerate(self.order):
             found[depth, np.arange(order.size), self.labels[order]] = worth[order]
         return np.cumsum(found, axis=1)
+
+    def beams(self) -> Indices:
+        """[depth - 1, size - 1], whether feasible or not. Elder siblings come first, so that the
+        children of rank 0 in a level count the parents in the level above."""
+        ranks = np.concatenate([level.rank for level in self.levels])
+        found = np.ones((len(self.order), self.max_size), dtype=np.int64)
+        for depth, order in enumerate(self.order):
+            parents = np.zeros((order.size, len(self.levels)), dtype=np.int64)
+            parents[np.arange(order.size), self.labels[order]] = ranks[order] == 0
+            siblings = np.maximum.accumulate(ranks[order]) + 1
+            found[depth, : order.size] = np.maximum(siblings, parents.cumsum(axis=0).max(axis=1))
+        return found
 
     @cached_property
     def labels(self) -> Indices:
@@ -239,6 +256,14 @@ class _Programme:
     def survival(self) -> Array:
         """[depth - 1, size - 1, level], whether feasible or not."""
         return np.stack([self.stage(0, d).survival for d in range(1, self.max_depth + 1)])
+
+    def beams(self) -> Indices:
+        """[depth - 1, size - 1], 0 where infeasible."""
+        tokens = np.stack([self.stage(0, d).tokens for d in range(1, self.max_depth + 1)])
+        found = np.zeros(tokens.shape, dtype=np.int64)
+        for depth, size in np.argwhere(np.isfinite(tokens)):
+            found[depth, size] = self.tree(int(size) + 1, int(depth) + 1).beam
+        return found
 
     def stage(self, level: int, left: int) -> _Stage:
         """Levels with the same ranks share their stages."""

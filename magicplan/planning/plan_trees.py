@@ -1,0 +1,131 @@
+"""Trees of a plan: the one at the planned load, and the schedule of them over batch x context."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicplan.planning.fleet import Configuration
+from magicplan.planning.plan_result import TreeRule, TreeUsed
+from magicplan.planning.replica import TREE_GAIN, at_loads, shapes_of
+from magicplan.planning.schedule import Planned, pinned, thresholds
+from magicplan.planning.tree_engines import running_trees
+from magicplan.planning.tree_rounds import Shapes, table_of
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.tree import Tree
+
+
+def tree_words(tree: TreeUsed | TreeRule) -> str:
+    """A tree's size in words."""
+    return f"tree of {tree.size} nodes in {tree.depth} levels"
+
+
+def tree_of(row: Configuration, gamma: int, depth: int, batch: float) -> TreeUsed | None:
+    """The tree of `gamma` drafted tokens in `depth` levels that a row drafts at a batch; None for
+    a chain."""
+    if gamma <= depth:
+        return None
+    found = _shapes(row, np.asarray([batch]))
+    rate = found.tokens_per_round / found.round_seconds[0, 0]
+    chain = int(np.where(found.trees, 0.0, rate).argmax())
+    chosen = int(((found.gamma == gamma) & (found.depth == depth)).argmax())
+    tree = _topology(row, gamma + 1, depth + 1, float(row.replica.contexts.mean()))
+    return TreeUsed(
+        size=tree.size,
+        depth=tree.depth,
+        beam=tree.beam,
+        parents=tree.parents,
+        chain_gamma=int(found.gamma[chain]),
+        gain=float(rate[chosen] / rate[chain]),
+    )
+
+
+def trees_left_out(row: Configuration, gamma: int, batch: float) -> str:
+    """One sentence on what a tree would gain at the planned load, and which engine runs it, where
+    the plan drafts a chain for want of an engine's trees; "" where no tree is in question."""
+    draft = row.spec.draft
+    if not gamma or row.spec.trees or draft is None or not draft.grows_trees:
+        return ""
+    engines = running_trees(draft)
+    found = _shapes(replace(row, spec=replace(row.spec, trees="beam")), np.asarray([batch]))
+    rate = found.tokens_per_round / found.round_seconds[0, 0]
+    best = int(np.where(found.trees, rate, 0.0).argmax())
+    gain = float(rate[best] / np.where(found.trees, 0.0, rate).max())
+    chain = f"{draft.name} is planned as a chain"
+    if not found.trees.any() or gain < TREE_GAIN:
+        return f"{chain}: at the planned load no tree decodes {TREE_GAIN - 1:.0%} faster"
+    shape = f"a tree of {found.gamma[best] + 1:.0f} nodes in {found.depth[best] + 1:.0f} levels"
+    who = f"{' and '.join(engines)} can run it (stack, trees)" if engines else "no engine runs it"
+    return f"{chain}: at the planned load {shape} would decode {gain:.2f} times as fast; {who}"
+
+
+def tree_rules(
+    row: Configuration,
+    batches: Array,
+    contexts: Array,
+    fits: NDArray[np.bool_],
+    planned: Planned | None,
+    own: tuple[int, int],
+) -> tuple[TreeRule, ...]:
+    """The fewest ranges of batch and context, each with one tree or chain or none, as
+    `thresholds` of draft lengths; () where the engine runs no tree.
+
+    `own`, the tokens and levels that the plan itself drafts, stays where it is.
+    """
+    if not row.spec.trees:
+        return ()
+    found = [_shapes(row, batches, np.asarray([ctx])) for ctx in contexts]
+    keys = sorted({key for shapes in found for key in _keys(shapes)})
+    worth = np.zeros((batches.size, contexts.size, len(keys)))
+    for column, shapes in enumerate(found):
+        rate = shapes.tokens_per_round / shapes.round_seconds[0]
+        at = [keys.index(key) for key in _keys(shapes)]
+        worth[:, column, at] = np.where(shapes.trees, rate / TREE_GAIN, rate)
+    lost = np.where(fits[..., None], 1 - worth / worth.max(axis=-1, keepdims=True), 0.0)
+    if planned is not None and own in keys:
+        lost = pinned(lost, planned, batches, contexts, keys.index(own))
+    return tuple(
+        _rule(row, keys[t.gamma], t.loss, (t.batch_lo, t.batch_hi), (t.ctx_lo, t.ctx_hi))
+        for t in thresholds(lost, batches, contexts)
+    )
+
+
+def _rule(
+    row: Configuration,
+    key: tuple[int, int],
+    loss: float,
+    batches: tuple[int, int],
+    contexts: tuple[int, int],
+) -> TreeRule:
+    gamma, depth = key
+    ctx = float(np.sqrt(contexts[0] * contexts[1]))
+    branches = gamma > depth
+    tree = _topology(row, gamma + 1, depth + 1, ctx) if branches else Tree.chain(gamma)
+    return TreeRule(
+        batch_lo=batches[0],
+        batch_hi=batches[1],
+        ctx_lo=contexts[0],
+        ctx_hi=contexts[1],
+        size=tree.size,
+        depth=tree.depth,
+        beam=tree.beam,
+        parents=tree.parents,
+        loss=loss,
+    )
+
+
+def _keys(shapes: Shapes) -> list[tuple[int, int]]:
+    return [(int(g), int(d)) for g, d in zip(shapes.gamma, shapes.depth, strict=True)]
+
+
+def _shapes(row: Configuration, batch: Array, contexts: Array | None = None) -> Shapes:
+    return shapes_of(at_loads(row.replica, row.layout, np.maximum(batch, 1.0), contexts), row.spec)
+
+
+def _topology(row: Configuration, size: int, depth: int, ctx: float) -> Tree:
+    """The best tree of that size and as many levels at a context."""
+    assert row.spec.draft is not None
+    assert row.spec.acceptance is not None
+    return table_of(row.spec.draft, row.spec.acceptance, ctx, row.replica.longest).tree(size, depth)
