@@ -15,6 +15,8 @@ from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.planning.plan_result import Candidate, FleetPart, MixedFleet, Plan
 
+CAPACITY = "capacity_requests_per_s"
+
 
 def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = None) -> MixedFleet:
     """Whole replicas of any kinds that carry every plan's peak at the least cost.
@@ -27,7 +29,7 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     stock = None if available is None else stock_of(available)
     kinds = [(number, c) for number, p in enumerate(plans) for c in p.candidates if _usable(c)]
     alone = sum(p.best.cost_usd_per_hour if p.feasible else math.nan for p in plans)
-    chosen = _solve(plans, kinds, stock) if kinds else None
+    chosen = _solve(plans, kinds, stock, [c.capacity_requests_per_s for _, c in kinds])
     if chosen is None:
         short = "within the GPUs available" if stock is not None else "at any size"
         verdict = f"no mix of replicas carries {_names(plans)} {short}"
@@ -39,13 +41,33 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
         gpus[part.gpu] = gpus.get(part.gpu, 0) + part.gpus
     cost = sum(part.cost_usd_per_hour for part in parts)
     counts = ", ".join(f"{count} x {gpu}" for gpu, count in gpus.items())
+    low, high = (_cost_at(plans, kinds, stock, end) for end in (1, 0))
     return MixedFleet(
         feasible=True,
         verdict=f"{counts} for {cost:.2f} USD an hour",
         parts=parts,
         gpus=gpus,
         cost_usd_per_hour=cost,
+        cost_low_usd_per_hour=min(low, cost),
+        cost_high_usd_per_hour=max(high, cost),
         alone_usd_per_hour=alone,
+    )
+
+
+def _cost_at(
+    plans: Sequence[Plan],
+    kinds: list[tuple[int, Candidate]],
+    stock: Mapping[str, int] | None,
+    end: int,
+) -> float:
+    """USD an hour of the cheapest mix where every replica bears the low (0) or the high (1) end of
+    its capacity, all at once; infinite where no mix does."""
+    borne = [c.ends.get(CAPACITY, (c.capacity_requests_per_s,) * 2)[end] for _, c in kinds]
+    chosen = _solve(plans, kinds, stock, borne)
+    if chosen is None:
+        return math.inf
+    return sum(
+        x * c.cost_usd_per_hour / c.replicas for (_, c), x in zip(kinds, chosen, strict=True)
     )
 
 
@@ -67,14 +89,19 @@ def stock_of(available: Mapping[str, int]) -> dict[str, int]:
 
 
 def _solve(
-    plans: Sequence[Plan], kinds: list[tuple[int, Candidate]], stock: Mapping[str, int] | None
+    plans: Sequence[Plan],
+    kinds: list[tuple[int, Candidate]],
+    stock: Mapping[str, int] | None,
+    borne: Sequence[float],
 ) -> list[int] | None:
-    """Replicas of each kind, or None where no numbers do."""
+    """Replicas of each kind, whose fleet bears so many requests/s; None where no numbers do."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
+    if not kinds:
+        return None
     bears = np.zeros((len(plans), len(kinds)))
     for column, (number, c) in enumerate(kinds):
-        bears[number, column] = c.capacity_requests_per_s / c.replicas
+        bears[number, column] = borne[column] / c.replicas
     peaks = [p.traffic.peak_requests_per_s * (1 - 1e-9) for p in plans]
     constraints = [LinearConstraint(bears, lb=peaks)]
     if stock is not None:

@@ -18,10 +18,13 @@ from magicplan.planning.fleet import Configuration, Fleet, fleet
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed import observe
+from magicplan.planning.plan_advice import advice
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
 from magicplan.planning.plan_result import (
     Candidate,
+    Interval,
     Plan,
     PriceUsed,
     Roofline,
@@ -29,7 +32,7 @@ from magicplan.planning.plan_result import (
     Searched,
 )
 from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of, schedule_of
-from magicplan.planning.plan_sensitivity import intervals, sensitivities
+from magicplan.planning.plan_sensitivity import sensitivities
 from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
 from magicplan.planning.sizing import Sized, size_mixed, size_split
@@ -64,12 +67,17 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
     shown = _shown(choices)
-    candidates = [candidate(ask, load, choice) for choice in shown]
+    ends = candidate_ends(ask, load, found, shown)
+    candidates = [
+        with_ends(ask, candidate(ask, load, choice), both)
+        for choice, both in zip(shown, ends, strict=True)
+    ]
     best = candidates[0]
     candidates = [best, *(explained(best, other, ask.objective) for other in candidates[1:])]
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
-    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices)
+    sure = intervals(ask, load, shown[0], best, ends[0])
+    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure)
     if ask.available is None:
         return found_plan
     return _with_mix(found_plan, ask.available)
@@ -151,6 +159,7 @@ def _answer(
     rejected: Counter[str],
     searched: Searched,
     prices: dict[str, PriceUsed],
+    sure: tuple[Interval, ...],
 ) -> Plan:
     best = candidates[0]
     model = choice.row.resolved.model
@@ -164,7 +173,7 @@ def _answer(
         model=model.name,
         parameters=model.parameters,
         feasible=best.meets,
-        verdict=_verdict(ask, best),
+        verdict=_verdict(ask, best, sure),
         traffic=traffic_used(load, peak),
         slo=dict(ask.slo),
         best=best,
@@ -178,8 +187,9 @@ def _answer(
         launch=launch_commands(ask, best, longest, grid, planned),
         roofline=_roofline(choice),
         curves=curves(choice, best),
-        intervals=intervals(ask, load, choice, best),
+        intervals=sure,
         prices=tuple(prices.values()),
+        advice=advice(ask, best, sure),
         assumptions=_assumptions(ask, load, choice, longest),
         calibration_basis=choice.row.resolved.machine.calibration.origin,
         request=ask,
@@ -203,16 +213,22 @@ def _tpot(c: Candidate) -> float:
     return c.latency.tpot.p95_seconds
 
 
-def _verdict(ask: PlanRequest, best: Candidate) -> str:
+def _verdict(ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...]) -> str:
+    """What to take, or what the nearest breaks; every limit with its prediction and interval."""
+    of = {entry.figure: entry for entry in sure}
+    limits = "".join(
+        f"; {key} {of[key].value:.3g} of {limit:.3g}, 80 % {of[key].low:.3g} to {of[key].high:.3g}"
+        for key, limit in ask.slo.items()
+    )
     if best.meets:
         price = "" if math.isnan(best.cost_usd_per_hour) else (
             f" for {best.cost_usd_per_hour:.2f} USD an hour"
         )  # fmt: skip
-        return f"{best.name}{price}"
+        return f"{best.name}{price}{limits}"
     worst = max(best.violations, key=best.violations.__getitem__)
     return (
         f"nothing meets the limits; the nearest, {best.name}, breaks {worst} by "
-        f"{best.violations[worst]:.2f} times"
+        f"{best.violations[worst]:.2f} times{limits}"
     )
 
 

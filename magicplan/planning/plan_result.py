@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -153,6 +154,9 @@ class Candidate:
     violations: Mapping[str, float]
     """Limits that are broken, and by what factor."""
     why_not: str = ""
+    ends: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    """80 % intervals of p95 latencies, latencies with a limit, and capacity: step times at either
+    end of the calibration's interval, replicas and traffic held. Infinite (null): without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -179,13 +183,16 @@ class Sensitivity:
     """The best plan's GPUs, formats and draft under another assumption, replicas chosen anew."""
 
     what: str
-    """traffic, acceptance, prompt, output, prefix_hit_rate, step_time, ttft or tpot limits."""
+    """traffic, acceptance, prompt, output, prefix_hit_rate, step_time, "ttft limit" and so on."""
     change: str
     factor: float
     meets: bool
     gpus: int
     cost_usd_per_hour: float
     usd_per_million_tokens: float
+    gpus_low: float = math.nan
+    """GPUs at either end of the step time's 80 % interval; NaN (null) where none would do."""
+    gpus_high: float = math.nan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -237,6 +244,9 @@ class Schedule:
     tree_speedups: tuple[tuple[float, ...], ...] = ()
     tree_rules: tuple[TreeRule, ...] = ()
     """As `thresholds`, of the trees that the stack's engine may run; () where it runs none."""
+    speedups_low: tuple[tuple[float, ...], ...] = ()
+    """[batch][ctx] 80 % intervals of `speedups`, from acceptance and timing."""
+    speedups_high: tuple[tuple[float, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -295,7 +305,11 @@ class Interval:
     low: float
     value: float
     high: float
+    """Infinite (null) where a queue has no end, or where no number of replicas would do."""
     basis: str
+    """How the ends were found."""
+    causes: tuple[str, ...] = ()
+    """What was put to its own ends, and where those are from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -379,6 +393,9 @@ class MixedFleet:
     cost_usd_per_hour: float
     alone_usd_per_hour: float
     """What the plans cost one by one, each of one kind of replica; NaN where one has none."""
+    cost_low_usd_per_hour: float = math.nan
+    """80 % interval: the mix found anew where every replica bears either end of its capacity."""
+    cost_high_usd_per_hour: float = math.nan
 
     def to_dict(self) -> dict[str, Any]:
         """The fleet's JSON."""
@@ -418,6 +435,8 @@ class Plan:
     prices: tuple[PriceUsed, ...]
     assumptions: tuple[str, ...]
     calibration_basis: str
+    advice: tuple[str, ...] = ()
+    """A sentence on every limit that the plan breaks, or that its interval passes."""
     observed: Observation | None = None
     mixed: MixedFleet | None = None
     """The cheapest mix within the GPUs at hand, where the request says what is at hand."""

@@ -94,9 +94,9 @@ def schedule_of(
         batches=tuple(int(b) for b in grid.resolved.batch[:, 0]),
         ctx_tokens=tuple(int(c) for c in grid.resolved.ctx[0]),
         gammas=tuple(tuple(int(g) for g in row) for row in np.broadcast_to(grid.best.gamma, shape)),
-        speedups=tuple(
-            tuple(float(s) for s in row) for row in np.broadcast_to(grid.best.speedup, shape)
-        ),
+        speedups=_rows(grid.best.speedup, shape),
+        speedups_low=_rows(grid.best.speedup_low, shape),
+        speedups_high=_rows(grid.best.speedup_high, shape),
         break_even_ctx_tokens=tuple(float(e) for e in np.asarray(edges).reshape(-1)),
         thresholds=tuple(
             ThresholdUsed(
@@ -117,6 +117,11 @@ def schedule_of(
             (best.tree.size - 1, best.tree.depth - 1) if best.tree else (best.gamma, best.gamma),
         ),
     )  # fmt: skip
+
+
+def _rows(values: Any, shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
+    """[batch][ctx]."""
+    return tuple(tuple(float(v) for v in row) for row in np.broadcast_to(values, shape))
 
 
 def schedule_document(schedule: Schedule) -> dict[str, Any]:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from magicplan.planning.plan_candidates import SPLIT, Choice
-from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate, Interval, Sensitivity
+from magicplan.planning.plan_request import METRICS, PlanRequest
+from magicplan.planning.plan_result import Sensitivity
 from magicplan.planning.replica import Speculation, pool, prompts_of, replica, states
-from magicplan.planning.sizing import Sized, size_mixed, size_split
+from magicplan.planning.serving import Steady, at_speeds
+from magicplan.planning.sizing import Limits, Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Shifted
 
@@ -25,92 +26,107 @@ class Needs:
     gpus: int
     cost_usd_per_hour: float
     usd_per_million_tokens: float
-    tpot_p95_seconds: float
-    ttft_p95_seconds: float
+    tokens_per_s_per_gpu: float
+    """Output tokens at the peak."""
+    energy_joules_per_token: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Kind:
+    """The choice's kind of replica under some lengths and with some acceptance."""
+
+    choice: Choice
+    states: Steady
+    pools: Steady | None
+    """The same where it only prefills, if the choice has such replicas."""
+
+
+def kind_of(load: Load, choice: Choice, spec: Speculation | None = None) -> Kind:
+    """The choice's own kind, or the same with another draft or acceptance."""
+    row = choice.row
+    spec = row.spec if spec is None else spec
+    one = replace(
+        row.replica.layout, tp=np.asarray([float(row.tp)]), pp=np.asarray([float(row.pp)])
+    )
+    r = replica(
+        row.resolved.model, row.resolved.machine, one, load, row.replica.limits,
+        row.replica.longest,
+    )  # fmt: skip
+    pools = pool(r, prompts_of(r, spec)) if choice.layout == SPLIT else None
+    return Kind(choice=choice, states=states(r, spec), pools=pools)
 
 
 def needs(
     ask: PlanRequest,
     load: Load,
-    choice: Choice,
+    kind: Kind,
     *,
-    limits: Mapping[str, float] | None = None,
-    spec: Speculation | None = None,
-    slower: float = 1.0,
-) -> Needs:
-    """Size the choice's kind of replica for another load, limits, acceptance or speed.
-
-    Times that are all `slower` by a factor need what traffic and limits, scaled by it, need.
-    """
-    row = choice.row
-    limits = ask.slo if limits is None else limits
-    scaled = replace(
-        load,
-        requests_per_s=load.requests_per_s * slower,
-        think_seconds=load.think_seconds / slower,
-    )
-    one = replace(
-        row.replica.layout, tp=np.asarray([float(row.tp)]), pp=np.asarray([float(row.pp)])
-    )
-    r = replica(
-        row.resolved.model, row.resolved.machine, one, scaled, row.replica.limits,
-        row.replica.longest,
-    )  # fmt: skip
-    spec = row.spec if spec is None else spec
-    bounds = {key: limit / slower for key, limit in limits.items()}
+    limits: Limits | None = None,
+    slower: Sequence[float] = (1.0,),
+) -> list[Needs]:
+    """Size a kind of replica for a load, for other limits than those asked for, and with all times
+    longer by each factor of `slower`."""
+    asked = replace(ask, slo=ask.slo if limits is None else limits)
+    factors = np.asarray(slower, dtype=np.float64)[:, None]
+    states = at_speeds(kind.states, factors)
     found: Sized
-    if choice.layout == SPLIT:
-        pools = pool(r, prompts_of(r, spec))
-        found = size_split(scaled, states(r, spec), pools, bounds, ask.max_utilisation)
+    if kind.pools is not None:
+        pools = at_speeds(kind.pools, factors)
+        found = size_split(load, states, pools, asked.slo, ask.max_utilisation)
     else:
-        found = size_mixed(scaled, states(r, spec), bounds, ask.max_utilisation)
-    changed = replace(choice, sized=found, index=0)
-    rate = float(found.state.rate[0, 0]) * int(found.replicas[0]) / slower
-    tokens = rate * float(load.lengths.output.mean()) / load.peak_over_mean
-    broken = changed.violations(replace(ask, slo=bounds))
-    runs = bool(found.replicas[0])
+        found = size_mixed(load, states, asked.slo, ask.max_utilisation)
+    choices = [replace(kind.choice, sized=found, index=i) for i in range(factors.size)]
+    return [_needs(asked, load, choice) for choice in choices]
+
+
+def _needs(ask: PlanRequest, load: Load, choice: Choice) -> Needs:
+    found, i = choice.sized, choice.index
+    runs = bool(found.replicas[i])
+    tokens = float(found.state.rate[i, 0] * found.replicas[i]) * float(load.lengths.output.mean())
+    mean_tokens = tokens / load.peak_over_mean if runs else math.nan
     return Needs(
-        meets=runs and not broken,
-        gpus=changed.gpus,
-        cost_usd_per_hour=changed.cost if runs else math.nan,
-        usd_per_million_tokens=changed.cost / 3600 / tokens * 1e6 if runs else math.nan,
-        tpot_p95_seconds=float(found.figures["tpot_p95_seconds"][0]) * slower,
-        ttft_p95_seconds=float(found.figures["ttft_p95_seconds"][0]) * slower,
+        meets=runs and not choice.violations(ask),
+        gpus=choice.gpus,
+        cost_usd_per_hour=choice.cost if runs else math.nan,
+        usd_per_million_tokens=choice.cost / 3600 / mean_tokens * 1e6,
+        tokens_per_s_per_gpu=tokens / choice.gpus if runs else math.nan,
+        energy_joules_per_token=choice.watts / mean_tokens,
     )
 
 
 def sensitivities(ask: PlanRequest, load: Load, choice: Choice) -> tuple[Sensitivity, ...]:
-    """One assumption changed at a time."""
+    """One assumption changed at a time; the ends of its GPUs are those of the step time's interval,
+    replicas counted anew."""
     return tuple(_changes(ask, load, choice))
 
 
 def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivity]:
-    for factor in (0.5, 0.8, 1.25, 2.0, 4.0):
-        yield _line("traffic", factor, needs(ask, _busier(load, factor), choice))
-    for factor in (0.5, 2.0):
-        longer = replace(load, lengths=load.lengths.scaled(prompt=factor))
-        yield _line("prompt", factor, needs(ask, longer, choice))
-    for factor in (0.5, 2.0):
-        longer = replace(load, lengths=load.lengths.scaled(output=factor))
-        yield _line("output", factor, needs(ask, longer, choice))
+    own = kind_of(load, choice)
+    for factor in (0.5, 0.8, 1.0, 1.25, 2.0, 4.0):
+        yield _line(ask, _busier(load, factor), own, "traffic", factor)
+    for what in ("prompt", "output"):
+        for factor in (0.5, 2.0):
+            longer = replace(load, lengths=load.lengths.scaled(**{what: factor}))
+            yield _line(ask, longer, kind_of(longer, choice), what, factor)
     if load.prefix_hit_rate:
         cold = replace(load, prefix_hit_rate=0.0)
-        yield _line("prefix_hit_rate", 0.0, needs(ask, cold, choice), "no prefix cache")
+        kind = kind_of(cold, choice)
+        yield _line(ask, cold, kind, "prefix_hit_rate", 0.0, change="no prefix cache")
+    accepted = choice.row.spec.acceptance
     for by in (-0.1, -0.05, 0.05):
-        if choice.row.spec.acceptance is not None:
-            shifted = Shifted(
-                origin="shifted", base=choice.row.spec.acceptance, by=by,
-                same_model=choice.row.spec.acceptance.same_model,
-            )  # fmt: skip
-            spec = replace(choice.row.spec, acceptance=shifted)
-            yield _line("acceptance", 1 + by, needs(ask, load, choice, spec=spec), f"{by:+.2f}")
+        if accepted is None:
+            break
+        same = accepted.same_model
+        shifted = Shifted(origin="shifted", base=accepted, by=by, same_model=same)
+        kind = kind_of(load, choice, replace(choice.row.spec, acceptance=shifted))
+        yield _line(ask, load, kind, "acceptance", 1 + by, change=f"{by:+.2f}")
     for factor in (0.9, 1.2):
-        yield _line("step_time", factor, needs(ask, load, choice, slower=factor))
-    for metric in ("ttft", "tpot", "itl", "e2e"):
+        yield _line(ask, load, own, "step_time", factor, slower=factor)
+    for metric in METRICS:
         chosen = {k: v for k, v in ask.slo.items() if k.startswith(metric)}
         for factor in (0.5, 2.0) if chosen else ():
             bounds = dict(ask.slo) | {k: v * factor for k, v in chosen.items()}
-            yield _line(f"{metric} limit", factor, needs(ask, load, choice, limits=bounds))
+            yield _line(ask, load, own, f"{metric} limit", factor, limits=bounds)
 
 
 def _busier(load: Load, factor: float) -> Load:
@@ -118,49 +134,28 @@ def _busier(load: Load, factor: float) -> Load:
     return replace(load, requests_per_s=load.requests_per_s * factor, users=users)
 
 
-def _line(what: str, factor: float, found: Needs, change: str = "") -> Sensitivity:
+def _line(
+    ask: PlanRequest,
+    load: Load,
+    kind: Kind,
+    what: str,
+    factor: float,
+    *,
+    change: str = "",
+    limits: Limits | None = None,
+    slower: float = 1.0,
+) -> Sensitivity:
+    residual = kind.choice.row.resolved.machine.calibration.step_residual
+    ends = (slower * min(residual.low, 1.0), slower, slower * max(residual.high, 1.0))
+    low, found, high = needs(ask, load, kind, limits=limits, slower=ends)
     return Sensitivity(
         what=what,
-        change=change or f"x {factor:g}",
+        change=change or ("as planned" if factor == 1 else f"x {factor:g}"),
         factor=factor,
         meets=found.meets,
         gpus=found.gpus,
+        gpus_low=float(low.gpus) if low.meets else math.nan,
+        gpus_high=float(high.gpus) if high.meets else math.nan,
         cost_usd_per_hour=found.cost_usd_per_hour,
         usd_per_million_tokens=found.usd_per_million_tokens,
     )
-
-
-def intervals(
-    ask: PlanRequest, load: Load, choice: Choice, best: Candidate
-) -> tuple[Interval, ...]:
-    """80 % intervals: latencies of the fleet as sized, and what would be needed at either end."""
-    residual = choice.row.resolved.machine.calibration.step_residual
-    found = [
-        Interval(
-            figure=f"{metric}_p95_seconds",
-            low=value * residual.low,
-            value=value,
-            high=value * residual.high,
-            basis=residual.basis,
-        )
-        for metric, value in (
-            ("ttft", best.latency.ttft.p95_seconds),
-            ("tpot", best.latency.tpot.p95_seconds),
-        )
-    ]
-    ends = [needs(ask, load, choice, slower=f) for f in (residual.low, residual.high)]
-    basis = f"replicas counted anew at either end of: {residual.basis}"
-    found += _needed(best, ends, basis)
-    accepted = choice.row.spec.acceptance
-    if accepted is not None and accepted.uncertainty:
-        specs = [replace(choice.row.spec, acceptance=end) for end in accepted.interval()]
-        ends = [needs(ask, load, choice, spec=spec) for spec in specs]
-        found += _needed(best, ends, f"replicas counted anew at either end of: {accepted.origin}")
-    return tuple(found)
-
-
-def _needed(best: Candidate, ends: list[Needs], basis: str) -> Iterator[Interval]:
-    for name in ("gpus", "cost_usd_per_hour", "usd_per_million_tokens"):
-        value = float(getattr(best, name))
-        low, *_, high = sorted([value, *(float(getattr(end, name)) for end in ends)])
-        yield Interval(figure=name, low=low, value=value, high=high, basis=basis)

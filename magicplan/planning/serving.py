@@ -132,6 +132,25 @@ def join(parts: list[Steady]) -> Steady:
     )
 
 
+def at_speeds(state: Steady, slower: Array) -> Steady:
+    """The same replicas with all times longer by factors [n, config or 1]: n times as many, behind
+    each other on the config axis. Shares and batches stay, rates fall by the factor."""
+
+    def scaled(name: str, values: NDArray[Any]) -> NDArray[Any]:
+        factor = slower.reshape(*slower.shape, *([1] * (values.ndim - 1)))
+        if name.endswith("_seconds"):
+            found = values * factor
+        elif name == "prefill_square":  # seconds squared
+            found = values * factor**2
+        elif name == "rate":
+            found = values / factor
+        else:
+            found = np.broadcast_to(values, (slower.shape[0], *values.shape))
+        return np.asarray(found).reshape(-1, *values.shape[1:])
+
+    return Steady(**{f.name: scaled(f.name, getattr(state, f.name)) for f in fields(Steady)})
+
+
 def steady_states(
     load: Load,
     rounds: Rounds,

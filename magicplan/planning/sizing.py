@@ -16,6 +16,7 @@ from magicplan.planning.latency import Entry, Sampled, population, sample
 from magicplan.planning.plan_request import SLO_KEYS
 from magicplan.planning.serving import (
     SAFE_MARGIN,
+    UTILISATIONS,
     Steady,
     edge_of,
     last_feasible,
@@ -79,19 +80,38 @@ class _Borne:
     """Whether a latency limit, rather than utilisation, is what stops it."""
 
 
-def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: float) -> Sized:
-    """Replicas that prefill and decode."""
+def size_mixed(
+    load: Load,
+    states: Steady,
+    limits: Limits,
+    max_utilisation: float,
+    *,
+    held: Whole | None = None,
+) -> Sized:
+    """Replicas that prefill and decode: as many as meet the limits, or those `held` whatever they
+    meet. Held ones fill their cache; past that, requests queue and those that arrive at random
+    queue without end: times to first token and of whole requests are infinite."""
     borne = _borne(load, states, limits, max_utilisation)
     wanted = load.users if load.users is not None else load.requests_per_s
     rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
     most = reached(borne.ladder, borne.at)
-    able = (most > 0) & (borne.last >= 0)
-    needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
-    replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
-    target = wanted / np.maximum(replicas, 1)
-    at = where_reached(borne.ladder, target, end)
-    found = _sampled(load, states, borne.entry, rows, at)
-    figures = _figures(found)
+    if held is None:
+        able = (most > 0) & (borne.last >= 0)
+        needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
+        replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
+        target = wanted / np.maximum(replicas, 1)
+        at, entry = where_reached(borne.ladder, target, end), borne.entry
+        found = _sampled(load, states, entry, rows, at)
+        figures = _figures(found)
+    else:
+        replicas, edge = held, edge_of(states)
+        target = wanted / np.maximum(replicas, 1)
+        excess = target - reached(borne.ladder, edge) * (1 + 1e-9)
+        at = where_reached(borne.ladder, target, edge)
+        entry = replace(borne.entry, queued=np.maximum(excess, 0.0))
+        found = _sampled(load, states, entry, rows, at)
+        figures = _endless(_figures(found), (excess > 0) & (load.users is None), ("ttft", "e2e"))
+        most = np.where(_fails(load, states, entry, limits, rows, borne.at), 0.0, most)
     state = states.pick(rows, at)
     return Sized(
         state=state,
@@ -108,13 +128,31 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
     )
 
 
+def _endless(
+    figures: dict[str, Array], queues: NDArray[np.bool_], metrics: tuple[str, ...]
+) -> dict[str, Array]:
+    """The figures, infinite in those metrics where a queue grows without end, [config]."""
+    return {
+        key: np.where(queues, np.inf, value) if key.startswith(metrics) else value
+        for key, value in figures.items()
+    }
+
+
 def size_split(
-    load: Load, states: Steady, pools: Steady, limits: Limits, max_utilisation: float
+    load: Load,
+    states: Steady,
+    pools: Steady,
+    limits: Limits,
+    max_utilisation: float,
+    *,
+    held: tuple[Whole, Whole] | None = None,
 ) -> Sized:
-    """Replicas that only decode, fed by replicas that only prefill."""
+    """Replicas that only decode, fed by replicas that only prefill; `held` gives the numbers of
+    both, in this order."""
     late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
     early = {k: v for k, v in limits.items() if k.startswith("ttft")}
-    decode = size_mixed(load, without_prefill(states), late, max_utilisation)
+    decoders = held[0] if held else None
+    decode = size_mixed(load, without_prefill(states), late, max_utilisation, held=decoders)
     rate = decode.state.rate[:, 0] * decode.replicas
     random = replace(load, users=None)
     entry = Entry(
@@ -124,24 +162,29 @@ def size_split(
     rows, first = np.arange(pools.configs), np.zeros(pools.configs, dtype=np.int64)
     last = first + pools.rate.shape[1] - 1
     at = _bisect(random, pools, entry, early, first, last).astype(np.float64)
+    late_prompts = held is not None and _fails(random, pools, entry, early, rows, at)
     each = np.minimum(reached(pools.rate, at), max_utilisation / 0.95 * pools.rate[:, -1])
-    replicas = np.where(decode.runs, np.maximum(np.ceil(rate / each - 1e-9), 1), 0).astype(np.int64)
+    needed = np.maximum(np.ceil(rate / each - 1e-9), 1)
+    replicas = held[1] if held else np.where(decode.runs, needed, 0).astype(np.int64)
     at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
     prompts = _sampled(random, pools, entry, rows, at)
     whole = Sampled(
         ttft=prompts.ttft, tpot=prompts.ttft * 0, e2e=prompts.ttft, itl=prompts.itl,
         itl_mean=prompts.itl_mean, itl_cv=prompts.itl_cv,
     )  # fmt: skip
+    queues = rate / np.maximum(replicas, 1) > pools.rate[:, -1] / UTILISATIONS[-1]
+    first_tokens = _endless(_figures(whole), queues, ("ttft",))
     figures = dict(decode.figures) | {
-        key: value for key, value in _figures(whole).items() if key.startswith("ttft")
+        key: value for key, value in first_tokens.items() if key.startswith("ttft")
     }
     for key in figures:
         if key.startswith("e2e"):  # the decoding side waits for no prompt of its own
             own = decode.figures[key.replace("e2e", "ttft")]
-            figures[key] = figures[key] - own + figures[key.replace("e2e", "ttft")]
-    capacity = np.minimum(
-        decode.capacity, decode.capacity * each * replicas / np.maximum(rate, 1e-12)
-    )
+            finite, endless = np.isfinite(own), np.full(own.shape, np.inf)
+            rest = np.subtract(figures[key], own, where=finite, out=endless)
+            figures[key] = rest + figures[key.replace("e2e", "ttft")]
+    share = np.where(late_prompts, 0.0, each * replicas / np.maximum(rate, 1e-12))
+    capacity = np.minimum(decode.capacity, decode.capacity * share)
     return replace(
         decode,
         prefill_replicas=replicas,
@@ -196,6 +239,15 @@ def _worst(
     found = _sampled(load, states, entry, rows, at)
     ratios = [found.statistic(*_split(key)) / limit for key, limit in limits.items()]
     return np.asarray(np.max(ratios, axis=0))
+
+
+def _fails(
+    load: Load, states: Steady, entry: Entry, limits: Limits, rows: Whole, at: Array
+) -> NDArray[np.bool_]:
+    """Whether a limit is broken there: where `_bisect` found nothing, even an idle replica does."""
+    if not limits:
+        return np.zeros(rows.size, dtype=np.bool_)
+    return np.asarray(_worst(load, states, entry, limits, rows, at) > 1 + 1e-6)
 
 
 def _sampled(load: Load, states: Steady, entry: Entry, rows: Whole, at: Array) -> Sampled:

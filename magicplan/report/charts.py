@@ -12,7 +12,7 @@ from typing import Literal
 
 from magicplan.units import human_bytes, human_count, human_flops, human_seconds, human_tokens
 
-Unit = Literal["seconds", "bytes", "tokens", "count", "ratio", "percent", "usd", "flops"]
+Unit = Literal["seconds", "bytes", "tokens", "count", "ratio", "percent", "share", "usd", "flops"]
 Style = Literal["line", "edge", "front", "points", "faint", "best"]
 Numbers = tuple[float | None, ...]
 
@@ -118,7 +118,7 @@ def show(value: float | str | None, unit: Unit = "count") -> str:
         return "–"
     if math.isinf(value):
         return "∞"
-    if value < 0 and unit != "percent":
+    if value < 0 and unit not in ("percent", "share"):
         return "-" + show(-value, unit)
     return _WRITERS[unit](value)
 
@@ -140,6 +140,7 @@ _WRITERS = {
     "count": human_count,
     "ratio": lambda value: f"{value:.2f}x",
     "percent": lambda value: f"{value:.1f} %",
+    "share": lambda value: f"{value:.0%}",
     "usd": _usd,
     "flops": human_flops,
 }

@@ -44,10 +44,19 @@ def _label(series: Series, index: int) -> str:
 
 
 def interval(low: Numbers, high: Numbers, index: int, unit: Unit) -> str:
-    """ "low to high", or nothing where there is no interval."""
-    if not low or low[index] is None or high[index] is None:
+    """ "low to high", or nothing where there is no interval; a high end of None has no end."""
+    return between(low[index], high[index], unit) if low else ""
+
+
+def between(low: float | None, high: float | None, unit: Unit) -> str:
+    """ "low to high" in a unit; "from low" where there is no end, nothing where none is known."""
+    if low is None:
         return ""
-    return f"{show(low[index], unit)} to {show(high[index], unit)}"
+    if high is None:
+        return f"from {show(low, unit)}"
+    first, last = show(low, unit), show(high, unit)
+    number, _, name = first.rpartition(" ")  # a unit that both have stands once
+    return f"{number if number and last.endswith(f' {name}') else first} to {last}"
 
 
 @_grid.register

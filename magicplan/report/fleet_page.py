@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from magicplan.report.charts import show
+from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Fact, Grid, Page, Section
 from magicplan.report.record import Record
 
@@ -27,7 +28,11 @@ def page(found: Record) -> Page:
 
 def _facts(found: Record) -> Iterable[Fact]:
     cost, alone = found.number("cost_usd_per_hour"), found.maybe("alone_usd_per_hour")
-    yield Fact(name="cost an hour", value=show(cost, "usd"))
+    ends = between(
+        found.maybe("cost_low_usd_per_hour"), found.maybe("cost_high_usd_per_hour"), "usd"
+    )
+    note = f"80 %: {ends}; the mix found anew where every replica bears either end of its capacity"
+    yield Fact(name="cost an hour", value=show(cost, "usd"), note=note if ends else "")
     if alone is None:
         yield Fact(name="each alone", value=show(None), note="one has no plan of a single kind")
         return

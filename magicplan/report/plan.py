@@ -10,9 +10,11 @@ from magicplan.report.page import Fact, Page
 from magicplan.report.plan_words import (
     draft_words,
     ends_words,
+    latency_of,
     limit_name,
-    seconds_of,
+    limits_of,
     shape_words,
+    spaced,
     verdict,
 )
 from magicplan.report.record import Record
@@ -24,6 +26,7 @@ def page(plan: Record) -> Page:
     sections = (
         plan_choice.launch(plan),
         plan_choice.observed(plan),
+        plan_choice.limits(plan),
         plan_choice.latency(plan),
         plan_choice.candidates(plan),
         plan_choice.pareto(plan),
@@ -64,23 +67,22 @@ def _facts(plan: Record) -> Iterator[Fact]:
     yield Fact(
         name="GPUs" if plan.flag("feasible") else "nearest plan",
         value=f"{best.number('gpus'):.0f} x {best.text('gpu')}",
-        note=shape_words(best),
+        note="; ".join(filter(None, (shape_words(best), ends_words(plan, "gpus", "count")))),
     )
-    rows: tuple[tuple[str, str, float | None, Unit], ...] = (
-        ("cost an hour", "cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
-        ("cost of 1M output tokens", "usd_per_million_tokens",
-         best.maybe("usd_per_million_tokens"), "usd"),
-        ("TTFT p95", "ttft_p95_seconds", seconds_of(best, "ttft", "p95"), "seconds"),
-        ("TPOT p95", "tpot_p95_seconds", seconds_of(best, "tpot", "p95"), "seconds"),
-        ("output tokens/s a GPU", "tokens_per_s_per_gpu",
-         best.maybe("tokens_per_s_per_gpu"), "count"),
-    )  # fmt: skip
-    for name, key, value, unit in rows:
-        yield Fact(name=name, value=show(value, unit), note=ends_words(plan, key, unit))
+    rows: list[tuple[str, float | None, Unit]] = [
+        ("cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
+        ("usd_per_million_tokens", best.maybe("usd_per_million_tokens"), "usd"),
+        *((key, latency_of(best, key), "seconds") for key in limits_of(plan)),
+        ("tokens_per_s_per_gpu", best.maybe("tokens_per_s_per_gpu"), "count"),
+    ]  # fmt: skip
+    for key, value, unit in rows:
+        yield Fact(name=spaced(key), value=show(value, unit), note=ends_words(plan, key, unit))
+    bound = f"against the peak; what binds: {limit_name(best.text('binding'))}"
+    ends = ends_words(plan, "headroom", "share")
     yield Fact(
         name="headroom",
         value=f"{best.number('headroom'):+.0%}",
-        note=f"against the peak; what binds: {limit_name(best.text('binding'))}",
+        note=f"{ends}; {bound}" if ends else bound,
     )
     yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
 
@@ -88,7 +90,10 @@ def _facts(plan: Record) -> Iterator[Fact]:
 def _gain(plan: Record, best: Record) -> str:
     if not best.number("gamma"):
         return ""
-    tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
-    ends = ends_words(plan, "speedup", "ratio")
-    gain = f"{show(best.number('speedup'), 'ratio')} decode throughput, {tokens}"
-    return f"{gain}; {ends}" if ends else gain
+    parts = [
+        f"{show(best.number('speedup'), 'ratio')} decode throughput",
+        ends_words(plan, "speedup", "ratio"),
+        f"{best.number('tokens_per_round'):.2f} tokens a round",
+        ends_words(plan, "tokens_per_round", "count"),
+    ]
+    return "; ".join(filter(None, parts))

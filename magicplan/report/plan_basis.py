@@ -7,6 +7,7 @@ from typing import Any
 
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
+from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import range_sentence, spaced, unit_of
 from magicplan.report.record import Record
@@ -32,8 +33,9 @@ def memory(plan: Record) -> Section:
     plot = Plot(
         title="Memory of a GPU",
         reading="What the chosen plan and its next rivals hold at the planned load. Bytes follow "
-        "from shapes and formats; only the number of requests in flight is predicted, and free "
-        "memory is its margin.",
+        "from shapes and formats and are exact; only the number of requests in flight, which the "
+        "KV cache follows, is predicted, and free memory is its margin. "
+        + range_sentence(plan, "batch_per_replica", "requests decoding on a replica"),
         figure=figures.memory(plan),
         quiet=True,
     )
@@ -49,21 +51,25 @@ def sensitivity(plan: Record) -> Section | None:
             spaced(entry.text("what")),
             entry.text("change"),
             f"{entry.number('gpus'):.0f}" if entry.flag("meets") else "none",
+            between(entry.maybe("gpus_low"), entry.maybe("gpus_high"), "count")
+            if entry.flag("meets")
+            else "",
             show(entry.maybe("cost_usd_per_hour"), "usd") if entry.flag("meets") else "",
             show(entry.maybe("usd_per_million_tokens"), "usd") if entry.flag("meets") else "",
         )
         for entry in plan.records("sensitivity")
     )
     grid = Grid(
-        columns=("if", "changes", "GPUs", "$/h", "$/M"),
+        columns=("if", "changes", "GPUs", "80 %", "$/h", "$/M"),
         rows=rows,
         note="The chosen GPUs, formats and draft, with replicas chosen anew; none: no number of "
-        "them meets the limits.",
+        "them meets the limits. 80 %: GPUs at either end of the step time's interval.",
     )
     plot = Plot(
         title="Sensitivity: GPUs needed as an assumption changes",
         reading="Each line changes one assumption by the factor below; a line that ends has no "
-        "fleet beyond. " + range_sentence(plan, "gpus", "the plan's GPUs"),
+        "fleet beyond. Bars: 80 % intervals from the step time, replicas counted anew. "
+        + range_sentence(plan, "gpus", "the plan's GPUs"),
         figure=chart,
         repeated=True,
     )
@@ -87,7 +93,11 @@ def schedule(plan: Record) -> Section | None:
         title="Speedup of the best draft length",
         reading=f"Draft: {schedule.text('draft')}. Blue gains, orange loses, off does not draft; "
         "the line is where speculation breaks even. "
-        + range_sentence(plan, "speedup", "the speedup"),
+        + (
+            "80 % intervals from acceptance and timing: in the table, and on every cell."
+            if schedule.data.get("speedups_low")
+            else range_sentence(plan, "speedup", "the speedup at the planned load")
+        ),
         figure=figures.speedups(schedule),
     )
     grid = Grid(
@@ -109,12 +119,12 @@ def _rules(schedule: Record) -> str:
 
 
 def step_time(plan: Record) -> Section:
-    step = range_sentence(plan, "step_seconds", "a step")
+    step = range_sentence(plan, "decode_step_seconds", "a step at a given batch and context")
     blocks: list[Block] = [
         Plot(
             title="A step at the planned load",
             reading="Mean engine step of a decoding replica, drafting and prompt chunks included. "
-            + step,
+            + range_sentence(plan, "step_seconds", "it, requests in flight included"),
             figure=figures.planned_step(plan),
         )
     ]
@@ -130,8 +140,9 @@ def step_time(plan: Record) -> Section:
 def roofline(plan: Record) -> Section:
     reading = (
         "Ops of the decode step on one GPU: under the slope bytes bind, under the flat part FLOP "
-        "do; the distance to the roof is what the calibration takes off. "
-        + range_sentence(plan, "step_seconds", "a step")
+        "do; the distance to the roof is what the calibration takes off. FLOP and bytes follow "
+        "from shapes and are exact, roofs are the datasheet's; heights are as sure as the step. "
+        + range_sentence(plan, "decode_step_seconds", "a step")
     )
     plot = Plot(
         title="Roofline of a decode step",
@@ -144,21 +155,30 @@ def roofline(plan: Record) -> Section:
 
 def accuracy(plan: Record) -> Section:
     """The calibration, and every interval under what it rests on."""
-    blocks: list[Block] = [f"Calibration: {plan.text('calibration_basis')}."]
+    blocks: list[Block] = [
+        f"Calibration: {plan.text('calibration_basis')}.",
+        "Traffic, lengths, limits and prices are taken as stated, and bytes follow from shapes and "
+        "formats: none of them has an interval.",
+    ]
+    found = plan.records("intervals")
+    causes = tuple(dict.fromkeys(cause for entry in found for cause in entry.texts("causes")))
+    if causes:
+        blocks += ["What is uncertain:", Bullets(lines=causes)]
     by_basis: dict[str, list[Record]] = {}
-    for entry in plan.records("intervals"):
+    for entry in found:
         by_basis.setdefault(entry.text("basis"), []).append(entry)
     for basis, entries in by_basis.items():
         rows = tuple(map(_interval, entries))
         columns = ("80 % interval", "low", "value", "high")
-        blocks += [f"Rests on {basis}:", Grid(columns=columns, rows=rows)]
+        blocks += [f"{basis[:1].upper()}{basis[1:]}:", Grid(columns=columns, rows=rows)]
     return Section(title="Accuracy", blocks=tuple(blocks))
 
 
 def _interval(entry: Record) -> tuple[str, ...]:
     name = entry.text("figure")
-    ends = (show(entry.maybe(key), unit_of(name)) for key in ("low", "value", "high"))
-    return (spaced(name), *ends)
+    low, value, high = (entry.maybe(key) for key in ("low", "value", "high"))
+    end = "no end" if high is None and low is not None else show(high, unit_of(name))
+    return (spaced(name), show(low, unit_of(name)), show(value, unit_of(name)), end)
 
 
 def assumptions(plan: Record) -> Section:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
+from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import (
     ENGINES,
     METRICS,
     STATISTICS,
     draft_words,
+    ends_of,
     limit_name,
     range_sentence,
     seconds_of,
@@ -19,6 +21,7 @@ from magicplan.report.plan_words import (
     spaced,
     spoken,
     unit_called,
+    unit_of,
 )
 from magicplan.report.record import Record
 
@@ -37,7 +40,7 @@ def launch(plan: Record) -> Section:
     """What to rent, and the commands to paste."""
     feasible = plan.flag("feasible")
     blocks: list[Block] = [] if feasible else [_broken(plan)]
-    blocks.append(Grid(columns=("", ""), rows=_fleet(plan.record("best")), prose=True))
+    blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
     for entry in plan.records("launch"):
         role = entry.text("role")
         engine = entry.text("engine")
@@ -51,24 +54,34 @@ def launch(plan: Record) -> Section:
     return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
 
 
-def _fleet(best: Record) -> tuple[tuple[str, str], ...]:
+def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
+    best = plan.record("best")
     headroom = best.number("headroom")
     kept = "" if best.record("violations").data else " within the limits"
     side = "over" if headroom >= 0 else "below"
     return (
-        ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}"),
+        ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}" + _sure(plan, "gpus")),
         ("layout", shape_words(best)),
         ("speculation", draft_words(best)),
-        ("requests at once", f"{best.number('batch_per_replica'):.3g} decode on a replica, of at "
-         f"most {best.number('max_batch_per_replica'):.0f}, mean context "
+        ("requests at once", f"{best.number('batch_per_replica'):.3g}"
+         f"{_sure(plan, 'batch_per_replica')} decode on a replica, of at most "
+         f"{best.number('max_batch_per_replica'):.0f}, mean context "
          f"{best.number('ctx_tokens'):.0f} tokens"),
-        ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s{kept}, "
-         f"{abs(headroom):.0%} {side} the peak; utilisation {best.number('utilisation'):.0%}"),
+        ("serves", f"{best.number('capacity_requests_per_s'):.3g} requests/s"
+         f"{_sure(plan, 'capacity_requests_per_s')}{kept}, {abs(headroom):.0%} {side} the peak; "
+         f"utilisation {best.number('utilisation'):.0%}{_sure(plan, 'utilisation')}"),
         ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
          f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
-        ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"),
+        ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"
+         f"{_sure(plan, 'energy_joules_per_token')}"),
         ("stack", f"{best.text('stack')}, calibration {best.text('calibration')}"),
     )  # fmt: skip
+
+
+def _sure(plan: Record, figure: str) -> str:
+    """The interval behind a number, in brackets."""
+    ends = ends_of(plan, figure, unit_of(figure))
+    return f" (80 %: {ends})" if ends else ""
 
 
 def _broken(plan: Record) -> Grid:
@@ -117,21 +130,31 @@ def observed(plan: Record) -> Section | None:
     return Section(title="Running server", blocks=tuple(blocks))
 
 
+def limits(plan: Record) -> Section | None:
+    """What is broken, or kept only if the prediction is right, and what to do about it."""
+    lines = plan.texts("advice")
+    return Section(title="Limits", blocks=(Bullets(lines=lines),)) if lines else None
+
+
 def latency(plan: Record) -> Section:
+    """Every latency with its interval, and its limit where it has one."""
     best, slo = plan.record("best"), plan.record("slo")
-    rows = []
-    for metric, words in METRICS.items():
-        cells = [f"{metric.upper()}, {words}"]
-        for statistic in STATISTICS:
-            value = seconds_of(best, metric, statistic)
-            limit = slo.maybe(f"{metric}_{statistic}_seconds")
-            cells.append(show(value, "seconds") + (f" / {show(limit, 'seconds')}" if limit else ""))
-        rows.append(tuple(cells))
-    note = (
-        "At the peak; the figure behind a slash is the limit. Gaps between tokens have a "
-        f"standard deviation of {best.record('latency').number('itl_cv'):.2f} means."
+    rows = tuple(
+        (
+            f"{metric.upper()} {statistic}",
+            show(seconds_of(best, metric, statistic), "seconds"),
+            ends_of(plan, key := f"{metric}_{statistic}_seconds", "seconds"),
+            show(limit, "seconds") if (limit := slo.maybe(key)) else "",
+        )
+        for metric in METRICS
+        for statistic in STATISTICS
     )
-    grid = Grid(columns=("latency", *STATISTICS), rows=tuple(rows), note=note)
+    names = "; ".join(f"{metric.upper()}: {words}" for metric, words in METRICS.items())
+    note = (
+        f"At the peak. {names}. Gaps between tokens have a standard deviation of "
+        f"{best.record('latency').number('itl_cv'):.2f} means."
+    )
+    grid = Grid(columns=("latency", "predicted", "80 %", "limit"), rows=rows, note=note)
     return Section(title="Latency", blocks=(grid,))
 
 
@@ -203,17 +226,28 @@ def pareto(plan: Record) -> Section:
             show(c.maybe("usd_per_million_tokens"), "usd"),
             show(c.maybe("tokens_per_s_per_gpu")),
             show(seconds_of(c, "tpot", "p95"), "seconds"),
-            ", ".join(n for n, f in zip(("cost", "throughput"), on, strict=True) if i in f),
+            _ends(c, "tpot_p95_seconds"),
+            "both" if all(i in front for front in on) else "cost" if i in on[0] else "rate",
         )
         for i, c in enumerate(listed)
         if any(i in front for front in on)
     )
     grid = Grid(
-        columns=("nothing beats", "$/M", "tokens/s a GPU", "TPOT p95", "in"),
+        columns=("nothing beats", "$/M", "tok/s/GPU", "TPOT p95", "80 %", "in"),
         rows=rows,
-        note="in: the trade-off against TPOT p95 in which nothing beats it.",
+        note="in: the trade-off against TPOT p95 in which nothing beats it, cost or rate (tokens/s "
+        "a GPU). 80 %: of TPOT p95, from the step time alone; fleet, cost and traffic are held.",
     )
     return Section(title="Pareto", blocks=(*_pareto_plots(plan), grid))
+
+
+def _ends(c: Record, key: str) -> str:
+    """A candidate's own interval."""
+    ends = c.maybe_record("ends")
+    if ends is None or not ends.data.get(key):
+        return ""
+    low, *high = ends.numbers(key)
+    return between(low, high[0] if high else None, "seconds")
 
 
 def _pareto_plots(plan: Record) -> Iterator[Plot]:
@@ -224,7 +258,9 @@ def _pareto_plots(plan: Record) -> Iterator[Plot]:
             yield Plot(
                 title=f"Pareto front: {against} against latency",
                 reading=f"Further down is faster, further {side} is {better}; the star is the "
-                "choice. " + range_sentence(plan, "tpot_p95_seconds", "TPOT p95 of the star"),
+                "choice. Bars: 80 % intervals from the step time, the fleet and its cost held; the "
+                "star's holds acceptance too. "
+                + range_sentence(plan, "tpot_p95_seconds", "TPOT p95 of the star"),
                 figure=chart,
                 repeated=True,
             )

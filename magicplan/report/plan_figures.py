@@ -21,14 +21,20 @@ COMPARED = 5
 """Candidates whose memory is shown beside the best one's."""
 
 
-def spread(plan: Record, figure: str) -> tuple[float, float] | None:
+Ends = tuple[float, float | None]
+
+
+def spread(plan: Record, figure: str) -> Ends | None:
     """Low and high over the value of an interval of the plan, 1 being the value."""
     found = interval_of(plan, figure)
-    return (found[0] / found[1], found[2] / found[1]) if found else None
+    if found is None or found[1] <= 0:
+        return None
+    low, value, high = found
+    return low / value, None if high is None else high / value
 
 
-def _scaled(values: Numbers, factor: float) -> Numbers:
-    return tuple(None if value is None else value * factor for value in values)
+def _scaled(values: Numbers, factor: float | None) -> Numbers:
+    return tuple(None if v is None or factor is None else v * factor for v in values)
 
 
 def roofline(plan: Record) -> Chart:
@@ -85,10 +91,10 @@ def breakdown(plan: Record, axis: str) -> Bars | None:
         value=Scale(title="seconds a step", unit="seconds"),
         parts=tuple((name, values) for name, values in parts if any(values)),
     )
-    return with_interval(bars, spread(plan, "step_seconds"))
+    return with_interval(bars, spread(plan, "decode_step_seconds"))
 
 
-def with_interval(bars: Bars, ends: tuple[float, float] | None) -> Bars:
+def with_interval(bars: Bars, ends: Ends | None) -> Bars:
     """The same bars with the relative interval of their totals."""
     if ends is None:
         return bars
@@ -118,6 +124,12 @@ def speedups(schedule: Record) -> HeatMap:
     if [len(values), len(gammas)] != [len(batches)] * 2:
         schedule.fail("speedups", "a row a batch, as in gammas")
     edge = schedule.numbers("break_even_ctx_tokens")
+    details: tuple[tuple[str, ...], ...] = ()
+    if schedule.data.get("speedups_low"):
+        low, high = schedule.matrix("speedups_low"), schedule.matrix("speedups_high")
+        if [len(low), len(high)] != [len(values)] * 2:
+            schedule.fail("speedups_low", "a row a batch, as in speedups")
+        details = mapped(_cell_ends, low, high, gammas)
     return HeatMap(
         x=Scale(title="context", unit="tokens"),
         y=Scale(title="batch"),
@@ -126,9 +138,15 @@ def speedups(schedule: Record) -> HeatMap:
         rows=batches,
         values=values,
         texts=mapped(speedup_text, values, gammas),
+        details=details,
         middle=1.0,
         lines=(("break-even: speculation pays", edge, batches),) if any(edge) else (),
     )
+
+
+def _cell_ends(low: float | None, high: float | None, gamma: float | None) -> str:
+    """The interval of a cell; none where nothing is drafted."""
+    return f"{low:.2g}-{high:.2g}" if gamma and low is not None and high is not None else ""
 
 
 def pareto(plan: Record, *, against: str) -> Chart:
@@ -185,19 +203,31 @@ def _points(
     field: str,
     *,
     style: Style = "points",
-    ends: tuple[float, float] | None = None,
+    ends: Ends | None = None,
 ) -> Series:
+    """TPOT p95 over a field, with each candidate's own interval, or that of the plan."""
     chosen = list(candidates)
     seconds = tuple(seconds_of(c, "tpot", "p95") for c in chosen)
+    own = [_own_ends(c) for c in chosen]
+    ranged = style != "front" and any(low is not None for low, _ in own)
     return Series(
         name=name,
         x=tuple(c.maybe(field) for c in chosen),
         y=seconds,
         labels=tuple(c.text("name") for c in chosen),
         style=style,
-        low=_scaled(seconds, ends[0]) if ends else (),
-        high=_scaled(seconds, ends[1]) if ends else (),
+        low=_scaled(seconds, ends[0]) if ends else tuple(e[0] for e in own) if ranged else (),
+        high=_scaled(seconds, ends[1]) if ends else tuple(e[1] for e in own) if ranged else (),
     )
+
+
+def _own_ends(c: Record) -> tuple[float | None, float | None]:
+    """The interval of a candidate's TPOT p95."""
+    found = c.maybe_record("ends")
+    if found is None or not found.data.get("tpot_p95_seconds"):
+        return None, None
+    low, *high = found.numbers("tpot_p95_seconds")
+    return low, high[0] if high else None
 
 
 def memory(plan: Record) -> Bars:
@@ -228,7 +258,9 @@ def sensitivity(plan: Record) -> Chart | None:
     for entry in plan.records("sensitivity"):
         groups.setdefault(entry.text("what"), []).append(entry)
     base = plan.record("best").number("gpus")
-    lines = [_line(what, entries, base) for what, entries in groups.items()]
+    same = [e for e in plan.records("sensitivity") if e.maybe("factor") == 1]
+    ends = (same[0].maybe("gpus_low"), same[0].maybe("gpus_high")) if same else (None, None)
+    lines = [_line(what, entries, (base, *ends)) for what, entries in groups.items()]
     series = tuple(line for line in lines if sum(y is not None for y in line.y) > 1)
     if not series:
         return None
@@ -240,16 +272,26 @@ def sensitivity(plan: Record) -> Chart | None:
     )
 
 
-def _line(what: str, entries: list[Record], base: float) -> Series:
-    points = [(1.0, base, "this plan")]
+Point = tuple[float, float | None, float | None, float | None, str]
+
+
+def _line(
+    what: str, entries: list[Record], base: tuple[float, float | None, float | None]
+) -> Series:
+    points: list[Point] = [(1.0, *base, "this plan")]
     for entry in entries:
-        note = entry.text("change") + ("" if entry.flag("meets") else ": no fleet meets the limits")
-        gpus = entry.number("gpus") if entry.flag("meets") else None
-        if entry.number("factor") > 0:  # none at all has no place on a logarithmic axis
-            points.append((entry.number("factor"), gpus, note))  # type: ignore[arg-type]
+        factor, meets = entry.number("factor"), entry.flag("meets")
+        note = entry.text("change") + ("" if meets else ": no fleet meets the limits")
+        if factor > 0 and factor != 1:  # none at all has no place on a logarithmic axis
+            gpus = (entry.number("gpus"), entry.maybe("gpus_low"), entry.maybe("gpus_high"))
+            points.append((factor, *(gpus if meets else (None, None, None)), note))
     points.sort(key=lambda point: point[0])
-    xs, ys, labels = zip(*points, strict=True)
-    return Series(name=spaced(what), x=xs, y=ys, labels=labels, style="line")
+    xs, ys, low, high, labels = zip(*points, strict=True)
+    ranged = any(value is not None for value in low)
+    return Series(
+        name=spaced(what), x=xs, y=ys, labels=labels, style="line",
+        low=low if ranged else (), high=high if ranged else (),
+    )  # fmt: skip
 
 
 def observed_errors(seen: Record) -> Bars:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from magicplan.report.charts import Unit, show
+from magicplan.report.figure_tables import between
 from magicplan.report.record import Record
 
 METRICS = {
@@ -14,6 +15,7 @@ METRICS = {
     "e2e": "whole request",
 }
 STATISTICS = ("mean", "p50", "p95", "p99")
+LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 LIMITS = {
     "kv_cache": "the KV cache",
@@ -29,29 +31,63 @@ FIGURES = {
     "usd_per_million_tokens": "cost of 1M output tokens",
     "requests_per_s": "requests/s",
     "output_tokens_per_s": "output tokens/s",
+    "tokens_per_s": "output tokens/s",
+    "tokens_per_s_per_gpu": "output tokens/s a GPU",
+    "energy_joules_per_token": "energy, J a token",
+    "capacity_requests_per_s": "requests/s within the limits",
+    "batch_per_replica": "requests decoding on a replica",
+    "step_seconds": "a step at the planned load",
+    "decode_step_seconds": "a plain decode step",
+    "tokens_per_round": "tokens a round",
 }
 
 
 def verdict(plan: Record) -> str:
-    """The answer in a sentence: what to rent and what it gives, or why nothing will do."""
+    """The answer in a sentence: what to rent and what it gives, or why nothing will do; every limit
+    with its prediction and the interval of that."""
     best = plan.record("best")
     fleet = f"{best.number('gpus'):.0f} x {best.text('gpu')} ({shape_words(best)})"
+    limited = [_against(plan, key) for key in limits_of(plan) if plan.record("slo").maybe(key)]
     if not plan.flag("feasible"):
         broken = [
             (factor or float("inf"), key) for key, factor in best.record("violations").items()
         ]
         factor, key = max(broken, default=(float("inf"), best.text("binding")))
         much = f"{factor:.3g} times over" if factor < float("inf") else "out of bounds"
-        return f"Nothing meets the limits: the nearest, {fleet}, is {much} on {limit_name(key)}."
-    gives = [
-        (best.maybe("cost_usd_per_hour"), "usd", "{} an hour"),
-        (best.maybe("usd_per_million_tokens"), "usd", "{} a million tokens"),
-        (seconds_of(best, "ttft", "p95"), "seconds", "TTFT p95 {}"),
-        (seconds_of(best, "tpot", "p95"), "seconds", "TPOT p95 {}"),
+        gives = f" It gives {', '.join(limited)}." if limited else ""
+        where = f"{much} on {limit_name(key)}"
+        return f"Nothing meets the limits: the nearest, {fleet}, is {where}.{gives}"
+    costs = [
+        (best.maybe("cost_usd_per_hour"), "{} an hour"),
+        (best.maybe("usd_per_million_tokens"), "{} a million tokens"),
     ]
-    said = [words.format(show(value, unit)) for value, unit, words in gives if value is not None]  # type: ignore[arg-type]
+    said = [words.format(show(value, "usd")) for value, words in costs if value is not None]
+    said += limited or [_against(plan, key) for key in limits_of(plan)]
     draft = f"speculate with {draft_words(best)}" if best.number("gamma") else "do not speculate"
     return f"Rent {fleet} and {draft}: {', '.join(said)}."
+
+
+def limits_of(plan: Record) -> tuple[str, ...]:
+    """Latencies to see first: those with a limit, in the order of a request's life; else the usual
+    two."""
+    slo = plan.record("slo")
+    stated = tuple(key for key in LATENCIES if slo.maybe(key) is not None)
+    return stated or ("ttft_p95_seconds", "tpot_p95_seconds")
+
+
+def _against(plan: Record, key: str) -> str:
+    """A latency with its limit and interval."""
+    limit = plan.record("slo").maybe(key)
+    notes = [f"limit {show(limit, 'seconds')}"] if limit else []
+    notes += [f"80 % {ends}"] if (ends := ends_of(plan, key, "seconds")) else []
+    value = show(latency_of(plan.record("best"), key), "seconds")
+    return f"{limit_name(key)} {value}" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def latency_of(candidate: Record, key: str) -> float | None:
+    """Seconds of the latency that a limit's key names."""
+    metric, statistic, _ = key.split("_")
+    return seconds_of(candidate, metric, statistic)
 
 
 def seconds_of(candidate: Record, metric: str, statistic: str) -> float | None:
@@ -94,6 +130,8 @@ def unit_of(name: str) -> Unit:
     for ending in ("seconds", "bytes", "tokens"):
         if name.endswith(ending):
             return ending
+    if name in ("headroom", "utilisation"):
+        return "share"
     return "ratio" if name == "speedup" else "count"
 
 
@@ -101,35 +139,36 @@ def unit_called(name: str) -> Unit:
     return {"s": "seconds", "seconds": "seconds", "B": "bytes", "bytes": "bytes"}.get(name, "count")  # type: ignore[return-value]
 
 
-def interval_of(plan: Record, figure: str) -> tuple[float, float, float] | None:
+def interval_of(plan: Record, figure: str) -> tuple[float, float, float | None] | None:
     """Low, value and high of a figure over all that makes it uncertain; None where nothing says.
+    A high end of None has no end."""
+    found = [e for e in plan.records("intervals") if e.text("figure") == figure]
+    if not found or any(e.maybe("value") is None or e.maybe("low") is None for e in found):
+        return None
+    highs = [e.maybe("high") for e in found]
+    high = None if None in highs else max(h for h in highs if h is not None)
+    return min(e.number("low") for e in found), found[0].number("value"), high
 
-    A step's interval is that of the time per token, which scales with it.
-    """
-    names = (figure, "tpot_p95_seconds") if figure == "step_seconds" else (figure,)
-    for name in names:
-        found = [e for e in plan.records("intervals") if e.text("figure") == name]
-        if found and all(e.maybe("value") for e in found):
-            low, high = (min(e.number("low") for e in found), max(e.number("high") for e in found))
-            return low, found[0].number("value"), high
-    return None
+
+def ends_of(plan: Record, figure: str, unit: Unit) -> str:
+    """ "low to high" of a figure in its unit; empty where no interval is known."""
+    found = interval_of(plan, figure)
+    return between(found[0], found[2], unit) if found else ""
 
 
 def ends_words(plan: Record, figure: str, unit: Unit) -> str:
-    """The interval of a figure in its unit; empty where none is known."""
-    found = interval_of(plan, figure)
-    return f"80 %: {show(found[0], unit)} to {show(found[2], unit)}" if found else ""
+    """The same as a note."""
+    ends = ends_of(plan, figure, unit)
+    return f"80 %: {ends}" if ends else ""
 
 
 def range_sentence(plan: Record, figure: str, what: str) -> str:
     """One sentence on the interval of a figure; what it rests on has a section of its own."""
     found = interval_of(plan, figure)
-    if found:
+    if found and found[1] > 0:
         low, value, high = found
-        ends = f"{100 * (low / value - 1):+.0f} to {100 * (high / value - 1):+.0f} %"
-        return f"80 % interval of {what}: {ends}, see Accuracy."
-    if figure == "speedup":
-        return "Its interval is that of the acceptance, see Rests on."
+        up = "without end" if high is None else f"{100 * (high / value - 1):+.0f} %"
+        return f"80 % interval of {what}: {100 * (low / value - 1):+.0f} to {up}, see Accuracy."
     return f"No interval of {what} is known, see Accuracy."
 
 
