@@ -35,7 +35,7 @@ from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of
 from magicplan.planning.plan_sensitivity import sensitivities
 from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
-from magicplan.planning.sizing import Sized, size_mixed, size_split
+from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load, load_of, traffic_used
 from magicplan.roofline.timing import op_seconds
 
@@ -62,7 +62,7 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
     found = fleet(ask, load)
     rejected = Counter(found.rejected)
-    choices = sorted(_choices(ask, load, found, prices, rejected), key=lambda c: c.rank(ask))
+    choices = _ranked(ask, _choices(ask, load, found, prices, rejected))
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
@@ -127,6 +127,13 @@ def _choices(
                 Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
             )
     return choices
+
+
+def _ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
+    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
+    least = min((choice.broken(ask) for choice in choices), default=1.0)
+    near = HAIR * least if least > 1 else 1.0
+    return sorted(choices, key=lambda choice: choice.rank(ask, near))
 
 
 def _left_out(row: Configuration, sized: Sized, index: int) -> str:

@@ -73,10 +73,14 @@ class Choice:
                 found["available"] = self.gpus / max(stock, 0.5)
         return found
 
-    def rank(self, ask: PlanRequest) -> tuple[float, ...]:
-        """Sorts choices best first: what meets the limits by the objective, the rest by how far
-        it misses them; among equals, the simpler arrangement."""
-        broken = max(self.violations(ask).values(), default=1.0)
+    def broken(self, ask: PlanRequest) -> float:
+        """How far it misses the limit that it misses most; 1 where it meets them all."""
+        return max(self.violations(ask).values(), default=1.0)
+
+    def rank(self, ask: PlanRequest, near: float = 1.0) -> tuple[float, ...]:
+        """Sorts choices best first: what meets the limits, or misses none by more than `near`, by
+        the objective, the rest by how far it misses them; among equals, the simpler arrangement."""
+        broken = max(self.broken(ask), near)
         goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[ask.objective]
         goal = math.inf if math.isnan(goal) else goal
         tpot = float(self.sized.figures["tpot_p95_seconds"][self.index])
