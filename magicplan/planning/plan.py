@@ -60,6 +60,11 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     ask = replace(ask, gpus=tuple(n for n in ask.gpus if n in named.values()))  # aliases once
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
+    if ask.objective == "energy" and not any(gpu.tdp_watts for gpu in gpus):
+        raise UsageError(
+            f"objective energy: no TDP is known of {', '.join(gpu.name for gpu in gpus)}; expected "
+            "a GPU with one, or objective cost or gpus"
+        )
     found = fleet(ask, load)
     rejected = Counter(found.rejected)
     choices = _ranked(ask, _choices(ask, load, found, prices, rejected))
@@ -77,7 +82,13 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     sure = intervals(ask, load, shown[0], best, ends[0])
-    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure)
+    reachable = {
+        key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo
+    }
+    found_plan = replace(
+        _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure),
+        reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
+    )  # fmt: skip
     if ask.available is None:
         return found_plan
     return _with_mix(found_plan, ask.available)
@@ -180,7 +191,7 @@ def _answer(
         model=model.name,
         parameters=model.parameters,
         feasible=best.meets,
-        verdict=_verdict(ask, best, sure),
+        verdict="",
         traffic=traffic_used(load, peak),
         slo=dict(ask.slo),
         best=best,
@@ -220,7 +231,9 @@ def _tpot(c: Candidate) -> float:
     return c.latency.tpot.p95_seconds
 
 
-def _verdict(ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...]) -> str:
+def _verdict(
+    ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...], reachable: Mapping[str, float]
+) -> str:
     """What to take, or what the nearest breaks; every limit with its prediction and interval."""
     of = {entry.figure: entry for entry in sure}
     limits = "".join(
@@ -233,9 +246,15 @@ def _verdict(ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...]) -> s
         )  # fmt: skip
         return f"{best.name}{price}{limits}"
     worst = max(best.violations, key=best.violations.__getitem__)
+    least = reachable.get(worst, 0.0)
+    reach = (
+        f", which nothing searched brings below {least:.3g}, nor more replicas by more than "
+        f"{HAIR - 1:.0%}"
+    )
     return (
         f"nothing meets the limits; the nearest, {best.name}, breaks {worst} by "
-        f"{best.violations[worst]:.2f} times{limits}"
+        f"{best.violations[worst]:.2f} times"
+        f"{reach if least > ask.slo.get(worst, math.inf) else ''}{limits}"
     )
 
 
@@ -282,7 +301,8 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
         "leave cache for 99 % of the time",
-        "energy is an upper bound: every GPU at its TDP, host and cooling left out",
+        "energy is not known: the GPU's datasheet states no TDP" if math.isnan(choice.watts)
+        else "energy is an upper bound: every GPU at its TDP, host and cooling left out",
     ]
     if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):
         lines.append(f"price indicative: {choice.price.note}; state your own with prices")

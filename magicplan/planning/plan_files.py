@@ -6,12 +6,15 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
+from magicplan.planning.draft_request import draft_of
 from magicplan.planning.mixed_fleet import stock_of
+from magicplan.planning.plan_names import looked_up
 from magicplan.planning.plan_request import SLO_KEYS, PlanRequest, request_from
 from magicplan.planning.prices import prices_for
 from magicplan.planning.request import Request, resolve
@@ -83,12 +86,15 @@ def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> Plan
     ask = request_from({**options, "slo": {**slo, **limits} if isinstance(slo, dict) else slo})
     model = model_specs.load(ask.model)
     gpus = [hardware_specs.load(name) for name in ask.gpus]
-    resolve(
-        Request(
-            gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep,
-            attention_dp=ask.attention_dp,
-        )
+    question = Request(
+        gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep,
+        attention_dp=ask.attention_dp,
     )  # fmt: skip
+    resolve(question)
+    if len(ask.drafts) == 1 and ask.drafts[0] not in ("none", "auto"):
+        name, _, view = ask.drafts[0].partition(" ")
+        drafting = replace(question, draft=name, draft_kv=view or None)
+        looked_up("drafts", lambda _: draft_of(drafting, model), name)
     if ask.tp is not None:
         split = [tp for tp in ask.tp if splits_evenly(model, tp)]
         if not split:

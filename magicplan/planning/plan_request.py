@@ -13,7 +13,7 @@ from typing import Any
 from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.planning.plan_names import as_text, check_names
-from magicplan.planning.traces import read_trace, refuse_longer_prompts
+from magicplan.planning.traces import read_trace, refuse_longer
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
@@ -155,7 +155,7 @@ def checked(ask: PlanRequest) -> PlanRequest:
     check_names(ask)
     if ask.trace is not None:
         model = model_specs.load(ask.model)
-        refuse_longer_prompts(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
+        refuse_longer(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
     return ask
 
 

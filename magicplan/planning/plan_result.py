@@ -435,6 +435,9 @@ class Plan:
     prices: tuple[PriceUsed, ...]
     assumptions: tuple[str, ...]
     calibration_basis: str
+    reachable: Mapping[str, float] = field(default_factory=dict)
+    """Lowest figure of anything searched, by limit; more replicas bring 5 % more at most where it
+    lies beyond the limit."""
     advice: tuple[str, ...] = ()
     """A sentence on every limit that the plan breaks, or that its interval passes."""
     observed: Observation | None = None

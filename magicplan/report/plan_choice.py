@@ -56,7 +56,7 @@ def launch(plan: Record) -> Section:
 
 def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
     best = plan.record("best")
-    headroom = best.number("headroom")
+    headroom, joules = best.number("headroom"), best.maybe("energy_joules_per_token")
     kept = "" if best.record("violations").data else " within the limits"
     side = "over" if headroom >= 0 else "below"
     return (
@@ -72,8 +72,8 @@ def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
          f"utilisation {best.number('utilisation'):.0%}{_sure(plan, 'utilisation')}"),
         ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
          f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
-        ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"
-         f"{_sure(plan, 'energy_joules_per_token')}"),
+        ("energy", "not known, for want of a TDP" if joules is None else
+         f"at most {joules:.3g} J a token{_sure(plan, 'energy_joules_per_token')}"),
         ("stack", f"{best.text('stack')}, calibration {best.text('calibration')}"),
     )  # fmt: skip
 

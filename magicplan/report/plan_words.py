@@ -55,7 +55,7 @@ def verdict(plan: Record) -> str:
         factor, key = max(broken, default=(float("inf"), best.text("binding")))
         much = f"{factor:.3g} times over" if factor < float("inf") else "out of bounds"
         gives = f" It gives {', '.join(limited)}." if limited else ""
-        where = f"{much} on {limit_name(key)}"
+        where = f"{much} on {limit_name(key)}{_reach(plan, key)}"
         return f"Nothing meets the limits: the nearest, {fleet}, is {where}.{gives}"
     costs = [
         (best.maybe("cost_usd_per_hour"), "{} an hour"),
@@ -65,6 +65,15 @@ def verdict(plan: Record) -> str:
     said += limited or [_against(plan, key) for key in limits_of(plan)]
     draft = f"speculate with {draft_words(best)}" if best.number("gamma") else "do not speculate"
     return f"Rent {fleet} and {draft}: {', '.join(said)}."
+
+
+def _reach(plan: Record, key: str) -> str:
+    """How near anything comes to a limit that is out of reach."""
+    reachable, limit = plan.maybe_record("reachable"), plan.record("slo").maybe(key)
+    least = reachable.maybe(key) if reachable else None
+    if limit is None or least is None or least <= limit:
+        return ""
+    return f", which nothing searched brings below {show(least, 'seconds')}"
 
 
 def limits_of(plan: Record) -> tuple[str, ...]:
