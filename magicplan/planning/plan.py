@@ -82,9 +82,7 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     sure = intervals(ask, load, shown[0], best, ends[0])
-    reachable = {
-        key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo
-    }
+    reachable = {key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo}
     found_plan = replace(
         _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure),
         reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
@@ -301,7 +299,8 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
         "leave cache for 99 % of the time",
-        "energy is not known: the GPU's datasheet states no TDP" if math.isnan(choice.watts)
+        "energy is not known: the GPU's datasheet states no TDP"
+        if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",
     ]
     if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):

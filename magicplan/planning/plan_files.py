@@ -87,8 +87,8 @@ def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> Plan
     model = model_specs.load(ask.model)
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     question = Request(
-        gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep,
-        attention_dp=ask.attention_dp,
+        gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep or 1,
+        attention_dp=ask.attention_dp or 1,
     )  # fmt: skip
     resolve(question)
     if len(ask.drafts) == 1 and ask.drafts[0] not in ("none", "auto"):
@@ -102,7 +102,7 @@ def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> Plan
                 f"tp {', '.join(map(str, ask.tp))}: splits neither the {model.q_heads} heads nor "
                 f"the {model.kv_heads} KV heads of {model.name} evenly"
             )
-        if all(tp * ask.attention_dp % ask.ep for tp in split):
+        if ask.ep and all(tp * (ask.attention_dp or ask.ep) % ask.ep for tp in split):
             raise UsageError(f"ep {ask.ep}: divides no tp asked for times attention_dp")
     if ask.pp is not None and ask.pp > model.layers:
         raise UsageError(f"pp {ask.pp}: {model.name} has {model.layers} layers")
