@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from magicplan import model_specs
@@ -39,7 +40,7 @@ SMALL_DRAFTS = {
 """A shipped small model of the same vocabulary."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Configuration:
     """One row of the search: a replica's kind and where its numbers come from."""
 
@@ -51,7 +52,7 @@ class Configuration:
     draft: str
     """As asked for; `none` for plain decoding."""
 
-    @property
+    @cached_property
     def one_layout(self) -> Deployment:
         """The deployment of this row alone, with plain degrees."""
         one = one_of(self.replica.layout, self.layout)

@@ -14,13 +14,14 @@ import numpy as np
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
-from magicplan.planning.fleet import Configuration, Fleet, fleet
+from magicplan.planning.fleet import fleet
 from magicplan.planning.launch import launch_commands
-from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed import observe
 from magicplan.planning.plan_advice import advice
-from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_candidates import SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_choices import choices_of, ranked
 from magicplan.planning.plan_intervals import candidate_ends, intervals, with_ends
+from magicplan.planning.plan_mix import with_mix
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
 from magicplan.planning.plan_result import (
     Candidate,
@@ -35,7 +36,7 @@ from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of
 from magicplan.planning.plan_sensitivity import sensitivities
 from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
-from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
+from magicplan.planning.sizing import HAIR
 from magicplan.planning.traffic_load import Load, load_of, traffic_used
 from magicplan.roofline.timing import op_seconds
 
@@ -67,7 +68,7 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
         )
     found = fleet(ask, load)
     rejected = Counter(found.rejected)
-    choices = _ranked(ask, _choices(ask, load, found, prices, rejected))
+    choices = ranked(ask, choices_of(ask, load, found, prices, rejected))
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
@@ -83,22 +84,11 @@ def plan(request: PlanRequest | None = None, **options: Any) -> Plan:
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     sure = intervals(ask, load, shown[0], best, ends[0])
     reachable = {key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo}
-    found_plan = replace(
+    answer = replace(
         _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure),
         reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
     )  # fmt: skip
-    if ask.available is None:
-        return found_plan
-    return _with_mix(found_plan, ask.available)
-
-
-def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
-    """The plan with the cheapest mix, which may meet what no single kind of replica does."""
-    mixed = mixed_fleet([found], available)
-    if found.feasible or not mixed.feasible:
-        return replace(found, mixed=mixed)
-    verdict = f"no single kind of replica does within the GPUs at hand; a mix: {mixed.verdict}"
-    return replace(found, mixed=mixed, feasible=True, verdict=verdict)
+    return answer if ask.available is None else with_mix(answer)
 
 
 def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = None) -> Plan:
@@ -107,51 +97,6 @@ def with_observed(found: Plan, path: Path, stated: Mapping[str, float] | None = 
     Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
     """
     return replace(found, observed=observe(path, found.request, found.best, stated))
-
-
-def _choices(
-    ask: PlanRequest,
-    load: Load,
-    found: Fleet,
-    prices: dict[str, PriceUsed],
-    rejected: Counter[str],
-) -> list[Choice]:
-    """Every configuration that can serve at all, in every arrangement asked for."""
-    sized: list[tuple[str, Sized]] = []
-    if ask.disaggregation != "only":
-        mixed = size_mixed(load, found.states, ask.slo, ask.max_utilisation)
-        sized.append((MIXED, mixed))
-    if ask.disaggregation != "off":
-        split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
-        sized.append((SPLIT, split))
-    choices = []
-    for layout, one in sized:
-        for index, row in enumerate(found.rows):
-            reason = _left_out(row, one, index)
-            if reason:
-                rejected[reason] += 1
-                continue
-            name = row.resolved.machine.accelerator.name
-            choices.append(
-                Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
-            )
-    return choices
-
-
-def _ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
-    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
-    least = min((choice.broken(ask) for choice in choices), default=1.0)
-    near = HAIR * least if least > 1 else 1.0
-    return sorted(choices, key=lambda choice: choice.rank(ask, near))
-
-
-def _left_out(row: Configuration, sized: Sized, index: int) -> str:
-    """Why a configuration is no candidate, "" if it is one."""
-    if not sized.runs[index]:
-        return "does not hold the model and requests of this length, or cannot keep up with prompts"
-    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
-        return "its draft does not pay at the planned batch"
-    return ""
 
 
 def _shown(choices: list[Choice]) -> list[Choice]:

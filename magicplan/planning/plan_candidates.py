@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.planning.fleet import Configuration
-from magicplan.planning.mixed_fleet import stock_of
+from magicplan.planning.plan_names import stock_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import (
     Candidate,

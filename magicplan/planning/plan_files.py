@@ -13,8 +13,7 @@ from typing import Any
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
 from magicplan.planning.draft_request import draft_of
-from magicplan.planning.mixed_fleet import stock_of
-from magicplan.planning.plan_names import looked_up
+from magicplan.planning.plan_names import looked_up, stock_of
 from magicplan.planning.plan_request import SLO_KEYS, PlanRequest, request_from
 from magicplan.planning.prices import prices_for
 from magicplan.planning.request import Request, resolve

@@ -380,6 +380,10 @@ class FleetPart:
     requests_per_s: float
     """What these replicas bear within the limits."""
     cost_usd_per_hour: float
+    ep: int = 1
+    attention_dp: int = 1
+    launch: tuple[Launch, ...] = ()
+    """How to start one of them, by engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -406,13 +410,16 @@ class MixedFleet:
 class Plan:
     """The whole answer. Where nothing meets the limits, `feasible` is False and `best` is the
     nearest candidate, whose `violations` and `binding` say by how much and where it fails. Where
-    only a mix of types meets them, `feasible` is True and `mixed` is the plan."""
+    `answer` is "mixed", `mixed` is the fleet to rent and `launch` starts its parts; `best` and all
+    that belongs to it is then the best of a single kind of replica, for comparison."""
 
     name: str
     model: str
     parameters: int
     feasible: bool
     verdict: str
+    answer: str = "best"
+    """What to rent: `best`, or `mixed`."""
     traffic: TrafficUsed
     slo: Mapping[str, float]
     best: Candidate

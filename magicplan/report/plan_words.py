@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from magicplan.report import fleet_page
 from magicplan.report.charts import Unit, show
 from magicplan.report.figure_tables import between
 from magicplan.report.record import Record
@@ -16,13 +17,13 @@ METRICS = {
 }
 STATISTICS = ("mean", "p50", "p95", "p99")
 LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 LIMITS = {
     "kv_cache": "the KV cache",
     "prefill": "prompts that queue for their prefill",
     "max_sequences": "the most requests a replica may run at once",
     "max_gpus": "the most GPUs allowed",
     "budget_usd_per_hour": "the budget",
+    "available": "the GPUs at hand",
 }
 """What may bind, besides latencies."""
 FIGURES = {
@@ -45,6 +46,13 @@ FIGURES = {
 def verdict(plan: Record) -> str:
     """The answer in a sentence: what to rent and what it gives, or why nothing will do; every limit
     with its prediction and the interval of that."""
+    if is_mix(plan):
+        mixed = plan.record("mixed")
+        return (
+            f"Rent a mix: {fleet_page.counts(mixed)} for "
+            f"{show(mixed.number('cost_usd_per_hour'), 'usd')} an hour, each within every limit. "
+            f"{alone(plan)}"
+        )
     best = plan.record("best")
     fleet = f"{best.number('gpus'):.0f} x {best.text('gpu')} ({shape_words(best)})"
     limited = [_against(plan, key) for key in limits_of(plan) if plan.record("slo").maybe(key)]
@@ -65,6 +73,21 @@ def verdict(plan: Record) -> str:
     said += limited or [_against(plan, key) for key in limits_of(plan)]
     draft = f"speculate with {draft_words(best)}" if best.number("gamma") else "do not speculate"
     return f"Rent {fleet} and {draft}: {', '.join(said)}."
+
+
+def is_mix(plan: Record) -> bool:
+    """Whether several kinds of replicas are the answer."""
+    return plan.text("answer", "best") == "mixed"
+
+
+def alone(plan: Record) -> str:
+    """The best of one kind of replica beside a mix, in a sentence."""
+    best = plan.record("best")
+    fleet = f"The best of one kind, {best.number('gpus'):.0f} x {best.text('gpu')}"
+    broken = ", ".join(limit_name(key) for key in best.record("violations").data)
+    if broken:
+        return f"{fleet}, breaks a limit: {broken}."
+    return f"{fleet}, costs {show(best.number('cost_usd_per_hour'), 'usd')} an hour."
 
 
 def _reach(plan: Record, key: str) -> str:
@@ -112,12 +135,9 @@ def draft_words(c: Record) -> str:
 
 def shape_words(c: Record) -> str:
     """How the GPUs are laid out, in words."""
-    degrees = [f"TP{c.number('tp'):.0f}"]
-    for key, name in (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP")):
-        degrees += [f"{name}{c.number(key):.0f}"] if c.number(key) > 1 else []
     count, prefill = c.number("replicas"), c.number("prefill_replicas")
     kinds = f"{prefill:.0f} prefill + {count:.0f} decode " if prefill else f"{count:.0f} "
-    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {' '.join(degrees)}"
+    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {fleet_page.degrees(c)}"
     return f"{replicas}, {c.text('dtype')}, KV {c.text('kv_dtype')}"
 
 
