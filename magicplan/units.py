@@ -30,14 +30,15 @@ def parse_tokens(text: str, *, option: str, low: int = 1) -> int:
     return _whole(text, option, TOKENS, low, MAX_TOKENS, "tokens such as 4096 or 64k")
 
 
-def parse_number(text: str, *, option: str) -> float:
-    """A finite positive number."""
+def parse_number(text: str, *, option: str, zero: bool = False) -> float:
+    """A finite positive number, or 0 where that means something."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
-    if not 0 < value < math.inf:
-        raise BadQuantity(f"{option} {text!r}: expected a positive number")
+    if not (0 < value < math.inf or (zero and value == 0)):
+        expected = "0 or a positive number" if zero else "a positive number"
+        raise BadQuantity(f"{option} {text!r}: expected {expected}")
     return value
 
 

@@ -25,6 +25,8 @@ LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "dr
 """Options that take several values by commas, and the fields they fill."""
 NUMBERS = ("requests_per_s", "users", "tokens_per_day", "think_seconds", "peak_factor",
            "budget_usd_per_hour")  # fmt: skip
+SHARES = ("growth", "prefix_hit_rate")
+"""Numbers that may be 0."""
 NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
 FIRST_FILE = Path("plan.toml")
 
@@ -49,6 +51,12 @@ def plan(
     peak_factor: Annotated[
         Text, typer.Option("--peak-factor", help="Busiest minutes over the mean.")
     ] = None,
+    growth: Annotated[
+        Text, typer.Option("--growth", help="Growth to plan for: 0.5 is 1.5 times the traffic.")
+    ] = None,
+    prefix_hit_rate: Annotated[
+        Text, typer.Option("--prefix-hit-rate", help="Share of prompt tokens found in the cache.")
+    ] = None,
     slo: Annotated[
         list[str] | None,
         typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
@@ -59,12 +67,20 @@ def plan(
         Text, typer.Option("--draft", help="Drafts by commas: none, auto, eagle3, ngram, ...")
     ] = None,
     acceptance: Annotated[Text, typer.Option("--acceptance", help="As in predict.")] = None,
+    trees: Annotated[
+        bool | None,
+        typer.Option("--trees/--no-trees", help="Draft trees too, or chains only."),
+    ] = None,
     stack: Annotated[Text, typer.Option("--stack", help="vllm, sglang, trtllm, a path.")] = None,
     objective: Annotated[Text, typer.Option("--objective", help="cost, gpus or energy.")] = None,
     budget_usd_per_hour: Annotated[
         Text, typer.Option("--budget-usd-per-hour", help="Most that the fleet may cost.")
     ] = None,
     max_gpus: Annotated[Text, typer.Option("--max-gpus", help="Most GPUs.")] = None,
+    available: Annotated[
+        list[str] | None,
+        typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
+    ] = None,
     prices: Annotated[
         Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
     ] = None,
@@ -165,11 +181,17 @@ def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     return read_plan(file, cleared | options | {"slo": limits})
 
 
-def _value(name: str, text: str) -> Any:
+def _value(name: str, text: Any) -> Any:
     """What a field takes, from the text of its option."""
     from magicplan.units import parse_count, parse_number
 
     option = "--" + name.replace("_", "-")
+    if name == "trees":
+        return text
+    if name == "available":
+        return {gpu: _gpus(count) for gpu, count in map(_gpu_pair, text)}
+    if name in SHARES:
+        return parse_number(text, option=option, zero=True)
     if name in LISTS:
         found = tuple(part.strip() for part in text.split(",") if part.strip())
         if not found:

@@ -12,7 +12,7 @@ from magicplan.errors import UnknownName, UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_WEIGHT, Array
-from magicplan.roofline.drafts import DRAFTS, VIEWS, Draft, DraftRequest, model_draft
+from magicplan.roofline.drafts import BUDGETS, DRAFTS, VIEWS, Draft, DraftRequest, model_draft
 from magicplan.roofline.traffic import FULL, KvView
 
 if TYPE_CHECKING:
@@ -24,6 +24,16 @@ LEAST_TOKENS = {
     "topk": (16, "a page"),
 }
 """The fewest tokens of a view that can be, and of what."""
+
+
+def every_budget(text: str) -> tuple[str, ...]:
+    """A draft of a plan with every budget worth comparing where its view names none: "self
+    streaming" is "self streaming:256" and on."""
+    name, _, kind = text.partition(" ")
+    if kind not in VIEWS:
+        return (text,)
+    numbers = (4, 8) if kind == "quant" else BUDGETS
+    return tuple(f"{name} {kind}:{number}" for number in numbers)
 
 
 def parse_view(text: str) -> KvView:

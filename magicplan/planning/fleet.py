@@ -14,6 +14,7 @@ from typing import Any
 from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
+from magicplan.planning.draft_request import every_budget
 from magicplan.planning.plan_layouts import layouts_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.replica import (
@@ -26,6 +27,7 @@ from magicplan.planning.replica import (
     pool,
     prompts_of,
     replica,
+    rounds_of,
     states,
 )
 from magicplan.planning.request import Request, Resolved, resolve
@@ -95,7 +97,7 @@ class Fleet:
     """The same replicas where they only prefill, over utilisations; one row each."""
     rejected: Mapping[str, int]
     cells: int = field(default=0)
-    """Configurations x batches x draft lengths that were evaluated."""
+    """Configurations x batches x draft lengths and trees that were evaluated."""
 
 
 def limits_of(ask: PlanRequest) -> EngineLimits:
@@ -127,11 +129,12 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
             alone = None
             for draft, spec, resolved in drafts:
                 prompts = prompts_of(shared, spec)
-                found = states(shared, spec, prompts)
+                rounds = rounds_of(shared, spec)
+                found = states(shared, spec, prompts, rounds)
                 if alone is None or prompts.draft_seconds.any():
                     alone = pool(shared, prompts)
                     cells += alone.rate.size
-                cells += found.rate.size * (longest + 1 if spec.draft else 1)
+                cells += found.rate.size * rounds.looked_at
                 parts.append(found)
                 pools.append(alone)
                 rows += [
@@ -176,22 +179,20 @@ def _drafts(
     ask: PlanRequest, base: Resolved, rejected: Counter[str]
 ) -> Iterator[tuple[str, Speculation, Resolved]]:
     """Plain decoding, and every draft that applies and whose acceptance is known."""
-    for text in dict.fromkeys(_expanded(ask, base.model)):
+    for text in dict.fromkeys(drafts_of(ask, base.model)):
         if text == "none":
             yield "none", PLAIN, base
             continue
         name, _, view = text.partition(" ")
-        rate = ask.acceptance
-        if not isinstance(rate, str):
-            rate = rate.get(text, rate.get(name, "auto"))
         question = replace(
-            base.request, draft=name, draft_kv=view or None, acceptance=rate, task=ask.task,
+            base.request, draft=name, draft_kv=view or None,
+            acceptance=acceptance_of(ask, text), task=ask.task,
             max_gamma=ask.max_gamma,
         )  # fmt: skip
         try:
             resolved = resolve(question)
         except UsageError as problem:
-            if len(ask.drafts) == 1 and text != "none" and "auto" not in ask.drafts:
+            if ask.drafts == (text,):
                 raise
             rejected[f"draft {text}: {problem}"] += 1
             continue
@@ -203,10 +204,20 @@ def _drafts(
         yield text, spec, resolved
 
 
-def _expanded(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
+def acceptance_of(ask: PlanRequest, text: str) -> str:
+    """What is stated for a draft: for its view and budget, for its view, or for all its views."""
+    if isinstance(ask.acceptance, str):
+        return ask.acceptance
+    name, (kind, _, _) = text.partition(" ")[0], text.partition(":")
+    keys = (text, kind, name)
+    return next((ask.acceptance[key] for key in keys if key in ask.acceptance), "auto")
+
+
+def drafts_of(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
+    """Every draft asked for, `auto` and views without a budget written out."""
     for text in ask.drafts:
         if text != "auto":
-            yield text
+            yield from every_budget(text)
             continue
         yield from ("eagle3", "ngram")
         if model.mtp_layers:

@@ -13,6 +13,7 @@ from magicplan import model_specs
 from magicplan.errors import SpecError
 from magicplan.hardware_specs.calibration import Calibration
 from magicplan.model_specs.load import short_name
+from magicplan.planning.fleet import acceptance_of
 from magicplan.planning.observed_fields import ObservedRun
 from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan_request import PlanRequest
@@ -93,14 +94,12 @@ def _letters(name: str) -> str:
 
 def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
     draft, _, view = server.draft.partition(" ")
-    rate = ask.acceptance
-    if not isinstance(rate, str):
-        rate = rate.get(server.draft, rate.get(draft, "auto"))
     question = Request(
         gpu=server.gpu, model=ask.model, tp=server.tp, pp=server.pp, ep=server.ep,
         attention_dp=server.attention_dp, dtype=_plain(server.dtype),
         kv_dtype=_plain(server.kv_dtype), stack=ask.stack, draft=draft, draft_kv=view or None,
-        acceptance=rate, task=ask.task, max_gamma=max(ask.max_gamma, server.gamma),
+        acceptance=acceptance_of(ask, server.draft), task=ask.task,
+        max_gamma=max(ask.max_gamma, 0 if server.tree else server.gamma),
         memory_fraction=ask.memory_fraction, verify_kv_passes=ask.verify_kv_passes,
     )  # fmt: skip
     return Run(
@@ -112,6 +111,7 @@ def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
         batched_tokens=ask.batched_tokens,
         max_sequences=ask.max_sequences,
         gamma=server.gamma or None,
+        depth=server.tree.depth - 1 if server.tree else None,
     )
 
 

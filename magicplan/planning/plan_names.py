@@ -14,7 +14,7 @@ from magicplan.hardware_specs.calibration_files import calibration_for
 from magicplan.planning.draft_request import parse_view
 from magicplan.planning.tree_engines import refuse_trees
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
-from magicplan.roofline.drafts import DRAFTS
+from magicplan.roofline.drafts import DRAFTS, VIEWS
 
 if TYPE_CHECKING:
     from magicplan.planning.plan_request import PlanRequest
@@ -93,12 +93,15 @@ def _check_draft(text: str) -> None:
     elif rest:
         small, _, inner = rest.partition(":")
         if not DRAFTS[way].small:
-            raise UsageError(f"{name!r}: {way} takes no smaller model")
+            raise UsageError(
+                f"{name!r}: {way} takes no smaller model; a view of the cache stands behind a "
+                "blank, as in 'self streaming:512'"
+            )
         if inner and not (inner.isdigit() and 1 <= int(inner) <= 16):
             raise UsageError(f"{name!r}: expected 1 to 16 inner tokens after the model")
         if small:
             _check_small(small)
-    if view:
+    if view and view not in VIEWS:  # a kind alone is every budget
         parse_view(view)
 
 

@@ -358,7 +358,7 @@ class Searched:
     configurations: int
     """GPU type x layout x formats x draft."""
     cells: int
-    """Configurations x batch x draft length evaluated."""
+    """Configurations x batch x draft length or tree evaluated."""
     seconds: float
 
 

@@ -10,9 +10,10 @@ import numpy as np
 from magicplan.errors import UsageError
 from magicplan.planning.adaptive import TreePoint, adaptive_trees
 from magicplan.planning.engine import step_parts
+from magicplan.planning.fleet import acceptance_of, drafts_of
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed
+from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed, TreeRule
 from magicplan.planning.plan_trees import tree_rules
 from magicplan.planning.predict import answer
 from magicplan.planning.prediction import Prediction
@@ -34,19 +35,16 @@ def grid_prediction(
     without one, with the first of the request's that can be predicted. None where there is none.
     """
     row = choice.row
-    names = [best.draft] if best.draft != "none" else [d for d in ask.drafts if d != "none"]
-    names = [n for name in names for n in (("eagle3", "ngram") if name == "auto" else (name,))]
+    asked = drafts_of(ask, row.resolved.model)
+    names = [best.draft] if best.draft != "none" else [d for d in asked if d != "none"]
     batches = sorted({*_batches(best), *([planned.batch_lo] if planned else [])})
     for text in names:
         name, _, view = text.partition(" ")
-        rate = ask.acceptance
-        if not isinstance(rate, str):
-            rate = rate.get(text, rate.get(name, "auto"))
         question = replace(
-            row.resolved.request, draft=name, draft_kv=view or None, acceptance=rate,
-            task=ask.task, max_gamma=ask.max_gamma, gpus=row.gpus_per_replica, tp=row.tp,
-            pp=row.pp, ep=row.ep, attention_dp=row.attention_dp, batch=batches,
-            ctx=_contexts(choice),
+            row.resolved.request, draft=name, draft_kv=view or None,
+            acceptance=acceptance_of(ask, text), task=ask.task, max_gamma=ask.max_gamma,
+            gpus=row.gpus_per_replica, tp=row.tp, pp=row.pp, ep=row.ep,
+            attention_dp=row.attention_dp, batch=batches, ctx=_contexts(choice),
         )  # fmt: skip
         try:
             return answer(resolve(question))
@@ -127,19 +125,18 @@ def _rows(values: Any, shape: tuple[int, ...]) -> tuple[tuple[float, ...], ...]:
 
 def schedule_document(schedule: Schedule) -> dict[str, Any]:
     """What a scheduler reads: ranges of batch and context, both ends included, and the draft
-    length there; 0 is off. Cells beyond the last ranges take the nearest."""
+    length there; 0 is off. `trees` are ranges of their own with the parents of every node, breadth
+    first; a root alone is off. Cells beyond the last ranges take the nearest."""
     return {
         "schema": SCHEMA,
         "draft": schedule.draft,
-        "thresholds": [
-            {
-                "batch": [t.batch_lo, t.batch_hi],
-                "ctx_tokens": [t.ctx_lo, t.ctx_hi],
-                "gamma": t.gamma,
-            }
-            for t in schedule.thresholds
-        ],
+        "thresholds": [_span(t) | {"gamma": t.gamma} for t in schedule.thresholds],
+        "trees": [_span(t) | {"parents": list(t.parents)} for t in schedule.tree_rules],
     }
+
+
+def _span(t: ThresholdUsed | TreeRule) -> dict[str, Any]:
+    return {"batch": [t.batch_lo, t.batch_hi], "ctx_tokens": [t.ctx_lo, t.ctx_hi]}
 
 
 def _trees(grid: Prediction) -> list[list[TreePoint]]:

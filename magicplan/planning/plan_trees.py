@@ -72,48 +72,51 @@ def tree_rules(
     """The fewest ranges of batch and context, each with one tree or chain or none, as
     `thresholds` of draft lengths; () where the engine runs no tree.
 
-    `own`, the tokens and levels that the plan itself drafts, stays where it is.
+    Trees count `TREE_GAIN` less than they emit, as in the search; losses are those of what is
+    emitted. `own`, the tokens and levels that the plan itself drafts, stays where it is.
     """
     if not row.spec.trees:
         return ()
     found = [_shapes(row, batches, np.asarray([ctx])) for ctx in contexts]
     keys = sorted({key for shapes in found for key in _keys(shapes)})
-    worth = np.zeros((batches.size, contexts.size, len(keys)))
+    rate = np.zeros((batches.size, contexts.size, len(keys)))
     for column, shapes in enumerate(found):
-        rate = shapes.tokens_per_round / shapes.round_seconds[0]
         at = [keys.index(key) for key in _keys(shapes)]
-        worth[:, column, at] = np.where(shapes.trees, rate / TREE_GAIN, rate)
-    lost = np.where(fits[..., None], 1 - worth / worth.max(axis=-1, keepdims=True), 0.0)
+        rate[:, column, at] = shapes.tokens_per_round / shapes.round_seconds[0]
+    lost = _lost(rate, fits)
+    branches = np.asarray([gamma > depth for gamma, depth in keys])
+    wanted = _lost(np.where(branches, rate / TREE_GAIN, rate), fits)
     if planned is not None and own in keys:
-        lost = pinned(lost, planned, batches, contexts, keys.index(own))
-    return tuple(
-        _rule(row, keys[t.gamma], t.loss, (t.batch_lo, t.batch_hi), (t.ctx_lo, t.ctx_hi))
-        for t in thresholds(lost, batches, contexts)
-    )
+        wanted = pinned(wanted, planned, batches, contexts, keys.index(own))
+    rules = []
+    for t in thresholds(wanted, batches, contexts):
+        rows = (t.batch_lo <= batches) & (batches <= t.batch_hi)
+        columns = (t.ctx_lo <= contexts) & (contexts <= t.ctx_hi)
+        tree = _rule_tree(row, keys[t.gamma], float(contexts[columns].mean()))
+        rules.append(
+            TreeRule(
+                batch_lo=t.batch_lo,
+                batch_hi=t.batch_hi,
+                ctx_lo=t.ctx_lo,
+                ctx_hi=t.ctx_hi,
+                size=tree.size,
+                depth=tree.depth,
+                beam=tree.beam,
+                parents=tree.parents,
+                loss=float(lost[rows][:, columns, t.gamma].max()),
+            )
+        )
+    return tuple(rules)
 
 
-def _rule(
-    row: Configuration,
-    key: tuple[int, int],
-    loss: float,
-    batches: tuple[int, int],
-    contexts: tuple[int, int],
-) -> TreeRule:
+def _lost(rate: Array, fits: NDArray[np.bool_]) -> Array:
+    """Throughput lost against the best, 0 where nothing fits, so that it decides nothing."""
+    return np.where(fits[..., None], 1 - rate / rate.max(axis=-1, keepdims=True), 0.0)
+
+
+def _rule_tree(row: Configuration, key: tuple[int, int], ctx: float) -> Tree:
     gamma, depth = key
-    ctx = float(np.sqrt(contexts[0] * contexts[1]))
-    branches = gamma > depth
-    tree = _topology(row, gamma + 1, depth + 1, ctx) if branches else Tree.chain(gamma)
-    return TreeRule(
-        batch_lo=batches[0],
-        batch_hi=batches[1],
-        ctx_lo=contexts[0],
-        ctx_hi=contexts[1],
-        size=tree.size,
-        depth=tree.depth,
-        beam=tree.beam,
-        parents=tree.parents,
-        loss=loss,
-    )
+    return _topology(row, gamma + 1, depth + 1, ctx) if gamma > depth else Tree.chain(gamma)
 
 
 def _keys(shapes: Shapes) -> list[tuple[int, int]]:

@@ -33,6 +33,8 @@ class Rounds:
     """Of a round: drafting and its bookkeeping."""
     tokens_per_round: Array
     tokens_variance: Array
+    looked_at: int = 1
+    """Chains and trees that these are the best of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -96,12 +96,14 @@ class Replica:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Speculation:
-    """A draft and what is accepted of it; neither for plain decoding. `gamma` fixes the length of
-    a chain; `trees` says how the engine expands trees, "" that it runs none."""
+    """A draft and what is accepted of it; neither for plain decoding. `trees` says how the engine
+    expands trees, "" that it runs none; `gamma` fixes the tokens drafted, in a chain, or in a tree
+    of `depth` drafted levels."""
 
     draft: Draft | None = None
     acceptance: Acceptance | None = None
     gamma: int | None = None
+    depth: int | None = None
     trees: TreeKind = ""
 
 
@@ -203,7 +205,9 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
     worth = shapes.tokens_per_round / shapes.round_seconds
     best = np.where(shapes.trees, worth / TREE_GAIN, worth).argmax(axis=-1)
     if spec.gamma is not None:
-        best = np.full(best.shape, spec.gamma)
+        depth = spec.gamma if spec.depth is None else spec.depth
+        fixed = (shapes.gamma == spec.gamma) & (shapes.depth == depth)
+        best = np.full(best.shape, fixed.argmax())
 
     def chosen(values: Array) -> Array:
         return np.asarray(np.take_along_axis(values, best[..., None], axis=-1)[..., 0])
@@ -216,6 +220,7 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
         draft_seconds=chosen(shapes.draft_seconds),
         tokens_per_round=shapes.tokens_per_round[best],
         tokens_variance=shapes.tokens_variance[best],
+        looked_at=shapes.gamma.size,
     )
 
 
@@ -226,7 +231,8 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     gammas = np.arange(r.longest + 1.0)
     nodes = r.contexts if spec.draft.budget_tokens else r.contexts.mean(keepdims=True)
     seen = np.broadcast_to(nodes, (r.batch.size, nodes.size))
-    branching = bool(spec.trees) and r.longest > 1 and spec.gamma is None
+    chain = spec.gamma is not None and spec.depth is None
+    branching = bool(spec.trees) and r.longest > 1 and not chain
     widths = WIDTHS if branching else WIDTHS[:1]
     passes = drafting_passes(spec.draft, r.layout, r.machine, r.batch, seen, widths)
     first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
@@ -284,9 +290,15 @@ def room_of(r: Replica, spec: Speculation, drafted: Array | None = None) -> Room
     )
 
 
-def states(r: Replica, spec: Speculation, prompts: PrefillCost | None = None) -> Steady:
-    """Steady states of every layout, over the batch grid; `prompts` saves asking `prompts_of`."""
-    rounds = rounds_of(r, spec)
+def states(
+    r: Replica,
+    spec: Speculation,
+    prompts: PrefillCost | None = None,
+    rounds: Rounds | None = None,
+) -> Steady:
+    """Steady states of every layout, over the batch grid; `prompts` and `rounds` save asking
+    `prompts_of` and `rounds_of`."""
+    rounds = rounds or rounds_of(r, spec)
     return steady_states(
         r.load,
         rounds,

@@ -21,6 +21,7 @@ from magicplan.planning.serving import (
     where_reached,
 )
 from magicplan.planning.traffic_load import Load
+from magicplan.planning.tree_engines import tree_kind
 from magicplan.roofline.timing import Machine
 
 
@@ -39,6 +40,8 @@ class Run:
     max_sequences: float = 1024
     prefix_hit_rate: float = 0.0
     gamma: int | None = None
+    depth: int | None = None
+    """Drafted levels, where `gamma` tokens are drafted in a tree."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -90,7 +93,13 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
     )
     longest = run.ask.max_gamma if resolved.draft else 0
     r = replica(resolved.model, resolved.machine, layout, load, limits, longest)
-    spec = Speculation(draft=resolved.draft, acceptance=resolved.acceptance, gamma=run.gamma)
+    spec = Speculation(
+        draft=resolved.draft,
+        acceptance=resolved.acceptance,
+        gamma=run.gamma,
+        depth=run.depth,
+        trees=tree_kind(run.ask.stack, resolved.draft, wanted=True) if run.depth else "",
+    )
     found = states(r, spec if resolved.draft else Speculation())
     last = last_feasible(found, margin=0.0)
     if last[0] < 0:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from magicplan.report.charts import show
 from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Fact, Grid, Page, Section
+from magicplan.report.plan_words import ENGINES, counts, degrees, draft_words
 from magicplan.report.record import Record
 
-ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 COLUMNS = ("workload", "GPUs", "layout", "formats", "draft", "requests/s", "$/hour")
 
 
@@ -23,11 +23,6 @@ def page(found: Record) -> Page:
         facts=tuple(facts(found)) if feasible else (),
         sections=(Section(title="Who serves what", blocks=parts(found)),) if feasible else (),
     )
-
-
-def counts(found: Record) -> str:
-    """ "3 x h100-sxm and 14 x l40s"."""
-    return " and ".join(f"{count:.0f} x {gpu}" for gpu, count in found.record("gpus").items())
 
 
 def parts(found: Record) -> tuple[Block, ...]:
@@ -74,25 +69,12 @@ def facts(found: Record, *, alone: bool = True) -> Iterable[Fact]:
 
 
 def _row(part: Record) -> tuple[str, ...]:
-    gamma = part.number("gamma")
     return (
         part.text("workload"),
         f"{part.number('gpus'):.0f} x {part.text('gpu')}",
         f"{part.number('replicas'):.0f} of {degrees(part)}",
         f"{part.text('dtype')}, KV {part.text('kv_dtype')}",
-        f"{part.text('draft')}, {gamma:.0f} tokens" if gamma else "none",
+        draft_words(part) if part.number("gamma") else "none",
         f"{part.number('requests_per_s'):.3g}",
         show(part.number("cost_usd_per_hour"), "usd"),
-    )
-
-
-def degrees(c: Record) -> str:
-    """Degrees of parallelism: "TP1 EP8 attention DP8"."""
-    more = (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP"))
-    known = [(name, c.maybe(key) or 1) for key, name in more]
-    return " ".join(
-        [
-            f"TP{c.number('tp'):.0f}",
-            *(f"{name}{degree:.0f}" for name, degree in known if degree > 1),
-        ]
     )

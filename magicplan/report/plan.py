@@ -16,6 +16,7 @@ from magicplan.report.plan_words import (
     limits_of,
     shape_words,
     spaced,
+    tokens_words,
     verdict,
 )
 from magicplan.report.record import Record
@@ -94,10 +95,15 @@ def _facts(plan: Record) -> Iterator[Fact]:
 def _gain(plan: Record, best: Record) -> str:
     if not best.number("gamma"):
         return ""
+    tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
     parts = [
         f"{show(best.number('speedup'), 'ratio')} decode throughput",
         ends_words(plan, "speedup", "ratio"),
-        f"{best.number('tokens_per_round'):.2f} tokens a round",
+        tokens,
         ends_words(plan, "tokens_per_round", "count"),
     ]
+    tree = best.maybe_record("tree")
+    if tree is not None:
+        chain = tokens_words(tree.number("chain_gamma"))
+        parts.append(f"{show(tree.number('gain'), 'ratio')} its best chain ({chain})")
     return "; ".join(filter(None, parts))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
 from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
-from magicplan.report.plan_words import range_sentence, spaced, unit_of
+from magicplan.report.plan_words import range_sentence, spaced, tokens_words, tree_words, unit_of
 from magicplan.report.record import Record
 
 
@@ -82,8 +81,7 @@ def schedule(plan: Record) -> Section | None:
         return None
     rows = tuple(
         (
-            f"{t.number('batch_lo'):.0f} - {t.number('batch_hi'):.0f}",
-            f"{show(t.number('ctx_lo'), 'tokens')} - {show(t.number('ctx_hi'), 'tokens')}",
+            *_range(t),
             f"{t.number('gamma'):.0f}" if t.number("gamma") else "off",
             f"{t.number('loss'):.1%}",
         )
@@ -106,16 +104,66 @@ def schedule(plan: Record) -> Section | None:
         note="loss: throughput given up at most by sharing a draft length over the range.",
     )
     rule = Code(title="The schedule as JSON", text=_rules(schedule), quiet=True)
-    return Section(title="Schedule", blocks=(plot, grid, rule))
+    trees = (_trees(schedule),) if schedule.records("tree_rules") else ()
+    return Section(title="Schedule", blocks=(plot, grid, *trees, rule))
+
+
+def _trees(schedule: Record) -> Grid:
+    """The same with trees, where the stack's engine may run them."""
+    rows = tuple(
+        (*_range(t), _shape(t), f"{t.number('beam'):.0f}", f"{t.number('loss'):.1%}")
+        for t in schedule.records("tree_rules")
+    )
+    return Grid(
+        columns=("batch of a replica", "context", "with trees", "topk", "loss"),
+        rows=rows,
+        note="Nodes and levels count the root; topk: nodes an engine without topologies expands at "
+        "a level. The JSON has every topology; engines of today run one for all batches.",
+    )
+
+
+def _range(t: Record) -> tuple[str, str]:
+    return (
+        f"{t.number('batch_lo'):.0f} - {t.number('batch_hi'):.0f}",
+        f"{show(t.number('ctx_lo'), 'tokens')} - {show(t.number('ctx_hi'), 'tokens')}",
+    )
+
+
+def _shape(t: Record) -> str:
+    """A tree, a chain, or none."""
+    size = t.number("size")
+    if size == 1:
+        return "off"
+    return tree_words(t) if size > t.number("depth") else tokens_words(size - 1)
 
 
 def _rules(schedule: Record) -> str:
-    keys = ("batch_lo", "batch_hi", "ctx_lo", "ctx_hi", "gamma")
-    rules: list[Any] = [
-        json.dumps([int(t.number(key)) for key in keys]) for t in schedule.records("thresholds")
-    ]
-    head = json.dumps({"draft": schedule.text("draft"), "columns": keys})[:-1]
-    return head + ', "rules": [\n  ' + ",\n  ".join(rules) + "\n]}"
+    """Ranges of batch and context with a draft length each, and with a topology each: the parents
+    of its nodes, breadth first."""
+    span = ("batch_lo", "batch_hi", "ctx_lo", "ctx_hi")
+    chains, trees = (
+        [
+            json.dumps([*(int(t.number(key)) for key in span), _value(t, last)])
+            for t in schedule.records(name)
+        ]
+        for name, last in (("thresholds", "gamma"), ("tree_rules", "parents"))
+    )
+    head = json.dumps({"draft": schedule.text("draft"), "columns": (*span, "gamma")})[:-1]
+    text = head + _listed("rules", chains)
+    if trees:
+        columns = json.dumps((*span, "parents"))
+        text += f', "tree_columns": {columns}' + _listed("tree_rules", trees)
+    return text + "}"
+
+
+def _value(t: Record, key: str) -> int | list[int]:
+    if key == "parents":
+        return [int(p or 0) for p in t.numbers(key)]
+    return int(t.number(key))
+
+
+def _listed(name: str, rules: list[str]) -> str:
+    return f', "{name}": [\n  ' + ",\n  ".join(rules) + "\n]"
 
 
 def step_time(plan: Record) -> Section:

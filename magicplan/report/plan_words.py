@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 
-from magicplan.report import fleet_page
 from magicplan.report.charts import Unit, show
 from magicplan.report.figure_tables import between
 from magicplan.report.record import Record
@@ -17,6 +16,7 @@ METRICS = {
 }
 STATISTICS = ("mean", "p50", "p95", "p99")
 LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)
+ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 LIMITS = {
     "kv_cache": "the KV cache",
     "prefill": "prompts that queue for their prefill",
@@ -49,7 +49,7 @@ def verdict(plan: Record) -> str:
     if is_mix(plan):
         mixed = plan.record("mixed")
         return (
-            f"Rent a mix: {fleet_page.counts(mixed)} for "
+            f"Rent a mix: {counts(mixed)} for "
             f"{show(mixed.number('cost_usd_per_hour'), 'usd')} an hour, each within every limit. "
             f"{alone(plan)}"
         )
@@ -128,17 +128,43 @@ def seconds_of(candidate: Record, metric: str, statistic: str) -> float | None:
 
 
 def draft_words(c: Record) -> str:
-    """The draft and its length, or that there is none."""
+    """The draft and its length or its tree, or that there is none."""
     gamma = c.number("gamma")
-    return f"{c.text('draft')}, {gamma:.0f} token{'s' if gamma > 1 else ''}" if gamma else "off"
+    if not gamma:
+        return "off"
+    tree = c.maybe_record("tree")
+    return f"{c.text('draft')}, {tree_words(tree) if tree else tokens_words(gamma)}"
+
+
+def tokens_words(gamma: float) -> str:
+    """A chain's length in words."""
+    return f"{gamma:.0f} token{'s' if gamma > 1 else ''}"
+
+
+def tree_words(tree: Record) -> str:
+    """A tree's size in words."""
+    return f"a tree of {tree.number('size'):.0f} nodes in {tree.number('depth'):.0f} levels"
 
 
 def shape_words(c: Record) -> str:
     """How the GPUs are laid out, in words."""
     count, prefill = c.number("replicas"), c.number("prefill_replicas")
     kinds = f"{prefill:.0f} prefill + {count:.0f} decode " if prefill else f"{count:.0f} "
-    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {fleet_page.degrees(c)}"
+    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {degrees(c)}"
     return f"{replicas}, {c.text('dtype')}, KV {c.text('kv_dtype')}"
+
+
+def counts(found: Record) -> str:
+    """ "3 x h100-sxm and 14 x l40s"."""
+    return " and ".join(f"{count:.0f} x {gpu}" for gpu, count in found.record("gpus").items())
+
+
+def degrees(c: Record) -> str:
+    """Degrees of parallelism: "TP1 EP8 attention DP8"."""
+    more = (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP"))
+    found = [(name, c.maybe(key) or 1) for key, name in more]
+    others = [f"{name}{degree:.0f}" for name, degree in found if degree > 1]
+    return " ".join([f"TP{c.number('tp'):.0f}", *others])
 
 
 def limit_name(key: str) -> str:

@@ -368,7 +368,7 @@ def test_sglang_gets_the_tree_s_size() -> None:
     found = flags(tree_settings(tree(), "sglang").text)
     assert int(found["--speculative-num-steps"]) == point.depth - 1
     assert int(found["--speculative-num-draft-tokens"]) == point.size
-    assert int(found["--speculative-eagle-topk"]) == max(point.tree.ranks) + 1
+    assert int(found["--speculative-eagle-topk"]) == point.tree.beam
 
 
 def test_trees_that_engines_do_not_take() -> None:

@@ -69,6 +69,20 @@ def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
     assert document["slo"] == {"ttft_p95_seconds": 1, "tpot_p95_seconds": 0.05}
 
 
+def test_common_fields_have_options(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_text("[choices]\ntrees = true\n[money]\nmax_gpus = 64\n")
+    words = ("--growth", "0.5", "--prefix-hit-rate", "0", "--available", "h100=8",
+             "--available", "l40s=0", "--no-trees", "--json")  # fmt: skip
+    done = run("plan", "plan.toml", *QUICK, *words, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["traffic"]["peak_requests_per_s"] == 6
+    asked = document["request"]
+    assert asked["available"] == {"h100": 8, "l40s": 0}
+    assert (asked["trees"], asked["max_gpus"], asked["prefix_hit_rate"]) == (False, 64, 0)
+    assert document["mixed"] is not None
+
+
 def test_a_new_traffic_clears_what_belongs_to_the_file_s_own(tmp_path: Path) -> None:
     file = tmp_path / "plan.toml"
     file.write_text(
@@ -126,6 +140,11 @@ def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) 
         (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
         (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
         (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),
+        (("plan", *QUICK, "--growth", "-1"), "--growth '-1': expected 0 or a positive number"),
+        (("plan", *QUICK, "--prefix-hit-rate", "2"), "prefix_hit_rate 2"),
+        (("plan", *QUICK, "--available", "h100"), "--available 'h100': expected a GPU and a count"),
+        (("plan", *QUICK, "--available", "h100=x"), "--available 'x'"),
+        (("plan", *QUICK, "--stack", "vllm", "--trees"), "trees true: vllm runs no tree"),
         (("plan", *QUICK, "--prices", "no.toml"), "no.toml: cannot be read"),
         (("plan", *QUICK, "--fitted", "x.toml"), "--stated and --fitted go with --observed"),
         (("plan", *QUICK, "--observed", "no.json"), "no.json: cannot be read"),

@@ -268,3 +268,20 @@ def test_what_is_no_tree_is_refused(parents: tuple[int, ...], wrong: str) -> Non
 def test_ranks_that_make_no_sense_are_refused(ranks: list[float], size: int, depth: int) -> None:
     with pytest.raises(UsageError):
         best_trees(np.array(ranks), size, depth)
+
+
+def test_beams_of_a_table_are_those_of_its_trees() -> None:
+    """By merging and by the dynamic programme; a beam holds every parent and every sibling."""
+    rng = np.random.default_rng(5)
+    for falling in (True, False):
+        ranks = rng.dirichlet(np.ones(7))[:6]
+        table = best_trees(np.sort(ranks)[::-1] if falling else ranks, 20, 5)
+        for depth, size in np.argwhere(np.isfinite(table.expected_tokens)):
+            tree = table.tree(int(size) + 1, int(depth) + 1)
+            assert table.beams[depth, size] == tree.beam
+            parents = [tree.levels[p] for p in set(tree.parents[1:])]
+            assert all(parents.count(level) <= tree.beam for level in range(tree.depth))
+            assert max(tree.ranks) < tree.beam
+    assert Tree.chain(4).beam == Tree.chain(0).beam == 1
+    assert Tree(parents=(-1, 0, 0, 0)).beam == 3
+    assert Tree(parents=(-1, 0, 0, 1, 2)).beam == 2
