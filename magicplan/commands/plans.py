@@ -141,7 +141,7 @@ def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
     if fitted and found.observed:
         write(fitted, found.observed.calibration_toml, option="--fitted")
-        say(f"calibration written to {fitted}; use it with --stack {fitted}")
+        say(f"calibration written to {fitted}; use it with --stack {fitted} --gpu {found.best.gpu}")
     return found
 
 

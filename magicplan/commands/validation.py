@@ -63,8 +63,9 @@ def validate(
         typer.Option("--text", help="Your prompts, for --acceptance checkpoint; a UTF-8 file."),
     ] = None,
     tolerance: Annotated[
-        str, typer.Option("--tolerance", help="Error that passes, 0.15 being 15 %.")
-    ] = "0.15",
+        str | None,
+        typer.Option("--tolerance", help="Error that passes; by default the run's own, or 0.15."),
+    ] = None,
     threads: Annotated[str, typer.Option("--threads", help="CPU threads.")] = "1",
     seed: Annotated[str, typer.Option("--seed", help="Of weights, caches and draws.")] = "0",
     out: Annotated[
@@ -87,21 +88,22 @@ def validate(
     """
     from magicplan.units import parse_number
 
-    room = parse_number(tolerance, option="--tolerance")
-    if from_ is not None:
-        from magicplan.validate.run_file import read
+    room = None if tolerance is None else parse_number(tolerance, option="--tolerance")
+    from magicplan.validate.compare import compare, compare_file
 
-        run = read(from_)
+    if from_ is not None:
+        found = compare_file(from_, room)
     else:
         asked = _asked(
             device=device, model=model, grid=grid, acceptance=acceptance, draft=draft,
             draft_kv=draft_kv, gamma=gamma, tree=tree, dtype=dtype, backend=backend,
             text=text, threads=threads, seed=seed,
         )  # fmt: skip
-        run = _measured(asked, out)
+        run = _measured(asked, out, room)
         if run is None:
             return
-    _report(run, room, out, json=json)
+        found = compare(run, run.tolerance if room is None else room)
+    _report(found, out, json=json)
 
 
 def _asked(threads: str, seed: str, **words: str | None) -> Any:
@@ -119,7 +121,7 @@ def _asked(threads: str, seed: str, **words: str | None) -> Any:
     return Asked(**words, **counts)  # type: ignore[arg-type]
 
 
-def _measured(asked: Any, out: Path | None) -> Any:
+def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     """A finished run, resumed where the folder holds the beginning of one; of several ranks that
     torchrun started, the first has it."""
     import torch
@@ -135,7 +137,8 @@ def _measured(asked: Any, out: Path | None) -> Any:
         with joined(torch.device(settings.device)) as ranks:
             settings, folder = ranks.first((replace(settings, ranks=ranks.count), folder))
             run_session: Session = session(settings, ranks)
-            file = run_session.open(folder / RUN_FILE)
+            told = {} if tolerance is None else {"tolerance": tolerance}
+            file = run_session.open(folder / RUN_FILE, **told)
             shown = progress("validating", run_session.steps) if ranks.rank == 0 else None
             with shown or nullcontext(lambda: None) as done:
                 run = run_session.run(file, lambda _: done())
@@ -158,29 +161,27 @@ def _again(folder: Path) -> str:
     return shlex.join(["magicplan", *words])
 
 
-def _report(run: Any, tolerance: float, out: Path | None, *, json: bool) -> None:
+def _report(found: Any, out: Path | None, *, json: bool) -> None:
     """The comparison on stdout and in the folder, and the exit status."""
     from magicplan.report import validation as report
     from magicplan.report.terminal import print_json, stdout
-    from magicplan.validate.compare import compare
 
-    found = compare(run, tolerance)
     if json:
         print_json(report.as_dict(found))
     else:
         report.render(found, stdout())
     if out:
-        _written(run, found, out)
+        _written(found, out)
     if not found.passed:
         raise typer.Exit(1)
 
 
-def _written(run: Any, found: Any, out: Path) -> None:
+def _written(found: Any, out: Path) -> None:
     """What goes into the folder beside the run; nothing measured hangs on an optional part."""
     from magicplan.report.validation_files import write
     from magicplan.validate.device_files import write_tomls
 
-    for files in (partial(write, found, out), partial(write_tomls, out, run)):
+    for files in (partial(write, found, out), partial(write_tomls, out, found.run)):
         try:
             say(f"written into {out}: {', '.join(path.name for path in files())}")
         except MissingExtra as problem:

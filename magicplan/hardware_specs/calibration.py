@@ -120,6 +120,8 @@ class Calibration:
     """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
+    accelerator: str = ""
+    """The part that a calibration of one's own was fitted on; "" where its file does not say."""
 
     def __post_init__(self) -> None:
         for linear in self.linear.values():

@@ -20,6 +20,7 @@ from magicplan.hardware_specs.calibration import (
     LinearFit,
     Residual,
 )
+from magicplan.hardware_specs.load import load, names
 
 CALIBRATIONS = Path(__file__).parent / "calibrations"
 STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
@@ -58,7 +59,14 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
     """
     if stack.endswith(".toml") or "/" in stack:
         own = read(Path(stack))
-        return own, f"calibration {own.name} of {stack}: {own.origin}"
+        if own.accelerator in ("", accelerator.name):
+            return own, f"calibration {own.name} of {stack}: {own.origin}"
+        spread = _spread_from(own.accelerator, accelerator)
+        return widened(own, spread, f"transfer from {own.accelerator}"), (
+            f"warning: calibration {own.name} of {stack} was fitted on {own.accelerator}, not on "
+            f"{accelerator.name}: efficiencies and host times are kept, rates are the datasheet's, "
+            "intervals are wider"
+        )
     name, _, version = stack.partition("@")
     if name not in STACKS:
         raise UnknownName("stack", name, STACKS, f"known: {', '.join(STACKS)}, or a path to a TOML")
@@ -126,6 +134,12 @@ def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
             f"no {family} part is calibrated for it, the nearest with {kind}",
             STRANGER_SPREAD,
         )
+
+
+def _spread_from(other: str, accelerator: Accelerator) -> float:
+    """What to add to an interval of a calibration of another part."""
+    family = load(other).architecture.split()[0] if other in names() else ""
+    return TRANSFER_SPREAD if family == accelerator.architecture.split()[0] else STRANGER_SPREAD
 
 
 def widened(found: Calibration, spread: float, why: str) -> Calibration:
@@ -265,6 +279,7 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         linear=_by_dtype(where, data, "linear", LinearFit),
         attention=_by_dtype(where, data, "attention", AttentionFit),
         draft_attention=_by_dtype(where, data, "draft_attention", AttentionFit),
+        accelerator=_text(where, data, "accelerator") if "accelerator" in data else "",
         collective=_part(where, data, "collective", CollectiveFit),
         host=_part(where, data, "host", HostFit),
     )

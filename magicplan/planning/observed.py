@@ -164,12 +164,13 @@ def _with_host(
     host = replace(machine.calibration.host, step_seconds=step_seconds)
     if request_seconds is not None:
         host = replace(host, request_seconds=request_seconds)
-    name = f"{machine.calibration.name} fitted"
+    part = machine.accelerator.name
     return Machine(
         accelerator=machine.accelerator,
         calibration=replace(
             machine.calibration,
-            name=name,
+            name=f"{machine.calibration.name} fitted on {part}",
+            accelerator=part,
             host=host,
             origin=f"{machine.calibration.origin}; host times fitted to one benchmark run",
         ),
@@ -178,12 +179,15 @@ def _with_host(
 
 def calibration_toml(calibration: Calibration) -> str:
     """The calibration as the TOML that `--stack PATH` reads."""
-    lines = [f"name = {_quoted(calibration.name)}", f"origin = {_quoted(calibration.origin)}"]
+    lines = [
+        f"{key} = {_quoted(getattr(calibration, key))}" for key in ("name", "origin", "accelerator")
+    ]
     tables: list[tuple[str, object]] = [
         ("step_residual", calibration.step_residual),
         ("speedup_residual", calibration.speedup_residual),
         *((f"linear.{dtype}", fit) for dtype, fit in calibration.linear.items()),
         *((f"attention.{dtype}", fit) for dtype, fit in calibration.attention.items()),
+        *((f"draft_attention.{dtype}", fit) for dtype, fit in calibration.draft_attention.items()),
         ("collective", calibration.collective),
         ("host", calibration.host),
     ]
@@ -248,7 +252,10 @@ def _advice(
         )
     for key, limit in ask.slo.items():
         if key in seen.figures and seen.figures[key] > limit:
-            yield f"{key} is {seen.figures[key]:.3g}, the limit {limit:.3g}: plan with the fit"
+            yield (
+                f"slo.{key} {limit:g} is broken by {seen.figures[key]:.3g} s as observed: plan "
+                "with the fit"
+            )
     if predicted["tpot_mean_seconds"] > 0 and found == 0:
         yield "the run is faster than kernels alone are predicted: calibrate this GPU's kernels"
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.planning.fleet import fleet
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.observed import observe
@@ -226,6 +227,17 @@ def _roofline(choice: Choice) -> Roofline:
     )
 
 
+def _strangers(ask: PlanRequest, calibration: Calibration) -> list[str]:
+    """GPUs that a calibration of the user's own was not fitted on, though they are compared."""
+    others = [n for n in ask.gpus if hardware_specs.load(n).name != calibration.accelerator]
+    if not calibration.accelerator or not others:
+        return []
+    return [
+        f"warning: {ask.stack} was fitted on {calibration.accelerator}; {', '.join(others)} "
+        "compare with it by transfer, with wider intervals"
+    ]
+
+
 def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> tuple[str, ...]:
     row, model = choice.row, choice.row.resolved.model
     lines = list(row.resolved.notes)
@@ -234,6 +246,7 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
             f"warning: requests of up to {longest} tokens exceed the {model.max_ctx_tokens} that "
             f"{model.name} was made for"
         )
+    lines += _strangers(ask, row.resolved.machine.calibration)
     arrivals = "arrive at random (Poisson)" if load.users is None else "come from users in turns"
     gamma, batch = int(choice.sized.state.gamma[choice.index, 0]), choice.sized.batch[choice.index]
     left_out = trees_left_out(row, gamma, float(batch))

@@ -306,6 +306,8 @@ def _combined(value: float, one: Sequence[float], other: Sequence[float]) -> tup
 
     A value of 0 (gaps between tokens of one round) has no logarithm: distances add as they are.
     """
+    if not math.isfinite(value):  # a queue that has no end as planned
+        return min(*one, *other, value), value
     pairs = [(min(a, b, value), max(a, b, value)) for a, b in zip(one, other, strict=True)]
     lows, highs = zip(*pairs, strict=True)
     if value == 0:

@@ -347,7 +347,8 @@ class Observation:
     concurrency: float
     figures: tuple[ObservedFigure, ...]
     calibration_toml: str
-    """A calibration with host constants fitted to this run, for `--stack PATH`."""
+    """A calibration with host constants fitted to this run, for `--stack PATH`; it names its GPU,
+    and warns on another."""
     advice: tuple[str, ...]
 
 

@@ -49,11 +49,11 @@ def interval(low: Numbers, high: Numbers, index: int, unit: Unit) -> str:
 
 
 def between(low: float | None, high: float | None, unit: Unit) -> str:
-    """ "low to high" in a unit; "from low" where there is no end, nothing where none is known."""
+    """ "low to high" in a unit; "over low" where there is no end, nothing where none is known."""
     if low is None:
         return ""
     if high is None:
-        return f"from {show(low, unit)}"
+        return f"over {show(low, unit)}"
     first, last = show(low, unit), show(high, unit)
     number, _, name = first.rpartition(" ")  # a unit that both have stands once
     return f"{number if number and last.endswith(f' {name}') else first} to {last}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ from magicplan.report.page import Bullets, Code, Grid, Page, Plot
 from magicplan.report.plotting import draw
 
 KINDS = {Grid: "grid", Plot: "plot", Code: "code", Bullets: "bullets", str: "text"}
+UNIT = re.compile(r"(?<=\d) (?=(?:%|[mnu]?s|[GMT]B)(?:\W|$))")
+"""The space between a number and its unit, at which no line may break."""
 ASSETS = ("report.css", "report.js")
 
 
@@ -42,6 +45,7 @@ def render(pages: tuple[Page, ...], *, title: str = "") -> str:
     )
     environment.tests["kind"] = lambda block, name: KINDS[type(block)] == name
     environment.filters["figure"] = _figure
+    environment.filters["glued"] = lambda text: UNIT.sub("\u00a0", text)
     sources = {name: environment.loader.get_source(environment, name)[0] for name in ASSETS}  # type: ignore[union-attr]
     return environment.get_template("report.html").render(
         pages=pages,

@@ -19,7 +19,8 @@ from magicplan.report import (
 from magicplan.report.files import read
 from magicplan.report.page import Page
 from magicplan.report.record import Record
-from magicplan.report.run_lines import RUN, folded
+from magicplan.validate.run_file import SCHEMA as RUN
+from magicplan.validate.run_file import begins_run
 
 PAGES: dict[str, Callable[[Record], Page]] = {
     "magicplan.plan/1": plan.page,
@@ -34,11 +35,15 @@ PAGES: dict[str, Callable[[Record], Page]] = {
 
 
 def pages_of(path: Path) -> list[Page]:
-    """A page for every document of a file. Raises SpecError naming the file and the field."""
-    documents = read(path)
-    if documents[0].data.get("schema") == RUN:
-        documents = [folded(documents)]
-    return [_page(document) for document in documents]
+    """A page for every document of a file; a validation's run file is judged as `validate` does,
+    within its own tolerance. Raises SpecError naming the file and the field, UsageError for a run
+    that stopped before its prediction."""
+    if begins_run(path):
+        from magicplan.report.validation import as_dict
+        from magicplan.validate.compare import compare_file
+
+        return [page_of(as_dict(compare_file(path)), str(path))]
+    return [_page(document) for document in read(path)]
 
 
 def page_of(document: dict[str, Any], name: str) -> Page:

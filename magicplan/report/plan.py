@@ -72,7 +72,7 @@ def _facts(plan: Record) -> Iterator[Fact]:
     yield Fact(
         name="GPUs" if plan.flag("feasible") else "nearest plan",
         value=f"{best.number('gpus'):.0f} x {best.text('gpu')}",
-        note="; ".join(filter(None, (shape_words(best), ends_words(plan, "gpus", "count")))),
+        note="; ".join(filter(None, (ends_words(plan, "gpus", "count"), shape_words(best)))),
     )
     rows: list[tuple[str, float | None, Unit]] = [
         ("cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),

@@ -6,7 +6,6 @@ import json
 
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
-from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import range_sentence, spaced, tokens_words, tree_words, unit_of
 from magicplan.report.record import Record
@@ -49,30 +48,34 @@ def sensitivity(plan: Record) -> Section | None:
         (
             spaced(entry.text("what")),
             entry.text("change"),
-            f"{entry.number('gpus'):.0f}" if entry.flag("meets") else "none",
-            between(entry.maybe("gpus_low"), entry.maybe("gpus_high"), "count")
-            if entry.flag("meets")
-            else "",
+            _gpus(entry) if entry.flag("meets") else "none",
             show(entry.maybe("cost_usd_per_hour"), "usd") if entry.flag("meets") else "",
             show(entry.maybe("usd_per_million_tokens"), "usd") if entry.flag("meets") else "",
         )
         for entry in plan.records("sensitivity")
     )
     grid = Grid(
-        columns=("if", "changes", "GPUs", "80 %", "$/h", "$/M"),
+        columns=("if", "changes", "GPUs (80 %)", "$/h", "$/M"),
         rows=rows,
         note="The chosen GPUs, formats and draft, with replicas chosen anew; none: no number of "
-        "them meets the limits. 80 %: GPUs at either end of the step time's interval.",
+        "them meets the limits. In brackets: at either end of the step time's interval.",
     )
     plot = Plot(
         title="Sensitivity: GPUs needed as an assumption changes",
         reading="Each line changes one assumption by the factor below; a line that ends has no "
-        "fleet beyond. Bars: 80 % intervals from the step time, replicas counted anew. "
+        "fleet beyond. Bands: 80 % intervals from the step time, replicas counted anew. "
         + range_sentence(plan, "gpus", "the plan's GPUs"),
         figure=chart,
         repeated=True,
     )
     return Section(title="Sensitivity", blocks=(plot, grid))
+
+
+def _gpus(entry: Record) -> str:
+    """GPUs needed, with the interval that the step time gives them; none: no number would do."""
+    ends = [entry.maybe(key) for key in ("gpus_low", "gpus_high")]
+    low, high = ("none" if end is None else f"{end:.0f}" for end in ends)
+    return f"{entry.number('gpus'):.0f}" + (f" ({low} to {high})" if low != "none" else "")
 
 
 def schedule(plan: Record) -> Section | None:
@@ -92,7 +95,7 @@ def schedule(plan: Record) -> Section | None:
         reading=f"Draft: {schedule.text('draft')}. Blue gains, orange loses, off does not draft; "
         "the line is where speculation breaks even. "
         + (
-            "80 % intervals from acceptance and timing: in the table, and on every cell."
+            "80 % intervals from acceptance and timing: under the pointer, and in its table."
             if schedule.data.get("speedups_low")
             else range_sentence(plan, "speedup", "the speedup at the planned load")
         ),

@@ -131,8 +131,8 @@ def observed(plan: Record) -> Section | None:
             figure=figures.observed_errors(seen),
             repeated=True,
         ),
-        Bullets(lines=tuple(map(spoken, seen.texts("advice")))),
-        Code(title="Calibration fitted to this run, for --stack FILE",
+        Bullets(lines=seen.texts("advice")),
+        Code(title="Calibration fitted to this run and GPU, for --stack FILE",
              text=seen.text("calibration_toml"), quiet=True),
     ]  # fmt: skip
     return Section(title="Running server", blocks=tuple(blocks))
@@ -150,19 +150,20 @@ def latency(plan: Record) -> Section:
     rows = tuple(
         (
             f"{metric.upper()} {statistic}",
-            show(seconds_of(best, metric, statistic), "seconds"),
-            ends_of(plan, key := f"{metric}_{statistic}_seconds", "seconds"),
-            show(limit, "seconds") if (limit := slo.maybe(key)) else "",
+            show(seconds_of(best, metric, statistic), "seconds")
+            + (f" / {show(limit, 'seconds')}" if (limit := slo.maybe(key)) else ""),
+            ends_of(plan, key, "seconds"),
         )
         for metric in METRICS
         for statistic in STATISTICS
+        for key in (f"{metric}_{statistic}_seconds",)
     )
     names = "; ".join(f"{metric.upper()}: {words}" for metric, words in METRICS.items())
     note = (
-        f"At the peak. {names}. Gaps between tokens have a standard deviation of "
-        f"{best.record('latency').number('itl_cv'):.2f} means."
+        f"At the peak; the figure behind a slash is the limit. {names}. Gaps between tokens have a "
+        f"standard deviation of {best.record('latency').number('itl_cv'):.2f} means."
     )
-    grid = Grid(columns=("latency", "predicted", "80 %", "limit"), rows=rows, note=note)
+    grid = Grid(columns=("latency", "predicted", "80 %"), rows=rows, note=note)
     return Section(title="Latency", blocks=(grid,))
 
 
@@ -266,8 +267,8 @@ def _pareto_plots(plan: Record) -> Iterator[Plot]:
             yield Plot(
                 title=f"Pareto front: {against} against latency",
                 reading=f"Further down is faster, further {side} is {better}; the star is the "
-                "choice. Bars: 80 % intervals from the step time, the fleet and its cost held; the "
-                "star's holds acceptance too. "
+                "choice. Bars on the front: 80 % intervals from the step time, the fleet and its "
+                "cost held; the star's holds acceptance too; other points say theirs. "
                 + range_sentence(plan, "tpot_p95_seconds", "TPOT p95 of the star"),
                 figure=chart,
                 repeated=True,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
+from magicplan.report.figure_tables import between
 from magicplan.report.plan_words import interval_of, is_mix, seconds_of, spaced
 from magicplan.report.prediction_page import PARTS
 from magicplan.report.record import Record
@@ -169,7 +170,9 @@ def pareto(plan: Record, *, against: str) -> Chart:
         groups.setdefault(name, []).append(candidate)
     lost = groups.pop(LOST, [])
     series = [_points(name, groups[name], field) for name in sorted(groups)]
-    series += [_points(LOST, lost, field, style="faint")] if lost else []
+    near = _near(lost, [c for group in groups.values() for c in group], field)
+    more = f" ({len(lost) - len(near)} more far out)" if len(near) < len(lost) else ""
+    series += [_points(LOST + more, near, field, style="faint")] if near else []
     front = _front(plan, all_of, f"pareto_{'cost' if against == 'cost' else 'throughput'}_latency")
     front = sorted((c for c in front if c.maybe(field) is not None), key=lambda c: c.number(field))
     if front:
@@ -189,6 +192,26 @@ def pareto(plan: Record, *, against: str) -> Chart:
     )
 
 
+FAR = 3.0
+"""How many times past those that meet the limits a candidate is still drawn."""
+
+
+def _near(lost: list[Record], able: list[Record], field: str) -> list[Record]:
+    """Of the candidates that break a limit, those that leave room for the others on the axes."""
+    if not able:
+        return lost
+    most = [max(values) for values in zip(*(_place(c, field) for c in able), strict=True)]
+    return [
+        c
+        for c in lost
+        if all(at <= FAR * far for at, far in zip(_place(c, field), most, strict=True))
+    ]
+
+
+def _place(c: Record, field: str) -> tuple[float, float]:
+    return c.number(field), seconds_of(c, "tpot", "p95") or 0.0
+
+
 def _front(plan: Record, candidates: tuple[Record, ...], key: str) -> list[Record]:
     found = []
     for index in plan.numbers(key):
@@ -206,16 +229,21 @@ def _points(
     style: Style = "points",
     ends: Ends | None = None,
 ) -> Series:
-    """TPOT p95 over a field, with each candidate's own interval, or that of the plan."""
+    """TPOT p95 over a field; the front has bars of its candidates' own intervals, the best that of
+    the plan, and others say theirs."""
     chosen = list(candidates)
     seconds = tuple(seconds_of(c, "tpot", "p95") for c in chosen)
     own = [_own_ends(c) for c in chosen]
-    ranged = style != "front" and any(low is not None for low, _ in own)
+    ranged = style == "front" and any(low is not None for low, _ in own)
+    said = [between(*both, "seconds") if style in ("points", "faint") else "" for both in own]
     return Series(
         name=name,
         x=tuple(c.maybe(field) for c in chosen),
         y=seconds,
-        labels=tuple(c.text("name") for c in chosen),
+        labels=tuple(
+            c.text("name") + (f", 80 % {ends}" if ends else "")
+            for c, ends in zip(chosen, said, strict=True)
+        ),
         style=style,
         low=_scaled(seconds, ends[0]) if ends else tuple(e[0] for e in own) if ranged else (),
         high=_scaled(seconds, ends[1]) if ends else tuple(e[1] for e in own) if ranged else (),

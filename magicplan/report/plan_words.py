@@ -206,9 +206,10 @@ def interval_of(plan: Record, figure: str) -> tuple[float, float, float | None] 
 
 
 def ends_of(plan: Record, figure: str, unit: Unit) -> str:
-    """ "low to high" of a figure in its unit; empty where no interval is known."""
+    """ "low to high" of a figure in its unit; empty where no interval is known, or where it has no
+    width."""
     found = interval_of(plan, figure)
-    return between(found[0], found[2], unit) if found else ""
+    return between(found[0], found[2], unit) if found and found[0] != found[2] else ""
 
 
 def ends_words(plan: Record, figure: str, unit: Unit) -> str:

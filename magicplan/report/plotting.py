@@ -73,13 +73,15 @@ def _series(series: Series, index: int, figure: Chart) -> Iterator[Trace]:
         "hoverinfo": "text",
     }
     if lined:
-        if series.low:
-            yield from _band(series, index % COLOURS + 1)
         front = series.style == "front"
+        if series.low and not front:
+            yield from _band(series, index % COLOURS + 1)
+            trace |= {"legendgroup": series.name}
         colour = "var(--ink-2)" if front else colour
         trace |= {"mode": "lines+markers" if series.style == "line" else "lines"}
         trace |= {"line": {"color": colour, "dash": "dot" if front else "solid"}}
         trace |= {"marker": {"size": 6}}
+        trace |= {"error_y": _error_bars(series, colour)} if series.low and front else {}
     else:
         trace |= {"mode": "markers", "marker": _marker(series, index, colour)}
         trace |= {"error_y": _error_bars(series, trace["marker"]["color"])} if series.low else {}
@@ -97,13 +99,17 @@ def _marker(series: Series, index: int, colour: str) -> dict[str, Any]:
 
 
 def _band(series: Series, colour: int) -> Iterator[Trace]:
-    """The interval as a filled ribbon: its lower edge unseen, its upper filled down to it."""
+    """The interval as a filled ribbon, where both ends are known: its lower edge unseen, its upper
+    filled down to it."""
+    points = zip(series.x, series.low, series.high, strict=True)
+    known = [p for p in points if None not in p]
+    xs, low, high = zip(*known, strict=True) if known else ((), (), ())
     shared = {
-        "type": "scatter", "x": series.x, "mode": "lines", "line": {"width": 0},
-        "hoverinfo": "skip", "showlegend": False,
+        "type": "scatter", "x": xs, "mode": "lines", "line": {"width": 0},
+        "hoverinfo": "skip", "showlegend": False, "legendgroup": series.name,
     }  # fmt: skip
-    yield shared | {"y": series.low}
-    yield shared | {"y": series.high, "fill": "tonexty", "fillcolor": f"var(--s{colour}-fill)"}
+    yield shared | {"y": low}
+    yield shared | {"y": high, "fill": "tonexty", "fillcolor": f"var(--s{colour}-fill)"}
 
 
 def _error_bars(series: Series, colour: str) -> dict[str, Any]:

@@ -268,7 +268,7 @@ def as_dict(c: Comparison) -> dict[str, Any]:
             }
             for p in c.points
         ],
-        "summary": summary(c),
+        "summary": summary(c) | {"verdict_text": verdict(c)},
         "regrets_percent": c.regrets,
         "exactness": {k: v for k, v in (c.run.exactness or {}).items() if k != "kind"},
         "prediction_sha256": c.digest,

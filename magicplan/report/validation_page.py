@@ -21,14 +21,15 @@ LISTED = 400
 
 
 def page(found: Record) -> Page:
-    """The JSON of `magicplan validate`, or what a run file holds so far."""
+    """The JSON of `magicplan validate`."""
     points = found.records("points")
     counts = Counter(p.text("verdict", "open") for p in points)
     said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
     plots = tuple(_plots(points))
     summary = found.maybe_record("summary")
     judged = summary.text("verdict", "") if summary else ""
-    verdict = f"Verdict: {judged}. " if judged else ""
+    counted = f"{len(points)} points: {said or 'none'}."
+    verdict = f"Verdict: {judged}. {counted}" if judged else counted
     sections = (
         *((Section(title="Agreement", blocks=plots),) if plots else ()),
         *_errors(summary),
@@ -37,7 +38,7 @@ def page(found: Record) -> Page:
     )
     return Page(
         title="Measured on a real device, against the prediction",
-        verdict=f"{verdict}{len(points)} points: {said or 'none'}.",
+        verdict=summary.text("verdict_text", verdict) if summary else verdict,
         subject=_subject(found),
         tone={"pass": "good", "fail": "bad"}.get(judged, "plain"),  # type: ignore[arg-type]
         facts=tuple(_facts(found)),

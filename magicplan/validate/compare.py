@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
+from magicplan.errors import MagicplanError, SpecError, UsageError
 from magicplan.validate.clock import DISTURBED, Samples, interval
 from magicplan.validate.fit import Errors
 from magicplan.validate.forecast import TIMES, rates
-from magicplan.validate.run_file import Line, Run
+from magicplan.validate.run_file import Line, Run, read
 
 DRAFT_ROOM = 1.5
 """A draft step is short and mostly overhead: it may miss by this many tolerances."""
@@ -89,6 +90,19 @@ class Comparison:
         exact = self.run.exactness is not None and bool(self.run.exactness["greedy_equal"])
         all_passed = self.count("pass") == self.judged > 0
         return exact and all_passed and self.undecided <= self.judged
+
+
+def compare_file(path: Path, tolerance: float | None = None) -> Comparison:
+    """Judge a stored run, within its own tolerance if none is given. Raises SpecError for a file
+    that no run wrote so, UsageError for a run without prediction."""
+    run = read(path)
+    try:
+        return compare(run, run.tolerance if tolerance is None else tolerance)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as problem:
+        if isinstance(problem, MagicplanError):
+            raise
+        what = f"{type(problem).__name__}: {problem}"
+        raise SpecError(path, f"a field is missing or of another kind ({what})") from None
 
 
 def compare(run: Run, tolerance: float) -> Comparison:

@@ -8,7 +8,7 @@ steps at once; contexts tell attention from the rest, query tokens tell FLOP fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from statistics import median
 from typing import Any
@@ -120,7 +120,8 @@ def fit_device(
 
     def calibration(values: Array) -> Calibration:
         constants = dict(zip(bounds, np.exp(values).tolist(), strict=True))
-        return _build(name, origin, measured[0][0].layout, launch_seconds, sums, constants)
+        found = _build(name, origin, measured[0][0].layout, launch_seconds, sums, constants)
+        return replace(found, accelerator=accelerator.name)
 
     def errors(values: Array) -> Array:
         machine = Machine(accelerator=accelerator, calibration=calibration(values))
@@ -325,6 +326,7 @@ def _document(fitted: Calibration, errors: Array, round_seconds: float) -> dict[
     data: dict[str, Any] = {
         "name": fitted.name,
         "origin": fitted.origin,
+        "accelerator": fitted.accelerator,
         "date": date.today().isoformat(),
         "linear": {k: _rounded(asdict(v)) for k, v in fitted.linear.items()},
         "attention": {k: _rounded(asdict(v)) for k, v in fitted.attention.items()},

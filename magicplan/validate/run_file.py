@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from magicplan.validate.tensor_parallel import Ranks
 
 SCHEMA = "magicplan.run/1"
+TOLERANCE = 0.15
 KINDS = ("header", "exactness", "ceilings", "calibration", "prediction", "point")
 NEEDED = {
     "header": ("schema", "settings", "device"),
@@ -74,6 +75,11 @@ class Run:
     calibration: list[Line] = field(default_factory=list)
     prediction: Line | None = None
     points: list[Line] = field(default_factory=list)
+
+    @property
+    def tolerance(self) -> float:
+        """What a point's error may be where nobody says otherwise."""
+        return float(self.header.get("tolerance", TOLERANCE))
 
     def peaks(self) -> Line:
         """The ceilings, with the fastest read seen before the prediction was made."""
@@ -217,6 +223,15 @@ class RunFile:
 
 HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
 """How every run file begins."""
+
+
+def begins_run(path: Path) -> bool:
+    """Whether a file begins as a run file does; of one that cannot be read, no."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(HEADER_START)) == HEADER_START
+    except OSError:
+        return False
 
 
 def _cut_in_header(path: Path) -> bool:

@@ -27,7 +27,7 @@ from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.grid import Grid
 from magicplan.validate.measure import Bench, calibrate_at, measure_cell, memory_for
-from magicplan.validate.run_file import Run, RunFile, Settings, digest
+from magicplan.validate.run_file import TOLERANCE, Run, RunFile, Settings, digest
 from magicplan.validate.tensor_parallel import ALONE, Ranks
 
 Tell = Callable[[str], None]
@@ -53,11 +53,12 @@ class Session:
     effort: Effort = CELL_EFFORT
     """Of one step in a cell: a cell of n steps takes n times as long."""
 
-    def open(self, path: Path) -> RunFile:
+    def open(self, path: Path, tolerance: float = TOLERANCE) -> RunFile:
         """A new run file, or one that goes on. Raises UsageError, SpecError."""
         s = self.settings
         device = environment(s.device, threads=s.threads, seed=s.seed, dtype=s.dtype)
-        return RunFile.start(path, {"settings": asdict(s), "device": device}, self.ranks)
+        header = {"settings": asdict(s), "device": device, "tolerance": tolerance}
+        return RunFile.start(path, header, self.ranks)
 
     def clock(self) -> Clock:
         """Of the device, for ranks that stop together."""

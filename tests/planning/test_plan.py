@@ -142,6 +142,18 @@ def test_replicas_that_only_prefill_leave_decoding_undisturbed() -> None:
     assert {c.layout for c in off.candidates} == {"mixed"}
 
 
+def test_replicas_that_only_prefill_bound_what_a_split_fleet_bears() -> None:
+    """At its capacity the same fleet is planned; a little beyond, a larger one."""
+    ask = CHAT | {"disaggregation": "only", "drafts": "none", "gpus": "h100", "tp": 1}
+    ask |= {"dtypes": "fp8", "requests_per_s": 30.0, "prompt": 6000, "output": 40}
+    p = mp.plan(**ask)
+    assert p.best.prefill_replicas > p.best.replicas
+    most = p.best.capacity_requests_per_s
+    assert most >= 30
+    assert mp.plan(**(ask | {"requests_per_s": 0.999 * most})).best.gpus == p.best.gpus
+    assert mp.plan(**(ask | {"requests_per_s": 1.02 * most})).best.gpus > p.best.gpus
+
+
 def test_users_are_served_with_the_rate_that_their_latency_leaves() -> None:
     p = mp.plan(gpus="h100", users=100, think_seconds=10, prompt=1000, output=200, drafts="none")
     stay = 10 + p.best.latency.e2e.mean_seconds
@@ -417,7 +429,7 @@ def test_the_last_line_of_a_jsonl_counts_and_accept_lengths_are_read() -> None:
 def test_advice_names_the_limit_that_is_broken() -> None:
     seen = with_observed(pinned(), OBSERVED / "vllm_serve.json").observed
     assert seen is not None
-    assert any("tpot_mean_seconds" in line for line in seen.advice)
+    assert any(line.startswith("slo.tpot_mean_seconds ") for line in seen.advice)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ from magicplan.validate import published
 from magicplan.validate.replay import replay as run_replay
 from tests.report.a_plan import NASTY, a_plan, hopeless
 
+STORED = Path(__file__).parents[1] / "validate" / "data" / "run.jsonl"
+"""A run of a tiny model, as `validate` wrote it."""
 ROWS = Path(__file__).parents[1] / "data" / "published.csv"
 
 
@@ -60,29 +62,8 @@ def a_fleet() -> MixedFleet:
     return MixedFleet(
         feasible=True, verdict="8 x h100-sxm, 4 x l40s for 63.80 USD an hour",
         parts=(plain, drafts), gpus={"h100-sxm": 8, "l40s": 4}, cost_usd_per_hour=63.8,
-        alone_usd_per_hour=80.0,
+        alone_usd_per_hour=80.0, cost_low_usd_per_hour=51.0, cost_high_usd_per_hour=float("inf"),
     )  # fmt: skip
-
-
-def run_lines() -> str:
-    """A run as the lines of its file, while it is measured: samples, and no verdicts yet."""
-    points = validation()["points"]
-    told = [{k: p[k] for k in ("id", "batch", "ctx_tokens", "predicted", "ideal")} for p in points]
-    content = {"points": told, "draft": "ngram", "acceptance_origin": "simulated:0.8"}
-    samples = {
-        "decode": {"wall": [0.012, 0.013, 0.012], "own": [0.009, 0.010, 0.011]},
-        "round": {"wall": [0.018, 0.020, 0.022], "own": []},
-    }
-    seen = {"batch": 8, "ctx_tokens": 1024, "samples": samples, "emitted_tokens": [24, 24]}
-    lines: list[dict[str, Any]] = [
-        {"kind": "header", "schema": "magicplan.run/1", "settings": {}, "device": {"name": "d"}},
-        {"kind": "exactness", "greedy_equal": True, "drafts": {"ngram": True}},
-        {"kind": "ceilings", "read_bytes_per_s": 1e10},
-        {"kind": "prediction", "content": content, "sha256": "0123456789abcdef01"},
-        {"kind": "point", "id": "b8-c1024", **seen},
-        {"kind": "point", "id": "b1-c1024", "batch": 1, "ctx_tokens": 1024, "skipped": "no time"},
-    ]
-    return "".join(json.dumps(line) + "\n" for line in lines)
 
 
 @functools.cache
@@ -103,7 +84,9 @@ def documents() -> dict[str, str]:
         "replay": replay.as_dict(*_replayed()),
         "validation": validation(),
     }
-    return {name: json.dumps(document) for name, document in found.items()} | {"run": run_lines()}
+    return {name: json.dumps(document) for name, document in found.items()} | {
+        "run": STORED.read_text(encoding="utf-8")
+    }
 
 
 def _replayed() -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -14,7 +15,7 @@ from magicplan.report.page import Plot
 from magicplan.report.plotting import draw
 from magicplan.report.record import Record
 from magicplan.report.scales import position
-from tests.report.a_plan import NASTY, a_plan
+from tests.report.a_plan import NASTY, a_plan, candidates, failing
 from tests.report.documents import documents
 
 
@@ -60,6 +61,8 @@ def test_a_speedup_map_has_losses_gains_and_what_does_not_fit(plan: Record) -> N
     assert figure.texts[3][3] == "no fit"
     assert figure.texts[2][0] == "off"
     assert figure.texts[0][0] == "2.10x\nγ 5"
+    assert figure.cells[0][0] == "2.10x, γ 5, 0.8-2.8"
+    assert figure.cells[2][0] == "off"  # does not draft
     ((_, contexts, batches),) = figure.lines
     assert contexts == (None, None, 1800.0, 5000.0)
     assert batches == (1, 8, 64, 256)
@@ -74,9 +77,27 @@ def test_a_pareto_chart_groups_by_gpu_and_sets_losers_apart(plan: Record) -> Non
     assert names["chosen"].x == (600.0,)
     assert names["chosen"].low == pytest.approx((0.017,))
     assert names["Pareto front"].labels == ("4 x h200-sxm TP2 eagle3",)
+    assert names["Pareto front"].low == (0.012,)
+    assert names["Pareto front"].high == (None,)  # a queue without end
+    assert not names["h100-sxm"].low  # it says its own, so that bars stay few
+    assert names["h100-sxm"].labels == ("4 x h100-sxm TP2 eagle3, 80 % 18 to 25 ms",)
+    (bars,) = [t for t in draw(chart)["data"] if t["name"] == "Pareto front"]
+    assert bars["error_y"]["array"] == [0.0]
+    assert bars["error_y"]["arrayminus"] == pytest.approx([0.002])
     assert chart.floors == ((0.04, "limit"),)
     by_cost = plan_figures.pareto(plan, against="cost")
     assert "breaks a limit" not in [s.name for s in by_cost.series]  # it has no price
+
+
+def test_losers_far_out_leave_the_axes_to_the_others() -> None:
+    far = failing("slow", "l40s")
+    far = dataclasses.replace(far, tokens_per_s_per_gpu=9000.0)
+    document = a_plan(candidates=(*candidates(), far)).to_dict()
+    chart = plan_figures.pareto(Record(data=json.loads(json.dumps(document)), file="plan.json"),
+                                against="throughput")  # fmt: skip
+    (lost,) = [s for s in chart.series if s.name.startswith("breaks a limit")]
+    assert lost.name == "breaks a limit (1 more far out)"
+    assert 9000.0 not in lost.x
 
 
 def test_memory_adds_up_to_what_is_there(plan: Record) -> None:
@@ -92,6 +113,11 @@ def test_sensitivity_passes_the_plan_and_ends_where_nothing_fits(plan: Record) -
     traffic, acceptance = chart.series
     assert acceptance.name == "acceptance"
     assert list(zip(traffic.x, traffic.y, strict=True)) == [(0.5, 2), (1, 4), (1.5, 6), (2, 8)]
+    assert list(zip(traffic.low, traffic.high, strict=True)) == [(1, 4), (3, 6), (5, 8), (7, None)]
+    assert acceptance.low[acceptance.x.index(1.0)] == 3  # every line passes the plan's own interval
+    ribbons = [t for t in draw(chart)["data"] if not t.get("showlegend", True)]
+    assert {t["legendgroup"] for t in ribbons} == {"traffic", "acceptance"}  # hidden with theirs
+    assert ribbons[0]["x"] == [0.5, 1.0, 1.5]  # at 2 it has no end
 
 
 def test_errors_against_a_server_in_percent(plan: Record) -> None:

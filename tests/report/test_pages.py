@@ -9,11 +9,16 @@ from typing import Any
 import pytest
 from markdown_it import MarkdownIt
 
-from magicplan.errors import SpecError
+from magicplan.errors import SpecError, UsageError
 from magicplan.report import markdown
+from magicplan.report.html import render
 from magicplan.report.markdown import escape
-from magicplan.report.page import Bullets, Code, Grid, Page, Plot, Section
+from magicplan.report.page import Code, Grid, Page, Plot, Section
 from magicplan.report.pages import PAGES, pages_of
+from magicplan.report.validation import verdict as as_words
+from magicplan.report.validation_files import html
+from magicplan.validate import run_file
+from magicplan.validate.compare import compare
 from tests.report.a_plan import NASTY, a_plan
 from tests.report.documents import documents, validation
 from tests.report.golden import FOLDER, on_a_terminal, page_of, texts
@@ -79,18 +84,36 @@ def test_all_schemas_are_covered() -> None:
     assert schemas == set(PAGES)
 
 
-def test_a_run_file_is_its_points_with_what_was_predicted_for_them(path: Path) -> None:
-    found = page(path, documents()["run"])
-    assert found.verdict == "2 points: 1 skipped, 1 open."
-    grid, _, reasons = next(s for s in found.sections if s.title == "Points").blocks
+@pytest.mark.parametrize("tolerance", [0.15, 0.0001, 100.0])
+def test_a_run_file_is_judged_as_validate_judges_it(tolerance: float, tmp_path: Path) -> None:
+    """The verdict, the table and the page, within the tolerance that the run was begun with."""
+    header, *lines = documents()["run"].splitlines()
+    kept = json.dumps(json.loads(header) | {"tolerance": tolerance})
+    path = tmp_path / "run.jsonl"
+    path.write_text("\n".join([kept, *lines]) + "\n", encoding="utf-8")
+    judged = compare(run_file.read(path), tolerance)
+    (found,) = pages_of(path)
+    assert found.verdict == as_words(judged)
+    assert found.verdict.startswith(f"Verdict: {'pass' if judged.passed else 'fail'}.")
+    grid = next(s for s in found.sections if s.title == "Points").blocks[0]
     assert isinstance(grid, Grid)
-    assert reasons == Bullets(lines=("batch 1, 1k, ngram: no time",))
-    measured, skipped = grid.rows
-    assert measured[0] == "batch 8, 1k, ngram"
-    assert measured[1] == "10 ms / 10.5 ms"  # the thread's own time
-    assert measured[4] == "20 ms / 14.7 ms"  # wall time, where there is no other
-    assert measured[5] == "1.50x / 1.58x"  # 24 tokens of 8 sequences are 3 a round
-    assert skipped[-1] == "skipped"
+    assert [row[-1] for row in grid.rows] == [p.verdict for p in judged.points]
+    assert render((found,)) == html(judged)
+
+
+def test_a_run_that_was_cut_or_changed(tmp_path: Path) -> None:
+    """What is whole of a cut one is judged; no prediction and a changed field are one sentence."""
+    text = documents()["run"]
+    path = tmp_path / "run.jsonl"
+    path.write_text(text[:-40], encoding="utf-8")
+    assert "skipped" in pages_of(path)[0].verdict
+    lines = text.splitlines(keepends=True)
+    path.write_text("".join(lines[:3]), encoding="utf-8")
+    with pytest.raises(UsageError, match="stopped before its prediction"):
+        pages_of(path)
+    path.write_text(text.replace('"wall"', '"wool"'), encoding="utf-8")
+    with pytest.raises(SpecError, match=r"run\.jsonl: a field is missing"):
+        pages_of(path)
 
 
 def test_verdicts_of_a_validation_are_counted(path: Path) -> None:

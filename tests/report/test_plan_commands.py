@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from magicplan.planning.plan_request import SLO_KEYS
 from tests.report.a_plan import a_plan
 
 OBSERVED = Path(__file__).parents[1] / "data" / "observed" / "vllm_serve.json"
@@ -114,6 +116,18 @@ def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Pa
     text = " ".join(done.stdout.split())
     assert text.startswith("Nothing meets the limits: the nearest, ")
     assert "What binds: TTFT p95." in text
+
+
+def test_every_limit_can_be_stated_as_an_option(tmp_path: Path) -> None:
+    """All sixteen at once: each is in the verdict of the terminal with its interval."""
+    limits = [f"--slo={key.removesuffix('_seconds')}=600" for key in SLO_KEYS]
+    done = run("plan", *QUICK, *limits, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    for key in SLO_KEYS:
+        metric, statistic, _ = key.split("_")
+        name = f"{metric.upper()} {statistic}"
+        assert re.search(rf"{name} [^,]* \(limit 600 s, 80 % [^)]* to [^)]*\)", text), name
 
 
 def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) -> None:
