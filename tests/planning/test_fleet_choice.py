@@ -126,8 +126,9 @@ def test_a_split_bears_what_its_smaller_pool_bears(rate: float, binds: str) -> N
 
 def test_out_of_reach_the_nearest_fleet_is_small() -> None:
     """A limit half as far away again names the same fleet, its figure within a hair of the best."""
-    asked: dict[str, Any] = {"drafts": "none", "gpus": "l40s", "requests_per_s": 20.0, "prompt": 2048,
-             "output": 256}  # fmt: skip
+    asked: dict[str, Any] = {
+        "drafts": "none", "gpus": "l40s", "requests_per_s": 20.0, "prompt": 2048, "output": 256,
+    }  # fmt: skip
     near, far = (mp.plan(**asked, slo={"ttft_p95_seconds": s}) for s in (0.03, 0.015))
     assert not near.feasible
     assert near.best.name == far.best.name
