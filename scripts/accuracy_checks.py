@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from accuracy_kernels import GPU_OF, cold
 
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.calibration_files import as_toml, calibration_for
@@ -13,32 +14,26 @@ from magicplan.roofline.timing import Machine, op_seconds
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.calibrate import Group, document
 from magicplan.validate.fit import attention_seconds_of
-from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
+from magicplan.validate.kernel_tables import Columns, KernelTables
 
 ROWS = (8, 16, 32, 64)
 TOKENS = (1, 64, 256, 1024)
 
 
-def query_rows(tables: KernelTables, groups: list[Group], gpu_of: dict[str, str]) -> list[str]:
+def query_rows(tables: KernelTables, groups: list[Group]) -> list[str]:
     """Attention time with many query heads a KV head over that with four, cache alike and cold."""
     lines = []
     for group in groups:
         if "attention.bf16" not in group.fits:
             continue
-        gpu = gpu_of[group.accelerator.name]
-        rows = _cold(tables.of(gpu, group.stack, group.version).attention, gpu)
+        gpu = GPU_OF[group.accelerator.name]
+        rows = cold(tables.of(gpu, group.stack, group.version).attention, gpu)
         calibration = as_toml(document(group, groups, "tables"))
         machine = Machine(accelerator=group.accelerator, calibration=calibration)
         cells = [_ratio(rows, machine, per_head) for per_head in ROWS]
         if any(cells):
             lines.append(f"{group.name} | " + " | ".join(cell or "-" for cell in cells))
     return lines
-
-
-def _cold(rows: Columns, gpu: str) -> Columns:
-    size = rows["batch"] * rows["kv_len"] * rows["kv_heads"] * rows["head_dim"] * 4
-    good = (size >= 2 * (accelerator_of(gpu).l2_bytes or 0)) & (rows["kv_dtype"] == "bf16")
-    return where(rows, good & (rows["window"] == 0))
 
 
 def _ratio(rows: Columns, machine: Machine, per_head: int) -> str:

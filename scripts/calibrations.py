@@ -13,36 +13,39 @@ import sys
 from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tomli_w
 
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration import Residual
-from magicplan.hardware_specs.calibration_files import AMD, CALIBRATIONS, forget, read, stack_tables
+from magicplan.hardware_specs import load
+from magicplan.hardware_specs.calibration import Calibration, Residual
+from magicplan.hardware_specs.calibration_files import (
+    AMD,
+    CALIBRATIONS,
+    calibration_for,
+    forget,
+    stack_tables,
+)
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
+from magicplan.validate.evidence import borrowed
 from magicplan.validate.experts_fit import fit_experts
 from magicplan.validate.magicdec_fit import (
-    fit_magicdec,
-    held_out,
+    fit_each,
     magicdec_calibration,
+    magicdec_evidence,
     magicdec_residuals,
 )
 from magicplan.validate.published import Case
 from magicplan.validate.relative_fit import fit_slowdown, slowed
 from magicplan.validate.request_fit import fit_request
 from magicplan.validate.serving_rows import served
-from magicplan.validate.stack_fit import constants, fit_host, fit_rounds
+from magicplan.validate.stack_fit import ROUND_CONSTANTS, constants, fit_host, fit_rounds
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
-MAGICDEC = {
-    "a100-sxm-80gb": "a100-sxm-80gb_vllm_0.14.0",
-    "h100-sxm": "h100-sxm_vllm_0.19.0",
-    "l40": "l40s_sglang_0.5.12",
-}
-"""Whose kernels stand in for MagicDec's on each GPU it was published for."""
 UNEXPLAINED = {("trtllm", "1.2.0rc6.post3"), ("trtllm", "1.3.0rc1")}
 """Runs of experts that no stated input explains (docs/residuals.md, R6)."""
 HEADER = """\
@@ -58,11 +61,12 @@ def stacks(cases: list[Case]) -> None:
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
         try:
-            host, speedup = fit_rounds(stack, cases, fit.host)
+            host, speedup, rounds = fit_rounds(stack, cases, fit.host)
         except UsageError as problem:
+            rounds = borrowed("stack rounds", ROUND_CONSTANTS, f"vllm's ({problem})")
             vllm = tables["vllm"]["host"]
-            borrowed = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
-            host = replace(fit.host, **borrowed)
+            taken = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
+            host = replace(fit.host, **taken)
             old = tables["vllm"]["speedup_residual"]
             speedup = Residual(
                 low=old["low"] * 0.9,
@@ -75,6 +79,7 @@ def stacks(cases: list[Case]) -> None:
             "host": constants(host),
             "step_residual": rounded(fit.residual),
             "speedup_residual": rounded(speedup),
+            "evidence": [fit.evidence, rounds],
         }
         if len(fit.held_out):
             print(
@@ -87,20 +92,30 @@ def stacks(cases: list[Case]) -> None:
             print(f"{stack:8} {fit.residual.basis}")
     for table in tables.values():
         # 4-bit linear layers are the GPU's kernels more than the stack's
-        table["fp4"] = table["fp4"] or tables["trtllm"]["fp4"]
+        if not table["fp4"]:
+            table["fp4"] = tables["trtllm"]["fp4"]
+            table["evidence"].append(borrowed("stack fp4", ("fp4",), "trtllm's"))
     write_stacks(tables)
+
+
+def believed(cases: list[Case]) -> list[Case]:
+    """Cases without those that are `UNEXPLAINED`."""
+    return [c for c in cases if (c.engine, c.version) not in UNEXPLAINED]
 
 
 def experts(cases: list[Case]) -> None:
     """Grouped products, fitted last; a format without rows is taken from TensorRT-LLM."""
     tables = dict(stack_tables())
-    believed = [c for c in cases if (c.engine, c.version) not in UNEXPLAINED]
     for stack in tables:
-        tables[stack]["experts"] = {
-            k: float(f"{v:.4g}") for k, v in fit_experts(stack, believed).items()
-        }
+        fit = fit_experts(stack, believed(cases))
+        tables[stack]["experts"] = {k: float(f"{v:.4g}") for k, v in fit.constants.items()}
+        tables[stack]["evidence"].append(fit.evidence)
         print(f"{stack:8} experts {tables[stack]['experts']}")
     for table in tables.values():
+        lacking = [n for n in tables["trtllm"]["experts"] if n not in table["experts"]]
+        if lacking:
+            names = [f"experts.{name}" for name in lacking]
+            table["evidence"].append(borrowed("stack experts", names, "trtllm's"))
         table["experts"] = tables["trtllm"]["experts"] | table["experts"]
     write_stacks(tables)
 
@@ -113,10 +128,12 @@ def requests(path: Path) -> None:
         fit = fit_request(stack, rows)
         tables[stack]["host"]["request_seconds"] = round(fit.request_seconds, 4)
         tables[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
+        tables[stack]["evidence"].append(fit.evidence)
         print(
             f"{stack:8} first token + {1e3 * fit.request_seconds:.0f} ms and "
-            f"{fit.streamed_rounds:.1f} rounds, held out: median "
-            f"{100 * np.median(np.abs(fit.held_out - 1)):.1f} %"
+            f"{fit.streamed_rounds:.1f} rounds, "
+            f"{'held out' if fit.evidence['held_out'] else 'in sample'}: median "
+            f"{fit.evidence['median_percent']:.1f} %"
         )
     write_stacks(tables)
 
@@ -132,21 +149,15 @@ def rounded(residual: Residual) -> dict[str, object]:
 
 
 def magicdec(cases: list[Case]) -> list[dict[str, object]]:
-    """MagicDec on the GPUs it was published for, A100 first: the others are drawn towards it."""
-    documents, prior = [], None
-    for gpu, kernels in MAGICDEC.items():
-        own = [
-            c for c in cases if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == gpu
-        ]
-        base = read(CALIBRATIONS / f"{kernels}.toml")
-        numbers = fit_magicdec(own, base, prior)
-        step, speedup = magicdec_residuals(held_out(own, base, prior))
-        prior = numbers if prior is None else prior
-        found = magicdec_calibration(base, numbers)
+    """MagicDec on the GPUs it was published for."""
+    documents = []
+    for fit in fit_each(cases):
+        step, speedup = magicdec_residuals(fit.folds)
+        found = magicdec_calibration(fit.kernels, fit.numbers)
         data = {
-            "name": f"{gpu}_magicdec_1.0",
-            "origin": f"six constants fitted on {len(own)} published MagicDec rows "
-            f"(arXiv 2408.11049, Tables 1-7) over the kernels of {kernels}",
+            "name": f"{fit.gpu}_magicdec_1.0",
+            "origin": f"six constants fitted on {fit.rows} published MagicDec rows "
+            f"(arXiv 2408.11049, Tables 1-7) over the kernels of {fit.kernels.name}",
             "date": date.today().isoformat(),
             "linear": {d: numbers_of(f) for d, f in found.linear.items()},
             "attention": {d: numbers_of(f) for d, f in found.attention.items()},
@@ -155,23 +166,30 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
             "host": constants(found.host),
             "step_residual": rounded(step),
             "speedup_residual": rounded(speedup),
+            "evidence": magicdec_evidence(fit.folds, found),
         }
         documents.append(data)
-        print(f"magicdec {gpu}: {numbers.round(2)}")
+        print(f"magicdec {fit.gpu}: {fit.numbers.round(2)}")
     return documents
 
 
 def relatives(cases: list[Case]) -> list[dict[str, object]]:
-    """GPUs that only published steps know, by one slowdown against H100's kernels."""
-    base = read(CALIBRATIONS / f"{MAGICDEC['h100-sxm']}.toml")
+    """MI300X, which only published steps of vLLM know, by one slowdown against H100's kernels."""
     own = [c for c in cases if c.step_seconds and c.dense and c.ask["gpu"] == AMD]
-    factor, residual = fit_slowdown(own, base)
-    print(f"{AMD}: kernels {factor:.2f} times those of {base.name}, {len(own)} steps")
+    h100 = {stack: calibration_for(load("h100-sxm"), stack)[0] for stack in ("vllm", "sglang")}
+    factor, residual, basis = fit_slowdown(own, h100["vllm"])
+    print(f"{AMD}: kernels {factor:.2f} times those of {h100['vllm'].name}, {len(own)} steps")
+    return [_slowed(h100[stack], stack, factor, residual, basis) for stack in h100]
+
+
+def _slowed(
+    base: Calibration, stack: str, factor: float, residual: Residual, basis: dict[str, Any]
+) -> dict[str, object]:
     found = slowed(base, factor)
-    return [{
-        "name": f"{AMD}_vllm_0.10.0",
+    return {
+        "name": f"{AMD}_{stack}_{base.name.rpartition('_')[2]}",
         "origin": f"kernels of {base.name} made {factor:.2f} times as long, the one number fitted "
-        f"on {len(own)} published steps (ROCm/vllm docs/dev-docker/README.md)",
+        f"on {basis['rows']} published steps of vLLM (ROCm/vllm docs/dev-docker/README.md)",
         "date": date.today().isoformat(),
         "linear": {d: numbers_of(f) for d, f in found.linear.items()},
         "attention": {d: numbers_of(f) for d, f in found.attention.items()},
@@ -179,7 +197,8 @@ def relatives(cases: list[Case]) -> list[dict[str, object]]:
         "host": constants(found.host),
         "step_residual": rounded(residual),
         "speedup_residual": rounded(found.speedup_residual),
-    }]  # fmt: skip
+        "evidence": [basis],
+    }
 
 
 def ship(documents: list[dict[str, object]]) -> None:

@@ -68,6 +68,15 @@ def test_a_tiny_run_from_start_to_end(call: Any, tmp_path: Path) -> None:
     assert (out / "run.jsonl").read_bytes() == before
     assert "Verdict: pass. 6 of 6 judged points pass" in " ".join(text.split())
 
+    # a report of the file judges as the run did, within the tolerance that it was begun with
+    status, _, told = call("report", str(out / "run.jsonl"), "--html", str(tmp_path / "again.html"))
+    assert status == 0, told
+    assert (tmp_path / "again.html").read_bytes() == (out / "report.html").read_bytes()
+    _, shown, _ = call("report", str(out / "run.jsonl"))
+    assert "Verdict: pass. 6 of 6 judged points pass" in " ".join(shown.split())
+    _, text, _ = call("validate", "--from", str(out / "run.jsonl"), "--json")
+    assert json.loads(text)["summary"] == document["summary"]
+
     # the TOMLs are this device for the predicting side
     gpu, stack = sorted(out.glob("*.toml"), key=lambda p: len(p.name))
     status, text, _ = call("predict", "--gpu", str(gpu), "--stack", str(stack), "--model",

@@ -42,13 +42,14 @@ def calibrate(
         return
     from magicplan.report import calibrations as report
     from magicplan.report.terminal import print_json, progress, stdout
-    from magicplan.validate.calibrate import document, fit_groups, write
+    from magicplan.validate.calibrate import document, fit_groups, refuse_unfitted, write
     from magicplan.validate.kernel_tables import read
 
     with progress("reading tables", None):
         tables = read(kernels)
     with progress("fitting", len(tables.groups())) as done:
         groups = fit_groups(tables, lambda _: done())
+    refuse_unfitted(groups)
     if out:
         paths = write(out, [document(g, groups, source or str(kernels.name)) for g in groups])
         say(f"{len(paths)} calibrations written into {out}")

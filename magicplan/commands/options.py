@@ -54,7 +54,7 @@ Gamma = Annotated[str, typer.Option("--gamma", help="Drafted tokens a round, or 
 MaxGamma = Annotated[str, typer.Option("--max-gamma", help="Longest draft considered.")]
 KvPasses = Annotated[
     str,
-    typer.Option("--verify-kv-passes", help="How often verification reads the KV cache."),
+    typer.Option("--verify-kv-passes", help="How often verification reads the KV, or auto."),
 ]
 WantSpeedup = Annotated[
     str | None, typer.Option("--want-speedup", help="Show the acceptance this speedup needs.")
@@ -64,6 +64,9 @@ Batching = Annotated[
 ]
 TreeRanks = Annotated[
     str, typer.Option("--tree-ranks", help="Ranks of trees: pooled, raw or power-law.")
+]
+Eager = Annotated[
+    bool, typer.Option("--eager", help="Collectives launched one by one, not in CUDA graphs.")
 ]
 Options = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
@@ -91,10 +94,11 @@ def _shared(
     task: Task = None,
     gamma: Gamma = "auto",
     max_gamma: MaxGamma = "16",
-    verify_kv_passes: KvPasses = "1",
+    verify_kv_passes: KvPasses = "auto",
     want_speedup: WantSpeedup = None,
     batching: Batching = "continuous",
     tree_ranks: TreeRanks = "pooled",
+    eager: Eager = False,
 ) -> None:
     """The options that every command about a workload takes."""
 
@@ -143,7 +147,7 @@ def request_of(options: dict[str, Any], *, grid: bool) -> Any:
         return "auto" if options[name] == "auto" else count(name, low)
 
     names = "gpu model dtype kv_dtype stack draft draft_kv draft_dtype acceptance task batching"
-    names += " tree_ranks"
+    names += " tree_ranks eager"
     read: dict[str, Any] = {name: options[name] for name in names.split()}
     if grid:
         read["batch"] = parse_grid(options["batch"], option="--batch")
@@ -158,7 +162,9 @@ def request_of(options: dict[str, Any], *, grid: bool) -> Any:
     read["pp"] = None if options["pp"] == "auto" else count("pp")
     for name in ("memory_fraction", "verify_kv_passes", "want_speedup"):
         value, option = text(name)
-        if value is not None:
+        if value == "auto" and name == "verify_kv_passes":
+            read[name] = value
+        elif value is not None:
             read[name] = parse_number(value, option=option)
     return Request(**read)
 

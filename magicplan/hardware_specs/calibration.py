@@ -32,19 +32,24 @@ class AttentionFit:
     """t = launch + p-norm(wave (batch kv_heads / SMs), q-norm(bytes / (eb BW), flops / (ef F))).
 
     Attention over little KV lasts as long as its blocks take to be scheduled, wave after wave;
-    over much, as long as the bytes take. Of three-parameter sums and five-parameter forms none
-    predicts both ends as well.
+    over much, as long as the bytes take. With fewer pairs of a sequence and a KV head than SMs, a
+    pair is split over several, and eb falls to split_share eb as pairs / SMs goes from 1 to 0.
     """
 
     launch_seconds: float = 0.0
     wave_seconds: float = 0.0
     memory_efficiency: float = 1.0
+    split_share: float = 1.0
+    """Of its bandwidth, what a kernel keeps where one pair has all SMs to itself."""
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     roof_sharpness: float = math.inf
     """The q between bytes and FLOP: infinite where a kernel reads and computes at once, 1 where it
     does one after the other, so that every query token of a verification adds its share. Between
     them, 64 rows a KV head take 5 (H100) to 14 % (A100) more than four."""
+    reread_share: float = 0.0
+    """Of a sequence's KV, what the kernel reads over again for every further query row of a KV
+    head: 0 where it packs query heads and tokens, 1 where each of them reads everything."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,6 +65,9 @@ class CollectiveFit:
     two_shot_seconds: float = 0.0
     two_shot_efficiency: float = 1.0
     hop_seconds: float = 0.0
+    eager_seconds: float = 0.0
+    """What the host takes to launch one outside a CUDA graph: such a collective lasts at least as
+    long, for the next launch overlaps with this one's run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -122,6 +130,8 @@ class Calibration:
     host: HostFit = HostFit()
     accelerator: str = ""
     """The part that a calibration of one's own was fitted on; "" where its file does not say."""
+    evidence: tuple[Mapping[str, Any], ...] = ()
+    """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
         for linear in self.linear.values():
@@ -167,7 +177,7 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
         if entry.name.endswith("sharpness") and not value >= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
-        if entry.name.endswith("efficiency") and not 0 < value <= 1:
+        if entry.name.endswith(("efficiency", "split_share")) and not 0 < value <= 1:
             free = entry.name == "requantise_efficiency" and value > 0
             if not free:
                 raise SpecError(name, f"{entry.name} is {value}, expected more than 0, at most 1")

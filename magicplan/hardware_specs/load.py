@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,10 @@ from magicplan.hardware_specs.fields import accelerator_from
 
 DATA = Path(__file__).parent
 """Not importlib.resources, whose import alone takes a tenth of a prediction."""
+
+MEMORY_TOLERANCE = 0.1
+"""Drivers report up to a tenth less than a part's name, where memory corrects its errors."""
+_DECORATION = re.compile(r"^nvidia-|geforce-|-blackwell|-nvl\d+$|-hbm\d\w?|-gddr\d\w?")
 
 
 @cache
@@ -49,6 +54,24 @@ def resolve(name: str) -> tuple[Accelerator, str]:
 def load(name: str) -> Accelerator:
     """The accelerator of a name, a family or a file; see `resolve`."""
     return resolve(name)[0]
+
+
+def as_published(text: str) -> Accelerator:
+    """The accelerator that a table or a page means, as "H100-80GB-PCIe", "NVIDIA A100 40GB".
+
+    Memory that is stated decides among a family's members; without it the default is meant.
+    Raises UnknownName, also where no member has that memory.
+    """
+    plain = re.sub(r"[\s_]+", "-", re.sub(r"\(.*?\)", "", text).strip().lower())
+    plain = _DECORATION.sub("", plain)
+    stated = re.search(r"-(\d+)gb", plain)
+    bare = plain.replace(stated[0], "") if stated else plain
+    exact = [name for name in (plain, bare) if name in names()]
+    for name in exact[:1] or families().get(bare, []):
+        found = _shipped(name)
+        if not stated or abs(found.memory_bytes / 2**30 / int(stated[1]) - 1) < MEMORY_TOLERANCE:
+            return found
+    raise UnknownName("accelerator", text, (*names(), *families()), "magicplan gpus lists all")
 
 
 def all_accelerators() -> tuple[Accelerator, ...]:

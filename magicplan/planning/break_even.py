@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.planning.placement import Placement
-from magicplan.planning.request import MAX_BATCH, Resolved
+from magicplan.planning.request import MAX_BATCH, Resolved, passes_of
 from magicplan.roofline.deployment import Array, Num
 from magicplan.roofline.speculation import Rounds, Scene, required_acceptance, rounds
 from magicplan.roofline.timing import compute_seconds, memory_seconds
@@ -78,7 +78,7 @@ def _along_ctx(ask: Resolved, placement: Placement) -> tuple[Array, Array, Array
         batch=np.ceil(ask.batch / fixed.replicas),
         sequences=ask.batch,
         ctx=CONTEXTS[None, :],
-        kv_passes=ask.request.verify_kv_passes,
+        kv_passes=passes_of(ask.request.verify_kv_passes),
         output_tokens=float(ask.request.output),
         static=ask.request.batching == "static",
     )

@@ -94,7 +94,7 @@ def decode_seconds(
     batch: Array,
     ctx: Array,
     query_tokens: Array,
-    kv_passes: float = 1.0,
+    kv_passes: float | None = None,
 ) -> Array:
     """Target passes over decoding requests alone, [layout, batch, query_tokens].
 
@@ -106,7 +106,7 @@ def decode_seconds(
         batch=batch[None, :, None, None],
         ctx=nodes[None, :, :, None],
         query_tokens=query_tokens,
-        kv_passes=1.0 if kv_passes == 1.0 else np.minimum(kv_passes, query_tokens),
+        kv_passes=kv_passes if kv_passes in (None, 1.0) else np.minimum(kv_passes, query_tokens),
     )
     wide = with_axes(layout, 3)
     host = machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)

@@ -30,7 +30,7 @@ from magicplan.planning.replica import (
     rounds_of,
     states,
 )
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
 from magicplan.planning.tree_engines import tree_kind
@@ -106,7 +106,7 @@ def limits_of(ask: PlanRequest) -> EngineLimits:
         batched_tokens=float(ask.batched_tokens),
         max_sequences=float(ask.max_sequences),
         memory_fraction=ask.memory_fraction,
-        kv_passes=ask.verify_kv_passes,
+        kv_passes=passes_of(ask.verify_kv_passes),
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.errors import DoesNotFit, UsageError
-from magicplan.planning.request import Resolved
+from magicplan.planning.request import Resolved, passes_of
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.memory import (
     Footprint,
@@ -88,7 +88,7 @@ def scene_of(ask: Resolved, placement: Placement) -> Scene:
         batch=placement.batch_per_replica,
         sequences=ask.batch,
         ctx=ask.ctx,
-        kv_passes=ask.request.verify_kv_passes,
+        kv_passes=passes_of(ask.request.verify_kv_passes),
         output_tokens=float(ask.request.output),
         static=ask.request.batching == "static",
     )

@@ -23,10 +23,11 @@ from magicplan.planning.plan_candidates import SPLIT, Choice
 from magicplan.planning.plan_request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.plan_result import Candidate, Interval
 from magicplan.planning.plan_sensitivity import Kind, Needs, kind_of, needs
+from magicplan.planning.replica import Speculation
 from magicplan.planning.serving import Steady, at_speeds
 from magicplan.planning.sizing import size_mixed, size_split
 from magicplan.planning.traffic_load import Load
-from magicplan.roofline.acceptance import Acceptance, tokens_per_round
+from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 
 Figures = Mapping[str, float]
@@ -134,7 +135,7 @@ def _all(
         "batch and context held", [slow],
     )  # fmt: skip
     if best.gamma:
-        yield from _speculation(best, choice)
+        yield from _speculation(best, choice, accepted)
 
 
 def figures_of(c: Candidate) -> Figures:
@@ -190,6 +191,7 @@ def _held(
         "utilisation": found.utilisation,
         "tokens_per_s": rate * float(load.lengths.output.mean()),
         "step_seconds": state.step_seconds[:, 0],
+        "tokens_per_round": state.tokens_per_round[:, 0],
         "capacity_over_peak": over,
     }
 
@@ -199,18 +201,22 @@ def _at(figures: Mapping[str, Array], row: int) -> Figures:
 
 
 def _accepted(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> Cause | None:
-    """Acceptance at either end, with the draft length of the plan where replicas are held; None
-    where its interval is not known."""
+    """Acceptance at either end, with the draft length or tree of the plan where replicas are held;
+    None where its interval is not known."""
     accepted = choice.row.spec.acceptance
     if accepted is None or not accepted.uncertainty:
         return None
-    counts = _counts([choice])
+    counts, spec = _counts([choice]), choice.row.spec
+    levels = best.tree.depth - 1 if best.tree else None
+    fixed = replace(spec, gamma=best.gamma, depth=levels)
 
-    def kind(end: Acceptance, gamma: int | None) -> Kind:
-        return kind_of(load, choice, replace(choice.row.spec, acceptance=end, gamma=gamma))
+    def kind(end: Acceptance, spec: Speculation) -> Kind:
+        return kind_of(load, choice, replace(spec, acceptance=end))
 
     def held(end: Acceptance) -> Figures:
-        found = kind(end, best.gamma)
+        found = kind(end, fixed)
+        if not (found.states.gamma == best.gamma).all():  # there, no tree of that size is so deep
+            found = kind(end, spec)
         return _at(_held(ask, load, found.states, found.pools, counts), 0)
 
     low, high = accepted.interval()
@@ -218,7 +224,7 @@ def _accepted(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> 
         name="acceptance",
         words=_acceptance(accepted),
         held=(held(low), held(high)),
-        needed=(needs(ask, load, kind(low, None))[0], needs(ask, load, kind(high, None))[0]),
+        needed=(needs(ask, load, kind(low, spec))[0], needs(ask, load, kind(high, spec))[0]),
     )
 
 
@@ -251,21 +257,16 @@ def _counted(
     yield found
 
 
-def _speculation(best: Candidate, choice: Choice) -> Iterator[Interval]:
+def _speculation(best: Candidate, choice: Choice, accepted: Cause | None) -> Iterator[Interval]:
     """Tokens of a round at the ends of acceptance; the speedup, at the same batch and draft length,
     also at those of its own timing."""
-    accepted, draft = choice.row.spec.acceptance, choice.row.spec.draft
-    assert accepted is not None
-    assert draft is not None
-    ctx = np.asarray(best.ctx_tokens)
-    tokens = best.tokens_per_round
-    ends = [
-        float(tokens_per_round(end.survival(best.gamma, ctx, draft.budget_tokens))[best.gamma])
-        for end in (accepted.interval() if accepted.uncertainty else ())
-    ] or [tokens, tokens]
-    words, timing = _acceptance(accepted), choice.row.resolved.machine.calibration.speedup_residual
+    assert choice.row.spec.acceptance is not None
+    words, tokens = _acceptance(choice.row.spec.acceptance), best.tokens_per_round
+    ends = [held["tokens_per_round"] for held in accepted.held] if accepted else [tokens, tokens]
+    timing = choice.row.resolved.machine.calibration.speedup_residual
     gain, basis = best.speedup, "draft length, batch and context held"
-    yield Interval(figure="tokens_per_round", low=ends[0], value=tokens, high=ends[1],
+    low, high = _combined(tokens, ends[:1], ends[1:])
+    yield Interval(figure="tokens_per_round", low=low, value=tokens, high=high,
                    basis=f"acceptance at either end; {basis}", causes=(words,))  # fmt: skip
     low, high = _combined(
         gain, [gain * ends[0] / tokens, gain * timing.low],

@@ -94,7 +94,8 @@ class PlanRequest:
     """Most requests that a replica runs at once."""
     disaggregation: str = "auto"
     """`auto` tries replicas that only prefill beside mixed ones, `off` does not, `only` insists."""
-    verify_kv_passes: float = 1.0
+    verify_kv_passes: float | str = "auto"
+    """How often verification reads the KV cache; `auto` is what the calibration knows."""
     prices: str | Mapping[str, float] | None = None
     """A TOML of prices, or {accelerator: USD an hour}; shipped ones are indicative."""
     objective: str = "cost"
@@ -145,7 +146,8 @@ def checked(ask: PlanRequest) -> PlanRequest:
             raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
     _check_number("max_utilisation", ask.max_utilisation, low=0.01, high=0.99)
     _check_number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
-    _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
+    if ask.verify_kv_passes != "auto":
+        _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
     for name, (low, high) in WHOLE.items():
         _check_whole(name, getattr(ask, name), low=low, high=high)
     for name in ("max_gpus", "budget_usd_per_hour"):

@@ -242,11 +242,11 @@ class Schedule:
     """[batch][ctx] nodes of the best tree, root included; 1 is off, () where the draft has none."""
     tree_depths: tuple[tuple[int, ...], ...] = ()
     tree_speedups: tuple[tuple[float, ...], ...] = ()
-    tree_rules: tuple[TreeRule, ...] = ()
-    """As `thresholds`, of the trees that the stack's engine may run; () where it runs none."""
     speedups_low: tuple[tuple[float, ...], ...] = ()
     """[batch][ctx] 80 % intervals of `speedups`, from acceptance and timing."""
     speedups_high: tuple[tuple[float, ...], ...] = ()
+    tree_rules: tuple[TreeRule, ...] = ()
+    """As `thresholds`, of the trees that the stack's engine may run; () where it runs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
@@ -200,7 +201,7 @@ def _best_round(ask: Resolved, table: Rounds, view: _View, best: Indices) -> Rou
 
 def _ideal(scene: Scene, ask: Resolved, table: Rounds, best: Indices, view: _View) -> Ideal:
     """The same question to the naive roofline: no calibration, KV read once a verification."""
-    if ask.machine.calibration.name != "ideal" or ask.request.verify_kv_passes != 1:
+    if ask.machine.calibration.name != "ideal" or ask.request.verify_kv_passes not in ("auto", 1):
         machine = Machine(accelerator=ask.machine.accelerator, calibration=ideal())
         bare = replace(scene, machine=machine, kv_passes=1.0)
         table = rounds(bare, ask.draft, ask.acceptance, ask.max_gamma)
@@ -219,10 +220,12 @@ def _assumptions(
         lines += _other_kernel(ask, scene, best)
         lines.append(f"acceptance: {ask.acceptance.origin}")
         lines.append(f"speedup interval (80 %): acceptance, and {cal.speedup_residual.basis}")
-        lines.append(_passes_line(request.verify_kv_passes))
+        lines.append(_passes_line(ask))
     lines.append("LM head, embeddings and routers stay in 16 bits; element-wise ops are fused")
     if request.gpus == "auto":
         lines.append("--gpus auto: the smallest number that holds weights, KV and draft")
+    if np.max(placement.layout.ffn_ranks) > 1:
+        lines.append(_launched(ask))
     wide = np.max(placement.layout.tp) > max(ask.machine.accelerator.link_domain, 1)
     if wide:
         lines.append("tensor parallelism leaves the fast-link domain: collectives run over PCIe")
@@ -233,7 +236,7 @@ def _other_kernel(ask: Resolved, scene: Scene, best: Indices) -> list[str]:
     """What the other extreme of KV passes would decide, where that is the opposite."""
     if not ask.scalar or ask.draft is None or not ask.max_gamma:
         return []
-    packed = scene.kv_passes == 1
+    packed = scene.kv_passes == 1 or (scene.kv_passes is None and not _reread_share(ask))
     other = replace(scene, kv_passes=ask.max_gamma + 1.0 if packed else 1.0)
     table = rounds(other, ask.draft, ask.acceptance, ask.max_gamma)
     there, here = int(table.best[0, 0]), int(best[0, 0])
@@ -246,9 +249,45 @@ def _other_kernel(ask: Resolved, scene: Scene, best: Indices) -> list[str]:
     return [f"the verdict turns with a kernel that {kernel}: gamma {there}, {gain:.2f}x"]
 
 
-def _passes_line(passes: float) -> str:
-    if passes == 1:
+def _launched(ask: Resolved) -> str:
+    """How collectives are launched, and what that rests on."""
+    name, least = ask.machine.calibration.name, ask.machine.calibration.collective.eager_seconds
+    if not ask.machine.eager:
+        return "collectives run inside CUDA graphs, as every other kernel does"
+    if not least:
+        return f"--eager changes nothing: calibration {name} holds no eager collectives"
+    return (
+        f"collectives are launched by the host (--eager): each takes at least {1e6 * least:.0f} us "
+        f"by calibration {name}; other kernels run inside CUDA graphs"
+    )
+
+
+def _reread_share(ask: Resolved) -> float:
+    return ask.machine.calibration.attention_fit(ask.layout.kv_dtype).reread_share
+
+
+def _passes_line(ask: Resolved) -> str:
+    """How often verification reads the KV cache, and who says so."""
+    passes, calibration = ask.request.verify_kv_passes, ask.machine.calibration
+    if passes != "auto":
+        return f"verify KV passes {float(passes):g}, as asked, at most once a query token"
+    share, kind = _reread_share(ask), ask.layout.kv_dtype
+    if share:
         return (
-            "verify KV passes 1: the kernel packs a sequence's query tokens and reads its KV once"
+            f"verify KV passes: calibration {calibration.name} reads {share:.2f} of a KV head's "
+            "cache over again for every further query row, of heads and of tokens"
         )
-    return f"verify KV passes {passes:g}, at most once a query token"
+    once = "verify KV passes 1: the kernel packs a sequence's query tokens and reads its KV once"
+    known = (e for e in calibration.evidence if e["part"] in (f"attention.{kind}", "verification"))
+    return once + next((f" ({said})" for e in known if (said := _said(e))), ", assumed")
+
+
+def _said(evidence: Mapping[str, Any]) -> str:
+    """What a calibration's evidence says of many query rows, if anything."""
+    if "query_rows_ratio" in evidence:
+        return (
+            f"{evidence['query_rows']:g} query rows a KV head take "
+            f"{evidence['query_rows_ratio']:.2f} times as long as {evidence['query_rows_few']:g} "
+            f"in the tables of {evidence['from']}"
+        )
+    return str(evidence.get("says", ""))

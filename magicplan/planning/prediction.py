@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.planning.break_even import BreakEven, break_even
 from magicplan.planning.placement import Placement
 from magicplan.planning.request import Resolved
@@ -158,6 +159,7 @@ class Prediction:
         document["gammas"] = [self._plain(entry) for entry in self.gammas]
         document["break_even"] = self._plain(self.break_even)
         document["ideal"] = self._plain(self.ideal)
+        document["calibration"] = provenance(self.scene.machine.calibration)
         document["assumptions"] = list(self.assumptions)
         return document
 
@@ -165,6 +167,15 @@ class Prediction:
         if is_dataclass(value):
             return {f.name: self._plain(getattr(value, f.name)) for f in fields(value)}
         return plain(value)
+
+
+def provenance(calibration: Calibration) -> dict[str, Any]:
+    """A calibration's name, where it is from, and what each part of it rests on."""
+    return {
+        "name": calibration.name,
+        "origin": calibration.origin,
+        "evidence": [dict(entry) for entry in calibration.evidence],
+    }
 
 
 def plain(value: Any) -> Any:

@@ -55,7 +55,7 @@ class EngineLimits:
     batched_tokens: float
     max_sequences: float
     memory_fraction: float
-    kv_passes: float = 1.0
+    kv_passes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -56,12 +56,15 @@ class Request:
     task: str | None = None
     gamma: int | str = "auto"
     max_gamma: int = 16
-    verify_kv_passes: float = 1.0
+    verify_kv_passes: float | str = "auto"
+    """How often verification reads the KV cache; `auto` is what the calibration knows."""
     want_speedup: float | None = None
     batching: str = "continuous"
     """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
     tree_ranks: str = "pooled"
     """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
+    eager: bool = False
+    """Whether the host launches collectives one by one, outside CUDA graphs."""
 
 
 def request(gpu: str, options: dict[str, Any]) -> Request:
@@ -101,12 +104,13 @@ def resolve(ask: Request) -> Resolved:
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
         calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
-    machine = Machine(accelerator=accelerator, calibration=calibration)
+    machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
     batch = counts("--batch", ask.batch, MAX_BATCH)
     ctx = counts("--ctx", ask.ctx, MAX_TOKENS)
     output = _number("--output", ask.output, low=0, high=MAX_TOKENS)
     _number("--memory-fraction", ask.memory_fraction, low=0.01, high=1)
-    _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
+    if ask.verify_kv_passes != "auto":
+        _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
     _choice("--batching", ask.batching, BATCHINGS)
     _choice("--tree-ranks", ask.tree_ranks, TREE_RANKS)
     if ask.batching == "static" and not output:
@@ -131,6 +135,11 @@ def resolve(ask: Request) -> Resolved:
         scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
         notes=tuple(note for note in notes if note),
     )
+
+
+def passes_of(asked: float | str) -> float | None:
+    """KV passes of a verification that were asked for; None where the calibration knows."""
+    return None if asked == "auto" else float(asked)
 
 
 def counts(option: str, value: Counts, high: float) -> Array:

@@ -11,7 +11,7 @@ from magicplan.errors import DoesNotFit, UsageError
 from magicplan.planning.latency import Entry, Sampled, population, sample
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import (
     Steady,
     edge_of,
@@ -84,7 +84,7 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
         batched_tokens=run.batched_tokens,
         max_sequences=run.max_sequences,
         memory_fraction=run.ask.memory_fraction,
-        kv_passes=run.ask.verify_kv_passes,
+        kv_passes=passes_of(run.ask.verify_kv_passes),
     )
     layout = replace(
         resolved.layout,

@@ -12,9 +12,11 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from magicplan.planning.prediction import Prediction, plain
+from magicplan.planning.prediction import Prediction, plain, provenance
+from magicplan.report.evidence import evidence_line
 from magicplan.report.formula import Formula, number
 from magicplan.report.speculation_formulas import speculation_formulas
+from magicplan.report.terminal import notes
 from magicplan.roofline import symbolic
 from magicplan.roofline.optimal_gamma import optimal_gamma
 from magicplan.roofline.speculation import rounds
@@ -32,12 +34,17 @@ def render(prediction: Prediction, console: Console) -> None:
         value = "" if entry.value is None else f" -> {number(entry.value)} {entry.unit}".rstrip()
         console.print(Padding(Text(numbers + value), (0, 0, 0, 2)))
         console.print(Padding(Text(entry.says), (0, 0, 1, 2)))
+    calibration = prediction.scene.machine.calibration
+    if calibration.evidence:
+        lines = [evidence_line(entry) for entry in calibration.evidence]
+        notes(console, f"Constants of calibration {calibration.name}", lines)
 
 
 def as_dict(prediction: Prediction) -> dict[str, Any]:
     """The same as JSON, with LaTeX."""
     return {
         "schema": "magicplan.explain/1",
+        "calibration": provenance(prediction.scene.machine.calibration),
         "formulas": [
             {
                 "name": entry.name,

@@ -95,11 +95,10 @@ def _facts(plan: Record) -> Iterator[Fact]:
 def _gain(plan: Record, best: Record) -> str:
     if not best.number("gamma"):
         return ""
-    tokens = f"{best.number('tokens_per_round'):.2f} tokens a round"
     parts = [
         f"{show(best.number('speedup'), 'ratio')} decode throughput",
         ends_words(plan, "speedup", "ratio"),
-        tokens,
+        f"{best.number('tokens_per_round'):.2f} tokens a round",
         ends_words(plan, "tokens_per_round", "count"),
     ]
     tree = best.maybe_record("tree")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,7 @@ def worst(outcomes: list[Outcome], count: int = WORST) -> list[Outcome]:
 def render(outcomes: list[Outcome], skipped: list[Skipped], console: Console) -> None:
     """The whole account, in percent: `in 80 %` is the share of rows inside their interval, `naive`
     the MAPE of the naive roofline. Sources stand below whether the stack's constants were fitted
-    on such rows: errors of those are no test."""
+    on such rows: errors of those are no test, and no total adds them to predictions."""
     for kind in KINDS:
         chosen = [o for o in outcomes if o.kind == kind]
         if not chosen:
@@ -52,14 +52,15 @@ def render(outcomes: list[Outcome], skipped: list[Skipped], console: Console) ->
         grid = table(
             f"{kind}, errors in %", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive"
         )
-        for heading, fitted in (("fitted on such rows", True), ("not fitted on such rows", False)):
+        for fitted in (True, False):
             part = [o for o in chosen if o.fitted == fitted]
-            if part:
-                grid.add_row(heading)
+            if not part:
+                continue
+            grid.add_row("fitted on such rows" if fitted else "not fitted on such rows")
             for (name, _), s in summaries(part).items():
                 short = name if len(name) <= NAME else name[: NAME - 1] + "\u2026"
                 grid.add_row(short, *_cells(s))
-        grid.add_row("all", *_cells(Summary.of(chosen)))
+            grid.add_row("all fitted" if fitted else "all predicted", *_cells(Summary.of(part)))
         console.print(grid)
     lines = list(_verdicts(outcomes))
     if lines:
@@ -90,22 +91,33 @@ def _verdicts(outcomes: list[Outcome]) -> list[str]:
     found = []
     share, count = sign_accuracy(outcomes)
     if count:
-        found.append(f"sign: {share:.1f} % of {count} speedups are on the right side of 1")
+        found.append(
+            f"sign: {share:.1f} % of {count} speedups are on the right side of 1"
+            + _partly(o for o in outcomes if o.kind == "speedup")
+        )
     lost = list(regrets(outcomes).values())
     if lost:
         found.append(
             f"regret of the chosen draft length over {len(lost)} sweeps: median "
             f"{np.median(lost):.1f} %, worst {max(lost):.1f} %"
+            + _partly(o for o in outcomes if o.kind == "speedup" and o.case.sweep)
         )
     return found
+
+
+def _partly(outcomes: Iterable[Outcome]) -> str:
+    """How many of the rows behind a verdict had constants fitted on their like."""
+    fitted = [o.fitted for o in outcomes]
+    return f"; fitted on such rows: {sum(fitted)} of {len(fitted)}" if any(fitted) else ""
 
 
 def _line(o: Outcome) -> str:
     unit, scale = ("ms", 1e3) if o.kind == "step" else ("x", 1.0)
     a = o.case.ask
+    found = "by constants fitted on such rows" if o.fitted else "predicted"
     return (
         f"{o.case.id}: {o.kind} {o.measured * scale:.3g} {unit} measured, "
-        f"{o.predicted * scale:.3g} predicted, {o.naive * scale:.3g} naive "
+        f"{o.predicted * scale:.3g} {found}, {o.naive * scale:.3g} naive "
         f"({a['model']} on {a['gpu']}, batch {a['batch']}, {a['ctx']} tokens)"
     )
 
@@ -116,8 +128,9 @@ def as_dict(outcomes: list[Outcome], skipped: list[Skipped]) -> dict[str, Any]:
     return {
         "schema": "magicplan.replay/1",
         "summaries": [
-            {"source": name, "kind": kind, **asdict(s)}
-            for (name, kind), s in summaries(outcomes).items()
+            {"source": name, "kind": kind, "fitted": fitted, **asdict(s)}
+            for fitted in (True, False)
+            for (name, kind), s in summaries([o for o in outcomes if o.fitted == fitted]).items()
         ],
         "sign_accuracy_percent": share if count else None,
         "sign_rows": count,
@@ -142,7 +155,8 @@ def as_dict(outcomes: list[Outcome], skipped: list[Skipped]) -> dict[str, Any]:
 
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
-    """Predicted against measured, one panel for steps and one for speedups."""
+    """Predicted against measured, one panel for steps and one for speedups; rows whose like the
+    stack's constants were fitted on are hollow."""
     plt = pyplot(path)
     kinds = [kind for kind in KINDS if any(o.kind == kind for o in outcomes)]
     figure, axes = plt.subplots(1, len(kinds), figsize=(6 * len(kinds), 5.5), squeeze=False)
@@ -150,9 +164,14 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
         rows = [o for o in outcomes if o.kind == kind]
         scale = 1e3 if kind == "step" else 1.0
         measured = scale * np.asarray([o.measured for o in rows])
-        for name, color in (("naive", "#bbbbbb"), ("predicted", "#1f6feb")):
-            values = scale * np.asarray([getattr(o, name) for o in rows])
-            axis.scatter(measured, values, s=10, alpha=0.6, color=color, label=name, linewidths=0)
+        naive = scale * np.asarray([o.naive for o in rows])
+        axis.scatter(measured, naive, s=10, alpha=0.6, color="#bbbbbb", label="naive", linewidths=0)
+        predicted = scale * np.asarray([o.predicted for o in rows])
+        fitted = np.asarray([o.fitted for o in rows])
+        for name, mask, face in (("fitted", fitted, "none"), ("predicted", ~fitted, "#1f6feb")):
+            if mask.any():
+                axis.scatter(measured[mask], predicted[mask], s=10, alpha=0.6, facecolors=face,
+                             edgecolors="#1f6feb", linewidths=0.6, label=name)  # fmt: skip
         ends = [measured.min(), measured.max()]
         axis.plot(ends, ends, color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=f"{kind}, {len(rows)} rows")

@@ -32,7 +32,15 @@ def page(found: Record) -> Page:
     skipped = found.records("skipped")
     kinds = tuple(k for k in UNITS if any(r.text("kind") == k for r in rows))
     impossible = sum(r.flag("impossible") for r in rows)
-    errors = ", ".join(f"{kind} {_mape(rows, kind):.1f} %" for kind in kinds)
+    verdict = "; ".join(
+        f"{what}: {errors}"
+        for basis, what in (
+            ("predicted", "predicted"),
+            ("fitted", "fitted on such rows, no test"),
+            ("not said", "fitted or predicted"),
+        )
+        if (errors := _errors_of([r for r in rows if _basis(r) == basis]))
+    )
     sections = [_errors(found), *(_kind(rows, kind) for kind in kinds), _worst(rows)]
     if skipped:
         reasons = Counter(s.text("reason") for s in skipped)
@@ -40,14 +48,27 @@ def page(found: Record) -> Page:
         sections.append(Section(title="Not used", blocks=(Bullets(lines=lines),)))
     return Page(
         title="Predictions against published measurements",
-        verdict=f"Mean absolute error over {len(rows)} predictions: {errors or 'none'}.",
+        verdict=f"Mean absolute error. {verdict[:1].upper()}{verdict[1:] or 'None'}.",
         facts=tuple(_replay_facts(found, len(skipped), impossible)),
         sections=tuple(sections),
     )
 
 
-def _mape(rows: Iterable[Record], kind: str) -> float:
-    return 100 * _mean([abs(_error(r)) for r in rows if r.text("kind") == kind])
+def _errors_of(rows: Sequence[Record]) -> str:
+    """Mean absolute errors by kind."""
+    texts = []
+    for kind in UNITS:
+        errors = [abs(_error(r)) for r in rows if r.text("kind") == kind]
+        if errors:
+            texts.append(f"{kind} {100 * _mean(errors):.1f} % of {len(errors)}")
+    return ", ".join(texts)
+
+
+def _basis(row: Record) -> str:
+    """Whether constants were fitted on such rows; documents of older versions do not say."""
+    if row.data.get("fitted") is None:
+        return "not said"
+    return "fitted" if row.flag("fitted") else "predicted"
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -81,18 +102,22 @@ def _replay_facts(found: Record, skipped: int, impossible: int) -> Iterable[Fact
 
 
 def _errors(found: Record) -> Section:
-    columns = ("source", "kind", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive")
+    columns = ("source", "kind", "basis", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive")
     keys = ("mape", "median", "p95", "bias", "coverage", "naive_mape")
     rows = tuple(
         (
             s.text("source"),
             s.text("kind"),
+            _basis(s),
             f"{s.number('rows'):.0f}",
             *(show(s.maybe(key), "percent") for key in keys),
         )
         for s in found.records("summaries")
     )
-    note = "in 80 %: rows inside their interval; naive: MAPE of the naive roofline."
+    note = (
+        "fitted: the stack's constants were fitted on such rows, whose errors are no test; "
+        "in 80 %: rows inside their interval; naive: MAPE of the naive roofline."
+    )
     return Section(title="Errors", blocks=(Grid(columns=columns, rows=rows, note=note),))
 
 
@@ -116,10 +141,11 @@ def _inside(row: Record) -> bool:
 
 
 def replay_chart(rows: Sequence[Record], kind: str) -> Chart:
-    """Points by source, the naive roofline faint."""
+    """Points by source, fitted rows apart, the naive roofline faint."""
     groups: dict[str, list[Record]] = {}
     for row in rows:
-        groups.setdefault(row.text("source"), []).append(row)
+        name = row.text("source") + (" (fitted)" if _basis(row) == "fitted" else "")
+        groups.setdefault(name, []).append(row)
     series = [
         Series(
             name=source,
@@ -147,6 +173,7 @@ def _worst(rows: Sequence[Record]) -> Section:
         (
             r.text("id"),
             r.text("kind"),
+            _basis(r),
             *(
                 show(r.maybe(key), UNITS.get(r.text("kind"), "count"))
                 for key in ("measured", "predicted", "naive")
@@ -155,5 +182,5 @@ def _worst(rows: Sequence[Record]) -> Section:
         )
         for r in ordered[:WORST]
     )
-    columns = ("row", "kind", "measured", "predicted", "naive", "error")
+    columns = ("row", "kind", "basis", "measured", "ours", "naive", "error")
     return Section(title="Worst rows", blocks=(Grid(columns=columns, rows=cells),))

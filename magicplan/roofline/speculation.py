@@ -32,9 +32,10 @@ class Scene:
 
     `batch` [sequences a replica], `sequences` [of the whole deployment] and `ctx` [tokens in the
     cache] are [batch, ctx] arrays or broadcast to them; `kv_passes` is how often verification
-    reads the KV cache, capped at gamma + 1. `ctx` lies in the middle of `output_tokens`, over
-    which acceptance is averaged; times are nearly straight in context, so the middle is their
-    mean. A `static` batch is not refilled: it lasts until its slowest sequence is done.
+    reads the KV cache, capped at gamma + 1, or None for what the calibration knows. `ctx` lies in
+    the middle of `output_tokens`, over which acceptance is averaged; times are nearly straight in
+    context, so the middle is their mean. A `static` batch is not refilled: it lasts until its
+    slowest sequence is done.
     """
 
     target: ModelShape
@@ -43,7 +44,7 @@ class Scene:
     batch: Array
     sequences: Array
     ctx: Array
-    kv_passes: float = 1.0
+    kv_passes: float | None = None
     output_tokens: float = 0.0
     static: bool = False
 
@@ -120,8 +121,8 @@ def _pass_seconds(scene: Scene, query_tokens: Array) -> Array:
     return np.asarray(step_cost(ops, scene.machine, host).seconds)
 
 
-def _kv_passes(asked: float, query_tokens: Array) -> Num:
-    return 1.0 if asked == 1.0 else np.minimum(asked, query_tokens)
+def _kv_passes(asked: float | None, query_tokens: Array) -> Num | None:
+    return asked if asked in (None, 1.0) else np.minimum(asked, query_tokens)
 
 
 def _axis(value: Num) -> Num:

@@ -31,6 +31,8 @@ class Machine:
 
     accelerator: Accelerator
     calibration: Calibration
+    eager: bool = False
+    """Whether the host launches collectives one by one, outside CUDA graphs."""
 
     @property
     def bytes_per_s(self) -> float:
@@ -129,8 +131,10 @@ def _fused(fit: LinearFit, plain: LinearFit, share: float) -> LinearFit:
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     fit = machine.calibration.attention_fit(op.dtype)
-    waves = op.units / machine.accelerator.units
-    return attention_time(fit, memory_seconds(op, machine), compute_seconds(op, machine), waves, xp)
+    waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
+    if fit.reread_share:
+        moving = moving + fit.reread_share * op.reread_bytes / machine.bytes_per_s
+    return attention_time(fit, moving, compute_seconds(op, machine), waves, xp)
 
 
 def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
@@ -141,6 +145,8 @@ def _collective_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
         shot = fit.two_shot_seconds + share / (fit.two_shot_efficiency * link)
     else:
         shot = all_reduce_time(fit, op.ranks, op.payload_bytes / link, xp)
+    if machine.eager:
+        shot = eager_time(fit, shot, xp)
     return xp.where(op.ranks > 1, shot, 0.0)
 
 
@@ -158,9 +164,11 @@ def attention_time(
     fit: AttentionFit, moving: Num, computing: Num, waves: Num, xp: Namespace = np
 ) -> Num:
     """Seconds of decode attention from its ideal times and its waves (see `AttentionFit`)."""
-    busy = _p_norm(
-        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.roof_sharpness, xp
-    )
+    efficiency = fit.memory_efficiency
+    if fit.split_share < 1:
+        kept = fit.split_share + (1 - fit.split_share) * xp.minimum(waves, 1.0)
+        efficiency = efficiency * kept
+    busy = _p_norm(moving / efficiency, computing / fit.compute_efficiency, fit.roof_sharpness, xp)
     if fit.wave_seconds:
         busy = _p_norm(busy, fit.wave_seconds * waves, fit.sharpness, xp)
     return fit.launch_seconds + busy
@@ -173,6 +181,11 @@ def all_reduce_time(fit: CollectiveFit, ranks: Num, sending: Num, xp: Namespace 
     hops = fit.two_shot_seconds + fit.hop_seconds * others
     two = hops + 2 * others / ranks * sending / fit.two_shot_efficiency
     return xp.minimum(one, two)
+
+
+def eager_time(fit: CollectiveFit, seconds: Num, xp: Namespace = np) -> Num:
+    """Seconds of a collective outside a CUDA graph, from those inside (`CollectiveFit`)."""
+    return xp.maximum(seconds, fit.eager_seconds)
 
 
 def _p_norm(a: Num, b: Num, p: float, xp: Namespace) -> Num:

@@ -40,6 +40,8 @@ class Op:
     kv_bytes: Num = 0.0
     activation_bytes: Num = 0.0
     requantise_bytes: Num = 0.0
+    reread_bytes: Num = 0.0
+    """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
     count: Num = 1.0
     grouped: bool = False
     """Products of many experts in one kernel, which is another than that of a single product."""
@@ -81,14 +83,15 @@ class Pass:
     """One forward pass of one replica: what a round asks of a model.
 
     `batch` [sequences] and `ctx` [tokens in the cache] broadcast against `query_tokens`.
-    `kv_passes` is how often the kernel reads a sequence's KV: 1 where it packs all query tokens.
+    `kv_passes` is how often the query tokens make the kernel read a sequence's KV: 1 where it packs
+    them; None leaves it to the calibration (`AttentionFit.reread_share`).
     """
 
     batch: Num
     ctx: Num
     query_tokens: Num = 1.0
     view: KvView = FULL
-    kv_passes: Num = 1.0
+    kv_passes: Num | None = None
 
 
 def forward(
@@ -185,6 +188,7 @@ def _attention(
                 kv_numbers=2 * kv_width,
                 units=batch * kv_heads,
                 count=count,
+                sharing=q_heads / kv_heads,
             )
     bias = model.hidden * int(model.output_bias)
     yield linear("output", layout, rows, model.hidden, q_width, bias=bias, count=model.layers)
@@ -225,6 +229,7 @@ def _latent_attention(
         kv_numbers=latent,
         units=batch,
         count=layers,
+        sharing=1.0,
     )
     yield linear("value_up", layout, rows, heads * a.value_head_dim, a.kv_rank, count=layers)
     yield linear("output", layout, rows, model.hidden, heads * a.value_head_dim, count=layers)
@@ -248,16 +253,19 @@ def attend(
     kv_numbers: Num,
     units: Num,
     count: Num,
+    sharing: Num,
 ) -> Op:
     """Scores and weighted values over `attended` cached tokens and, causally, the new ones.
 
-    KV is read `kv_passes` times and appended once; each of T query rows meets (T + 1) / 2 new
-    tokens on average, which are still in registers or L2 and cost no traffic of their own.
+    KV is read `kv_passes` times (once if None) and appended once; each of T query rows meets
+    (T + 1) / 2 new tokens on average, which are still in registers or L2 and cost no traffic of
+    their own. `sharing` query heads share a KV head.
     """
     rows = batch * work.query_tokens
     kv_dtype = work.view.kv_dtype or layout.kv_dtype
     token_bytes = kv_numbers * BYTES_PER_KV_NUMBER[kv_dtype]
-    read = attended * work.kv_passes + cached * work.view.scan_fraction
+    passes, tokens = (1.0, work.query_tokens) if work.kv_passes is None else (work.kv_passes, 1.0)
+    read = attended * passes + cached * work.view.scan_fraction
     new = (work.query_tokens + 1) / 2
     return Op(
         name=name,
@@ -266,6 +274,7 @@ def attend(
         flops=2 * rows * heads * (score_width + value_width) * (attended + new),
         kv_bytes=batch * token_bytes * (read + work.query_tokens),
         activation_bytes=rows * heads * (score_width + value_width) * layout.wide_bytes,
+        reread_bytes=batch * token_bytes * attended * passes * (sharing * tokens - 1),
         units=units,
         count=count,
     )

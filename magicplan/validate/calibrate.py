@@ -1,7 +1,8 @@
 """From tables of kernel times to calibrations, one for each GPU, stack and version.
 
 What a group's own rows cannot pin is taken from the nearest group that can: the same GPU and
-stack in another version, then another stack on the same GPU. The origin says so.
+stack in another version, then another stack on the same GPU, in the order of `DONORS`. The origin
+says so.
 """
 
 from __future__ import annotations
@@ -21,18 +22,30 @@ from magicplan.hardware_specs.calibration_files import (
     as_toml,
     engine_fits,
     stack_constants,
+    stack_evidence,
     version_key,
 )
-from magicplan.validate.fit import ROOF_SHARE, Fitted, fit_attention, fit_collective, fit_linear
+from magicplan.validate.fit import (
+    ROOF_SHARE,
+    Fitted,
+    fit_attention,
+    fit_collective,
+    fit_eager,
+    fit_linear,
+)
 from magicplan.validate.kernel_tables import (
     Columns,
     KernelTables,
     accelerator_of,
     where,
 )
+from magicplan.validate.query_rows import RowRatio, row_ratio
+from magicplan.validate.unit_checks import check_units
 
 DTYPES = ("bf16", "fp8")
-PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective")
+DONORS = ("vllm", "sglang", "trtllm")
+"""vLLM and SGLang share kernels and the code of their all-reduce."""
+PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective", "eager")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +57,8 @@ class Group:
     version: str
     fits: dict[str, Fitted[Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    query_rows: dict[str, RowRatio] = field(default_factory=dict)
+    """By part: how attention's time grows with query rows, where its rows say."""
 
     @property
     def name(self) -> str:
@@ -58,11 +73,12 @@ def fit_groups(tables: KernelTables, done: Callable[[str], None] = lambda _: Non
         accelerator = accelerator_of(gpu)
         group = Group(accelerator=accelerator, stack=stack, version=version)
         rows = tables.of(gpu, stack, version)
-        for part, fit in _fits(rows, accelerator):
+        check_units(rows, accelerator)
+        for part, chosen, fit in _fits(rows, accelerator):
             try:
                 group.fits[part] = fit(group)
             except UsageError as problem:
-                group.refused[part] = str(problem)
+                group.refused[part] = _located(str(problem), chosen)
         groups.append(group)
         done(group.name)
     if not groups:
@@ -73,7 +89,13 @@ def fit_groups(tables: KernelTables, done: Callable[[str], None] = lambda _: Non
 Fit = Callable[["Group"], Fitted[Any]]
 
 
-def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, Fit]]:
+def _located(problem: str, rows: Columns) -> str:
+    """A sentence that names the files of these rows."""
+    files = [name for name in np.unique(rows["file"]) if name not in problem]
+    return f"{problem} ({', '.join(files)})" if files else problem
+
+
+def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, Columns, Fit]]:
     """Parts in the order in which they are fitted: attention takes over from linear layers."""
 
     def linear(dtype: str, chosen: Columns) -> Fit:
@@ -85,13 +107,16 @@ def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, F
     for dtype in DTYPES:
         chosen = _of_dtype(rows.linear, "dtype", dtype)
         if dtype in accelerator.dense_flops_per_s and chosen:
-            yield f"linear.{dtype}", linear(dtype, chosen)
+            yield f"linear.{dtype}", chosen, linear(dtype, chosen)
     for dtype in DTYPES:
         chosen = _of_dtype(rows.attention, "kv_dtype", dtype)
         if chosen:
-            yield f"attention.{dtype}", attention(dtype, chosen)
-    if rows.collective and len(rows.collective["seconds"]):
-        yield "collective", lambda _: fit_collective(rows.collective, accelerator)
+            yield f"attention.{dtype}", chosen, attention(dtype, chosen)
+    graphs, eager = rows.collective, rows.eager
+    if graphs and len(graphs["seconds"]):
+        yield "collective", graphs, lambda _: fit_collective(graphs, accelerator)
+    if eager and len(eager["seconds"]):
+        yield "eager", eager, lambda group: _eager(group, eager)
 
 
 def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
@@ -99,6 +124,13 @@ def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
         return {}
     mask = table[column] == dtype
     return where(table, mask) if mask.any() else {}
+
+
+def _eager(group: Group, rows: Columns) -> Fitted[Any]:
+    """Eager all-reduces after those in graphs, whose constants they share."""
+    if "collective" not in group.fits:
+        raise UsageError("eager all-reduce: needs all-reduces in graphs, mode graph, fitted first")
+    return fit_eager(rows, group.accelerator, group.fits["collective"].form)
 
 
 def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
@@ -112,25 +144,47 @@ def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
             f"attention: {100 * over:.0f} % of its cold rows beat the datasheet's bandwidth; "
             "are the times in another unit, or does the cache alias?"
         )
+    wide = row_ratio(where(rows, cold))
+    if wide is not None:
+        group.query_rows[f"attention.{dtype}"] = wide
     linear = group.fits.get("linear.bf16")
     share = linear.form.compute_efficiency if linear else LinearFit().compute_efficiency
     return fit_attention(rows, group.accelerator, dtype, share)
 
 
 def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], str]]:
-    """Every part that this group or a relative on the same GPU has fitted, and whose it is."""
+    """Every part that this group or a relative on the same GPU has fitted, and whose it is.
 
-    def distance(other: Group) -> tuple[bool, bool, list[int]]:
+    Nobody borrows attention that reads KV over again: that is a fault of one version.
+    """
+
+    def distance(other: Group) -> tuple[bool, bool, int, list[int]]:
         newest_first = [-n for n in version_key(other.version)]
-        return other is not group, other.stack != group.stack, newest_first
+        foreign = other.stack != group.stack
+        return other is not group, foreign, DONORS.index(other.stack), newest_first
 
     same_gpu = [g for g in groups if g.accelerator.name == group.accelerator.name]
     found = {}
     for part in PARTS:
-        owners = sorted((g for g in same_gpu if part in g.fits), key=distance)
+        fitted = [g for g in same_gpu if part in g.fits]
+        owners = sorted((g for g in fitted if g is group or not rereads(g, part)), key=distance)
         if owners:
             found[part] = (owners[0].fits[part], owners[0].name)
     return found
+
+
+def rereads(group: Group, part: str) -> bool:
+    """Whether a group's kernel of attention was fitted as one that reads KV over again."""
+    return part in group.fits and getattr(group.fits[part].form, "reread_share", 0.0) > 0
+
+
+def refuse_unfitted(groups: list[Group]) -> None:
+    """Raise UsageError for rows that gave no fit and for which no relative on the GPU has one."""
+    for group in groups:
+        found = complete(group, groups)
+        for part, why in group.refused.items():
+            if part not in found:
+                raise UsageError(f"{group.name}, {part}: {why}")
 
 
 def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
@@ -150,8 +204,11 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         kind, _, dtype = part.partition(".")
         if dtype:
             data[kind][dtype] = _constants(fitted.form)
-        else:
+        elif kind == "collective":
             data[kind] = _constants(fitted.form)
+    if "eager" in parts and "collective" in parts:
+        launch = _constants(parts["eager"][0].form)["eager_seconds"]
+        data["collective"]["eager_seconds"] = launch
     if "linear.fp8" in parts:
         fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
         fp4 = "fp4" in group.accelerator.dense_flops_per_s
@@ -159,13 +216,27 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
             data["linear"][name] = _constants(form)
             data["origin"] += f"; linear.{name} from published runs of whole engines"
     data |= stack_constants(group.stack)
+    wide = {(g.name, part): ratio for g in groups for part, ratio in g.query_rows.items()}
     data["evidence"] = [
         {"part": part, "from": owner, "rows": f.held_out.rows, "rejected": f.rejected}
         | {f"{k}_percent": round(getattr(f.held_out, k), 2) for k in ("mape", "p95", "bias")}
         | {"naive_mape_percent": round(f.naive.mape, 2)}
+        | _query_rows(wide.get((owner, part)))
         for part, (f, owner) in parts.items()
-    ]
+    ] + stack_evidence(group.stack)
     return data
+
+
+def _query_rows(wide: RowRatio | None) -> dict[str, float]:
+    """Beside attention: what many query rows a KV head take over few, the proxy of verification."""
+    if wide is None:
+        return {}
+    return {
+        "query_rows": wide.many,
+        "query_rows_few": wide.few,
+        "query_rows_ratio": round(wide.ratio, 3),
+        "query_rows_pairs": wide.pairs,
+    }
 
 
 def _constants(form: Any) -> dict[str, float]:

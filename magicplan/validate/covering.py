@@ -1,7 +1,9 @@
-"""Intervals that cover what they say: judged on folds whose own rows did not set their ends."""
+"""What constants say of rows they were not fitted on, and intervals that cover those: judged on
+folds whose own rows did not set their ends."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,6 +25,18 @@ class Covering:
     low: float
     high: float
     coverage: float
+
+
+def held_out(
+    measured: Array, predict: Callable[[NDArray[np.bool_]], Array], folds: NDArray[np.int64]
+) -> Array:
+    """Measured over predicted, each fold by `predict` told to leave it out; empty of one fold."""
+    names = np.unique(folds)
+    ratios = np.empty(len(folds) if len(names) > 1 else 0)
+    for fold in names if len(names) > 1 else ():
+        test = folds == fold
+        ratios[test] = (measured / predict(test))[test]
+    return ratios
 
 
 def covering(ratios: Array, folds: NDArray[np.int64], least: tuple[float, float]) -> Covering:

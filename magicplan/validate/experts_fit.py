@@ -7,9 +7,11 @@ of neighbours' prefill: the collection's dense runs send requests in waves, thos
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
@@ -19,6 +21,8 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
+from magicplan.validate.covering import held_out
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
 from magicplan.validate.replay import prefill_of
 from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
@@ -31,11 +35,34 @@ EXPERTS: dict[str, tuple[float, float, float]] = {
 """Least, first and largest value of what is fitted on mixtures of experts."""
 
 
-def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpertFit:
+    """`EXPERTS` of one stack, without formats that no row has."""
+
+    constants: dict[str, float]
+    held_out: Array
+    """Measured over predicted, each model by constants of the others; empty of a single model.
+    Models of one shape (DeepSeek's V3 and R1) are one."""
+    evidence: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A step taken apart, in seconds; experts' launches and work as 8 bits would have them."""
+
+    measured: Array
+    others: Array
+    launch: Array
+    busy: Array
+    prefill: Array
+    fp4: NDArray[np.bool_]
+
+
+def fit_experts(stack: str, cases: list[Case]) -> ExpertFit:
     """How grouped products of experts differ from single ones in 8 bits, and what prefill shows.
 
-    The stack's host constants are those that shipped calibrations hold. A format without rows is
-    left out. Raises UsageError for too few rows.
+    The stack's host constants are those that shipped calibrations hold. Raises UsageError for too
+    few rows.
     """
     usable = [c for c in cases if c.step_seconds and runs_of(stack, c, dense=False)]
     if len(usable) < MIN_CASES:
@@ -48,23 +75,49 @@ def fit_experts(stack: str, cases: list[Case]) -> dict[str, float]:
         except UsageError:
             continue
         rows.append((case.step_seconds, *_known_experts(case, scene)))
-        kept.append(case)
+        kept.append((case, (ask.model.layers, ask.model.hidden)))
+    fp4 = np.asarray([c.ask["dtype"] == "fp4" for c, _ in kept])
     measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
-    fp4 = np.asarray([c.ask["dtype"] == "fp4" for c in kept])
-    sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
-    root = np.bincount(sets)[sets] ** -0.5
+    parts = _Parts(measured, others, launch, busy, prefill, fp4)
+    sets = np.unique([set_of(c) for c, _ in kept], return_inverse=True)[1]
+    weight = 1 / np.bincount(sets)[sets]
+    shapes = np.unique([shape for _, shape in kept], axis=0, return_inverse=True)[1]
+    found = _solve(parts, weight)
+    seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
+    pairs = zip(EXPERTS, found.tolist(), strict=True)
+    constants = {name: value for name, value in pairs if seen[name]}
+    ratios = held_out(
+        measured, lambda test: _predict(_solve(parts, weight * ~test), parts), np.ravel(shapes)
+    )
+    return ExpertFit(
+        constants=constants,
+        held_out=ratios,
+        evidence=evidence(
+            "stack experts",
+            [f"experts.{name}" for name in constants],
+            [c.source for c, _ in kept],
+            [set_of(c) for c, _ in kept],
+            1 / ratios if len(ratios) else _predict(found, parts) / measured,
+            held_out=bool(len(ratios)),
+        ),
+    )
+
+
+def _solve(parts: _Parts, weight: Array) -> Array:
+    """The `EXPERTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
-        slowdown = np.where(fp4, x[2], x[1])
-        return np.asarray(
-            np.log((others + launch + busy * slowdown + x[0] * prefill) / measured) * root
-        )
+        return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
     low, first, high = np.asarray(list(EXPERTS.values())).T
     found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
-    pairs = zip(EXPERTS, found.x.tolist(), strict=True)
-    return {name: value for name, value in pairs if seen[name]}
+    return np.asarray(found.x)
+
+
+def _predict(x: Array, parts: _Parts) -> Array:
+    share, fp8, fp4 = x
+    slowdown = np.where(parts.fp4, fp4, fp8)
+    return np.asarray(parts.others + parts.launch + parts.busy * slowdown + share * parts.prefill)
 
 
 def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float]:

@@ -7,7 +7,7 @@ that outliers cannot bend, from several starts because a minimum of two curves h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,12 +24,14 @@ from magicplan.roofline.timing import (
     all_reduce_time,
     attention_time,
     compute_seconds,
+    eager_time,
     linear_time,
     memory_seconds,
     op_seconds,
 )
 from magicplan.roofline.traffic import Op, Pass, attend, linear
 from magicplan.validate.kernel_tables import Columns, where
+from magicplan.validate.query_rows import row_ratio
 
 Form = TypeVar("Form")
 Bounds = dict[str, tuple[float, float]]
@@ -39,6 +41,8 @@ ROOF_SHARE = 0.2
 """Of rows faster than the datasheet, above which a table is not believed."""
 ALL_REDUCE_BYTES = 2.0**25
 """Largest payload fitted: 2,048 tokens of width 8,192. Past it other algorithms take over."""
+KEYS = ("m", "n", "k", "batch", "q_heads", "kv_heads", "kv_len", "num_gpus", "bytes")
+"""Columns that name a row; no table has all."""
 L2_COPIES = 6
 """Weight copies in rotation of the public collectors (vllm, sglang)."""
 ROW_SHARPNESS = 2.0
@@ -57,6 +61,13 @@ ATTENTION: Bounds = {
     "memory_efficiency": (0.02, 1),
     "sharpness": (1, 20),
 }
+SPLIT: Bounds = {"split_share": (0.2, 1)}
+PAYS = 0.9
+"""A constant more must lower the error of rows not fitted by a tenth: what a version of a kernel
+does badly the next does not, and a constant that only follows it misleads there."""
+REREADS = 0.1
+"""Of the KV for every further query row, above which a kernel is taken not to pack them: those that
+do lie at 0.002 and below, one that does not at 0.57."""
 COLLECTIVE: Bounds = {
     "one_shot_seconds": (0, 200),
     "one_shot_efficiency": (0.001, 1),
@@ -68,24 +79,37 @@ COLLECTIVE: Bounds = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Errors:
-    """Predicted over measured minus 1, in percent: MAPE, 95th percentile, signed mean."""
+    """Predicted over measured minus 1, in percent: MAPE, percentiles of its size, signed mean."""
 
     rows: int
     mape: float
+    p80: float
     p95: float
     bias: float
+    worst: str
+    """The row that is furthest off, and by how much."""
 
     @classmethod
-    def of(cls, predicted: Array, measured: Array) -> Errors:
-        """Of two arrays of times."""
+    def of(
+        cls, predicted: Array, measured: Array, label: Callable[[int], str] = lambda at: f"row {at}"
+    ) -> Errors:
+        """Of two arrays of times; `label` names the row at a position."""
         error = 100 * (predicted / measured - 1)
         size = np.abs(error)
+        at = int(np.argmax(size))
         return cls(
             rows=len(error),
             mape=float(size.mean()),
+            p80=float(np.percentile(size, 80)),
             p95=float(np.percentile(size, 95)),
             bias=float(error.mean()),
+            worst=f"{label(at)} {error[at]:+.0f} %",
         )
+
+
+def row_label(rows: Columns, at: int) -> str:
+    """A row of a table of kernels, by what its time depends on."""
+    return ", ".join(f"{name} {rows[name][at]:.0f}" for name in KEYS if name in rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,7 +147,7 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
          "requantise_efficiency": 0.5}
         for t0, p in ((5, 2), (2, 4), (10, 1.2))
     ]  # fmt: skip
-    found = _fit(LinearFit, predict, measured, good, bounds, starts, roof)
+    found = _fit(LinearFit, predict, rows, good, bounds, starts, roof)
     return _better_than_naive("linear layers", rows, found)
 
 
@@ -141,33 +165,38 @@ def fit_attention(
     op = _attention_op(rows, kv_dtype)
     moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
     waves, measured = op.units / accelerator.units, rows["seconds"]
+    again = op.reread_bytes / machine.bytes_per_s
     cache = moving * machine.bytes_per_s
     cold = (cache >= 2 * (accelerator.l2_bytes or 0)) & (moving <= measured)
     small = ~cold & (moving < 0.15 * measured)
     _identifiable("cold attention", where(rows, cold), {"batch": 2, "kv_len": 3})
 
+    bounds, wide = dict(ATTENTION), row_ratio(where(rows, cold))
+    if wide is not None and wide.reread_share > REREADS:
+        bounds["reread_share"] = (0, 1)
+
     def predict(form: AttentionFit, at: Array) -> Array:
-        return np.asarray(attention_time(form, moving[at], computing[at], waves[at]))
+        read = moving[at] + form.reread_share * again[at]
+        return np.asarray(attention_time(form, read, computing[at], waves[at]))
 
     weight = np.where(cold, 1.0, 0.5 * cold.sum() / max(small.sum(), 1))
-    starts = [
-        {
-            "launch_seconds": 10,
-            "wave_seconds": w,
-            "memory_efficiency": 0.8,
-            "sharpness": p,
-            "roof_sharpness": 2,
-        }
-        for w, p in ((0.5, 2), (3, 5), (1, 1.2))
-    ]
+
+    def fitted(shares: Sequence[float], bounds: Bounds) -> Fitted[AttentionFit]:
+        starts = [
+            {"launch_seconds": 10, "wave_seconds": w, "memory_efficiency": 0.8, "sharpness": p,
+             "split_share": share, "reread_share": 0.5}
+            for w, p in ((0.5, 2), (3, 5), (1, 1.2)) for share in shares
+        ]  # fmt: skip
+        return _fit(build, predict, rows, cold | small, bounds, starts, moving, weight, cold)
 
     def build(**constants: float) -> AttentionFit:
         return AttentionFit(
             compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
-    found = _fit(build, predict, measured, cold | small, ATTENTION, starts, moving, weight, cold)
-    return _better_than_naive("attention", rows, found)
+    plain, split = fitted((1.0,), bounds), fitted((0.6, 0.9), bounds | SPLIT)
+    pays = split.held_out.mape < PAYS * plain.held_out.mape
+    return _better_than_naive("attention", rows, split if pays else plain)
 
 
 def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[CollectiveFit]:
@@ -188,8 +217,32 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
         for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
     ]  # fmt: skip
     naive = 2 * (ranks - 1) / ranks * sending
-    found = _fit(CollectiveFit, predict, measured, good, COLLECTIVE, starts, naive)
+    found = _fit(CollectiveFit, predict, rows, good, COLLECTIVE, starts, naive)
     return _better_than_naive("all-reduce", rows, found)
+
+
+def fit_eager(
+    rows: Columns, accelerator: Accelerator, graphs: CollectiveFit
+) -> Fitted[CollectiveFit]:
+    """The host's launch of an all-reduce outside CUDA graphs, beside constants fitted in graphs.
+
+    Held-out halves are of eager rows: those of graphs are other measurements of the same sizes.
+    """
+    machine = Machine(accelerator=accelerator, calibration=ideal())
+    rows = where(rows, rows["bytes"] <= ALL_REDUCE_BYTES)
+    ranks, measured = rows["num_gpus"], rows["seconds"]
+    sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
+    _identifiable("eager all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
+
+    def predict(form: CollectiveFit, at: Array) -> Array:
+        return np.asarray(eager_time(form, all_reduce_time(form, ranks[at], sending[at])))
+
+    found = _fit(
+        lambda **launch: replace(graphs, **launch), predict, rows,
+        np.ones(len(measured), dtype=np.bool_), {"eager_seconds": (0, 500)},
+        [{"eager_seconds": first} for first in (10, 30, 60)], 2 * (ranks - 1) / ranks * sending,
+    )  # fmt: skip
+    return _better_than_naive("eager all-reduce", rows, found)
 
 
 def linear_seconds_of(rows: Columns, machine: Machine, dtype: str) -> Array:
@@ -225,6 +278,7 @@ def _attention_op(rows: Columns, kv_dtype: str) -> Op:
         kv_numbers=2 * kv_heads * width,
         units=batch * kv_heads,
         count=1.0,
+        sharing=rows["q_heads"] / kv_heads,
     )
 
 
@@ -243,14 +297,15 @@ def _warm_linear(rows: Columns, accelerator: Accelerator, op: Op) -> NDArray[np.
 def _identifiable(
     what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS
 ) -> None:
-    """Refuse to fit what the rows cannot tell apart."""
+    """Refuse to fit what the rows cannot tell apart, with everything that is missing."""
     count = len(rows["seconds"])
-    if count < least:
-        raise UsageError(f"{what}: {count} usable rows, the fit needs {least}")
+    missing = [f"{count} usable rows, the fit needs {least}"] if count < least else []
     for name, needed in distinct.items():
         seen = len(np.unique(rows[name]))
         if seen < needed:
-            raise UsageError(f"{what}: {seen} different value(s) of {name}, the fit needs {needed}")
+            missing.append(f"{seen} different value(s) of column {name}, the fit needs {needed}")
+    if missing:
+        raise UsageError(f"{what}{_files(rows)}: {'; '.join(missing)}")
 
 
 def _believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) -> None:
@@ -274,13 +329,15 @@ def _better_than_naive(what: str, rows: Columns, found: Fitted[Form]) -> Fitted[
 
 
 def _files(rows: Columns) -> str:
-    return f" of {', '.join(np.unique(rows['file']))}" if "file" in rows else ""
+    if "file" not in rows or not len(rows["file"]):
+        return ""
+    return f" of {', '.join(np.unique(rows['file']))}"
 
 
 def _fit(
     build: Callable[..., Form],
     predict: Callable[[Form, Any], Array],
-    measured: Array,
+    table: Columns,
     good: NDArray[np.bool_],
     bounds: Bounds,
     starts: Sequence[dict[str, float]],
@@ -289,18 +346,25 @@ def _fit(
     judged: NDArray[np.bool_] | None = None,
 ) -> Fitted[Form]:
     """Fit on all good rows; judge each half (of `judged` rows) by a fit on the other."""
+    measured = table["seconds"]
     weights = np.ones(len(measured)) if weight is None else weight
     rows = np.flatnonzero(good)
     judge = rows if judged is None else np.flatnonzero(judged)
     half = np.random.default_rng(0).random(len(measured)) < 0.5
     predictions = np.empty(len(measured))
     for side in (half, ~half):
+        if not side[judge].any() or side[rows].all():
+            raise UsageError(f"{len(rows)} usable rows: one half, to be held out, is empty")
         form = _solve(build, predict, measured, rows[~side[rows]], bounds, starts, weights)
         predictions[side] = predict(form, np.flatnonzero(side))
+
+    def errors(of: Array) -> Errors:
+        return Errors.of(of[judge], measured[judge], lambda at: row_label(table, judge[at]))
+
     return Fitted(
         form=_solve(build, predict, measured, rows, bounds, starts, weights),
-        held_out=Errors.of(predictions[judge], measured[judge]),
-        naive=Errors.of(np.asarray(naive)[judge], measured[judge]),
+        held_out=errors(predictions),
+        naive=errors(np.asarray(naive)),
         rejected=int(len(measured) - len(rows)),
     )
 
@@ -338,5 +402,8 @@ def _solve(
         if found.success and (best is None or found.cost < best.cost):
             best = found
     if best is None:
-        raise UsageError("the fit did not converge from any start: the rows follow no roofline")
+        raise UsageError(
+            f"the fit of {len(rows)} rows did not converge from any of {len(starts)} starts: they "
+            "follow no roofline"
+        )
     return form_of(best.x)

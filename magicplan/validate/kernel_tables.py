@@ -23,16 +23,21 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration_files import version_key
 
 Columns = dict[str, NDArray[Any]]
-"""Equally long columns by name. Times are seconds under `seconds`; `file` names the source."""
+"""Equally long columns by name. Times are seconds under `seconds`; `file` and `row`, counted from
+1, name the source."""
 DTYPES = {"bfloat16": "bf16", "bf16": "bf16", "half": "bf16", "float16": "bf16", "fp8": "fp8"}
 STACKS = {"vllm": "vllm", "sglang": "sglang", "trtllm": "trtllm"}
 GEMM = ("dtype", "m", "n", "k")
 ATTENTION = ("kv_dtype", "batch", "q_heads", "kv_heads", "head_dim", "kv_len", "window")
 ALLREDUCE = ("mode", "num_gpus", "bytes")
+MODES = ("graph", "eager", "nccl_tests")
+"""All-reduces inside CUDA graphs, launched by the host one by one, and by NVIDIA's own tests."""
 TEXTS = (
     "gpu", "framework", "version", "kernel_source", "dtype", "q_dtype", "kv_dtype", "mode",
     "gemm_dtype", "kv_cache_dtype", "suspect",
 )  # fmt: skip
+BELIEVED = ("", "slow_fallback")
+"""What a row may be suspected of: a slow kernel is a kernel."""
 MAY_BE_ZERO = ("window", "window_size", "num_key_value_heads", "isl", "step")
 """0 is no window, as many KV heads as query heads, and a cache counted in the other column."""
 
@@ -44,6 +49,9 @@ class KernelTables:
     linear: Columns
     attention: Columns
     collective: Columns
+    """All-reduces inside CUDA graphs."""
+    eager: Columns
+    """All-reduces that the host launches one by one."""
 
     def groups(self) -> list[tuple[str, str, str]]:
         """(gpu, stack, version) that have linear or attention rows, sorted."""
@@ -65,6 +73,7 @@ class KernelTables:
             linear=pick(self.linear),
             attention=pick(self.attention),
             collective=pick(self.collective),
+            eager=pick(self.eager),
         )
 
 
@@ -81,7 +90,7 @@ def where(table: Columns, mask: NDArray[Any]) -> Columns:
 
 def accelerator_of(gpu: str) -> Accelerator:
     """The datasheet of a table's GPU, as "a100_sxm". Raises UnknownName."""
-    return hardware_specs.load(gpu.replace("_", "-"))
+    return hardware_specs.as_published(gpu)
 
 
 def read(folder: Path) -> KernelTables:
@@ -101,10 +110,18 @@ def read(folder: Path) -> KernelTables:
         )
     for kind, columns in found:
         tables[kind].append(columns)
+    if not any(len(columns["seconds"]) for _, columns in found):
+        raise SpecError(
+            folder,
+            f"holds no usable row in {len(found)} tables: rows count of the frameworks "
+            f"{', '.join(STACKS)} in bf16 or fp8, of their folder's own version",
+        )
+    reduces = _joined(tables["allreduce"])
     return KernelTables(
         linear=_joined(tables["gemm"]),
         attention=_joined(tables["decode_attention"]),
-        collective=_joined(tables["allreduce"]),
+        collective=where(reduces, matches(reduces, {"mode": "graph"})) if reduces else {},
+        eager=where(reduces, matches(reduces, {"mode": "eager"})) if reduces else {},
     )
 
 
@@ -124,13 +141,22 @@ def _flat(folder: Path) -> Iterator[tuple[str, Columns]]:
                 columns = _columns(path)
                 _check(path, columns, ("gpu", "framework", "version", *keys, "latency_us"))
                 _known_gpus(path, columns["gpu"])
+                _known_modes(path, columns)
                 columns["seconds"] = columns.pop("latency_us") * 1e-6
                 _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
-                yield kind, _from_file(path, _normal(columns))
+                yield kind, _normal(_from_file(path, columns))
 
 
 def _from_file(path: Path, columns: Columns) -> Columns:
-    return columns | {"file": np.full(len(columns["seconds"]), str(path), dtype=object)}
+    rows = len(columns["seconds"])
+    return columns | {"file": np.full(rows, str(path), dtype=object), "row": np.arange(rows) + 1}
+
+
+def _known_modes(path: Path, columns: Columns) -> None:
+    for row, mode in enumerate(columns.get("mode", ())):
+        if mode not in MODES:
+            known = ", ".join(MODES)
+            raise SpecError(path, f"row {row + 1}, column mode: {mode!r} is none of {known}")
 
 
 def _known_gpus(path: Path, gpus: NDArray[Any]) -> None:
@@ -244,19 +270,18 @@ def _normal(columns: Columns) -> Columns:
     for name in ("dtype", "kv_dtype"):
         if name in columns:
             columns[name] = np.asarray([DTYPES.get(v, "") for v in columns[name]], dtype=object)
-    known = np.asarray([v in STACKS for v in columns["framework"]])
+    known = np.asarray([v in STACKS for v in columns["framework"]], dtype=np.bool_)
     for name in ("dtype", "kv_dtype"):
         if name in columns and "mode" not in columns:
             known &= columns[name] != ""
-    if "mode" in columns:
-        known &= columns["mode"] == "graph"
     if "suspect" in columns:
-        known &= columns["suspect"] == ""
+        known &= np.isin(columns["suspect"].astype(str), BELIEVED)
     return where(columns, known)
 
 
 def _aiconfigurator(folder: Path) -> Iterator[tuple[str, Columns]]:
-    unknown: dict[str, str] = {}
+    unknown: dict[str, tuple[Path, str]] = {}
+    known = False
     for kind, name, translate in (
         ("gemm", "gemm_perf", _gemm),
         ("decode_attention", "generation_attention_perf", _attention),
@@ -267,16 +292,19 @@ def _aiconfigurator(folder: Path) -> Iterator[tuple[str, Columns]]:
             try:
                 accelerator_of(gpu)
             except UnknownName as problem:
-                unknown[gpu] = str(problem)
+                unknown.setdefault(gpu, (path, str(problem)))
                 continue
-            columns = translate(path, _columns(path))
+            known = True
+            columns = _from_file(path, translate(path, _columns(path)))
             # a file whose rows name another version was carried forward and tests nothing
             columns = where(columns, columns["version"] == version)
             rows = len(columns["seconds"])
             for key, value in (("gpu", gpu), ("framework", framework), ("version", version)):
                 columns[key] = np.full(rows, value, dtype=object)
-            yield kind, _from_file(path, _medians(_normal(columns)))
-    for line in unknown.values():
+            yield kind, _medians(_normal(columns))
+    for path, line in unknown.values():
+        if not known:
+            raise SpecError(path, f"the GPU of its folder: {line}")
         sys.stderr.write(f"{folder}: left out: {line}\n")
 
 
@@ -346,8 +374,8 @@ def _allreduce(path: Path, c: Columns) -> Columns:
 
 
 def _medians(columns: Columns) -> Columns:
-    """One row a key: repeated measurements become their median."""
-    keys = [name for name in columns if name != "seconds"]
+    """One row a key, the first: repeated measurements become their median."""
+    keys = [name for name in columns if name not in ("seconds", "row")]
     codes = np.stack([np.unique(columns[key], return_inverse=True)[1] for key in keys])
     if codes.shape[1] == 0:
         return columns
@@ -355,4 +383,4 @@ def _medians(columns: Columns) -> Columns:
     order = np.argsort(inverse.ravel(), kind="stable")
     edges = np.flatnonzero(np.diff(inverse.ravel()[order])) + 1
     medians = [np.median(part) for part in np.split(columns["seconds"][order], edges)]
-    return {**where({k: columns[k] for k in keys}, first), "seconds": np.asarray(medians)}
+    return {**where(columns, first), "seconds": np.asarray(medians)}

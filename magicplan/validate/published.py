@@ -332,18 +332,12 @@ def _degree(row: Row) -> int:
 
 
 def _gpu(text: str) -> str:
-    plain = re.sub(r"\(.*?\)", "", text).strip().lower().replace("_", "-").replace(" ", "-")
-    if not plain:
+    if not re.sub(r"\(.*?\)", "", text).strip():
         raise _Unusable("no GPU is stated")
-    memory = re.search(r"-(\d+gb)", plain)
-    bare = re.sub(r"-\d+gb", "", plain)
-    names = [plain, f"{bare}{memory[0]}" if memory else bare, bare, bare.replace("geforce-", "")]
-    for name in names:
-        try:
-            return hardware_specs.load(name).name
-        except UsageError:
-            continue
-    raise _Unusable(f"GPU {text!r} has no datasheet here")
+    try:
+        return hardware_specs.as_published(text).name
+    except UsageError:
+        raise _Unusable(f"GPU {text!r} has no datasheet here") from None
 
 
 def _model(text: str) -> str:

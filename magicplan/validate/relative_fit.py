@@ -11,16 +11,19 @@ from scipy.optimize import minimize_scalar
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration, Residual
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
 from magicplan.validate.replay import replay_with
-from magicplan.validate.stack_fit import LEAST_STEP, MIN_CASES
+from magicplan.validate.stack_fit import LEAST_STEP, MIN_CASES, set_of
 
 Form = TypeVar("Form")
 
 
-def fit_slowdown(cases: list[Case], relative: Calibration) -> tuple[float, Residual]:
-    """The factor on all kernel times of `relative` that brings published steps nearest, and the
-    spread it leaves. Raises UsageError for too few."""
+def fit_slowdown(
+    cases: list[Case], relative: Calibration
+) -> tuple[float, Residual, dict[str, Any]]:
+    """The factor on all kernel times of `relative` that brings published steps nearest, the
+    spread it leaves, and what it rests on. Raises UsageError for too few."""
     if len(cases) < MIN_CASES:
         raise UsageError(f"{len(cases)} published steps, the fit needs {MIN_CASES}")
 
@@ -31,10 +34,22 @@ def fit_slowdown(cases: list[Case], relative: Calibration) -> tuple[float, Resid
     found = minimize_scalar(
         lambda f: float(np.abs(logs(f)).mean()), bounds=(0.5, 4), method="bounded"
     )
-    low, high = np.exp(np.percentile(-logs(found.x), [10, 90]))
+    left = logs(found.x)
+    low, high = np.exp(np.percentile(-left, [10, 90]))
     basis = f"measured over fitted, {len(cases)} published steps, one slowdown fitted"
-    return float(found.x), Residual(
-        low=min(float(low), LEAST_STEP[0]), high=max(float(high), LEAST_STEP[1]), basis=basis
+    return (
+        float(found.x),
+        Residual(
+            low=min(float(low), LEAST_STEP[0]), high=max(float(high), LEAST_STEP[1]), basis=basis
+        ),
+        evidence(
+            "every kernel",
+            ("one slowdown",),
+            [c.source for c in cases],
+            [set_of(c) for c in cases],
+            np.exp(left),
+            held_out=False,
+        ),
     )
 
 

@@ -8,15 +8,18 @@ that the first token waits, which grow with the time per token as nothing else b
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.roofline.deployment import Array
+from magicplan.validate.evidence import evidence
 from magicplan.validate.serving_rows import Served
-from magicplan.validate.stack_fit import FOLDS, MIN_CASES
+from magicplan.validate.stack_fit import MIN_CASES
 
+FOLDS = 5
 WAITS: dict[str, tuple[float, float, float]] = {
     "request_seconds": (0.0, 0.03, 1.0),
     "streamed_rounds": (0.0, 5.0, 100.0),
@@ -26,11 +29,14 @@ WAITS: dict[str, tuple[float, float, float]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFit:
-    """`WAITS`, and predicted over measured time to first token by those of other sets."""
+    """`WAITS`, and predicted over measured time to first token: of every fitted row, and of every
+    row by the waits of other sets, which is empty where all rows are of one set."""
 
     request_seconds: float
     streamed_rounds: float
+    in_sample: Array
     held_out: Array
+    evidence: dict[str, Any]
 
 
 def fit_request(stack: str, rows: list[Served]) -> RequestFit:
@@ -46,16 +52,26 @@ def fit_request(stack: str, rows: list[Served]) -> RequestFit:
     names = [f"{r.row['system']} {r.model} {r.row['precision']}" for r in usable]
     sets = np.unique(names, return_inverse=True)[1]
     weight = np.asarray(np.bincount(sets)[sets] ** -0.5, dtype=np.float64)
-    held_out = np.empty(len(usable))
-    for fold in range(FOLDS):
+    folds = np.unique(sets % FOLDS)
+    held_out = np.empty(len(usable) if len(folds) > 1 else 0)
+    for fold in folds if len(held_out) else ():
         test = sets % FOLDS == fold
-        if test.any():
-            train = ~test if (~test).any() else test
-            others = _solve(seen[train], weight[train])
-            held_out[test] = _predicted(others, seen[test]) / seen[test, 0]
+        others = _solve(seen[~test], weight[~test])
+        held_out[test] = _predicted(others, seen[test]) / seen[test, 0]
     found = _solve(seen, weight)
     return RequestFit(
-        request_seconds=float(found[0]), streamed_rounds=float(found[1]), held_out=held_out
+        request_seconds=float(found[0]),
+        streamed_rounds=float(found[1]),
+        in_sample=(fitted := _predicted(found, seen) / seen[:, 0]),
+        held_out=held_out,
+        evidence=evidence(
+            "stack first tokens",
+            ("host.request_seconds", "streamed_rounds"),
+            [f"serving: {r.row['backend']}" for r in usable],
+            names,
+            held_out if len(held_out) else fitted,
+            held_out=bool(len(held_out)),
+        ),
     )
 
 

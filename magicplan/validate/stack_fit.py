@@ -9,8 +9,10 @@ it is never paid (fitted freely, its share was 0 for every stack).
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
@@ -23,11 +25,11 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
-from magicplan.validate.covering import Covering, covering
+from magicplan.validate.covering import Covering, covering, held_out
+from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
-FOLDS = 5
 MIN_CASES = 10
 LEAST = (0.95, 1.05)
 """No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
@@ -48,8 +50,11 @@ class StackFit:
     """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
     held_out: Array
-    """Measured over predicted of every case, by constants fitted on other models and GPUs; empty
-    where all are of one."""
+    """Measured over predicted of every case, by constants fitted without that model on that GPU;
+    empty where all are of one."""
+    gpu_held_out: Array
+    """The same by constants fitted on other GPUs alone."""
+    evidence: dict[str, Any]
     coverage: float
     """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
 
@@ -78,11 +83,17 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
 """Least, first and largest value of what is fitted."""
 
 
+STEP_CONSTANTS = (
+    "host.kernel_seconds", "host.step_seconds", "host.sequence_seconds", "prefill_share",
+)  # fmt: skip
+ROUND_CONSTANTS = ("host.draft_step_seconds", "host.round_seconds")
+
+
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
     """Constants of one serving stack from steps of dense models. Raises UsageError for too few.
 
-    (Source, GPU, model, format) sets count equally, however many rows they print; folds hold
-    whole sets.
+    (Source, GPU, model, format) sets count equally, however many rows they print; a fold holds
+    all of a model on a GPU.
     """
     usable = [c for c in cases if c.step_seconds and runs_of(stack, c)]
     if len(usable) < MIN_CASES:
@@ -92,18 +103,22 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     weight = 1 / np.bincount(sets)[sets]
     solved = _solve(parts, weight)
     found = dict(zip(CONSTANTS, solved.tolist(), strict=True))
-    ratios, folds = parts.measured / _predict(solved, parts), sets % FOLDS
-    alone = len(np.unique(folds)) < 2
-    if not alone:
-        for fold in np.unique(folds):
-            others = _solve(parts, weight * (folds != fold))
-            ratios[folds == fold] = (parts.measured / _predict(others, parts))[folds == fold]
-    ends = covering(ratios, folds, LEAST_STEP)
-    basis = (
-        f"measured over predicted of {len(kept)} published steps of {stack}, "
-        "by constants fitted on other models and GPUs"
-    )
-    if alone:
+    pairs = np.unique([f"{c.ask['gpu']} {c.ask['model']}" for c in kept], return_inverse=True)[1]
+    gpus = np.unique([str(c.ask["gpu"]) for c in kept], return_inverse=True)[1]
+
+    def unseen(folds: NDArray[np.int64]) -> Array:
+        return held_out(
+            parts.measured, lambda test: _predict(_solve(parts, weight * ~test), parts), folds
+        )
+
+    ratios = unseen(pairs)
+    if len(ratios):
+        ends = covering(ratios, pairs, LEAST_STEP)
+        basis = (
+            f"measured over predicted of {len(kept)} published steps of {stack}, "
+            "by constants fitted without that model on that GPU"
+        )
+    else:
         ends = Covering(low=ONE_SET[0], high=ONE_SET[1], coverage=float("nan"))
         basis = f"{stack} constants fitted on the one set published, {len(kept)} steps"
     return StackFit(
@@ -116,7 +131,16 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
         residual=Residual(low=ends.low, high=ends.high, basis=basis),
-        held_out=ratios[:0] if alone else ratios,
+        held_out=ratios,
+        gpu_held_out=unseen(gpus),
+        evidence=evidence(
+            "stack steps",
+            (*STEP_CONSTANTS, *(("fp4",) if parts.fp4_runs.any() else ())),
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            1 / ratios if len(ratios) else _predict(solved, parts) / parts.measured,
+            held_out=bool(len(ratios)),
+        ),
         coverage=ends.coverage,
     )
 
@@ -197,13 +221,16 @@ def _predict(x: Array, parts: _Parts) -> Array:
     )
 
 
-def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, Residual]:
-    """Time of a draft step and of a round beyond its kernels, from published speedups of chains.
+def fit_rounds(
+    stack: str, cases: list[Case], host: HostFit
+) -> tuple[HostFit, Residual, dict[str, Any]]:
+    """Time of a draft step and of a round beyond its kernels, from published speedups of chains;
+    and what they rest on.
 
     Raises UsageError for too few. The residual is that of the fitted rows themselves.
     """
     usable = [c for c in cases if c.speedup and runs_of(stack, c)]
-    rows = []
+    rows, kept = [], []
     for case in usable:
         try:
             ask = resolve(Request(**case.ask))
@@ -215,6 +242,7 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
         table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
         gain = float(table.tokens_per_round.flat[-1]) * float(table.round_seconds.flat[0])
         rows.append((case.speedup or 1.0, gain, float(table.round_seconds.flat[-1]), ask.max_gamma))
+        kept.append(case)
     if len(rows) < MIN_CASES:
         raise UsageError(f"{stack}: {len(rows)} published speedups, the fit needs {MIN_CASES}")
     measured, gain, known_round, gamma = np.asarray(rows, dtype=np.float64).T
@@ -232,6 +260,14 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> tuple[HostFit, R
     return (
         replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
         Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
+        evidence(
+            "stack rounds",
+            ROUND_CONSTANTS,
+            [c.source for c in kept],
+            [set_of(c) for c in kept],
+            speedup(found.x) / measured,
+            held_out=False,
+        ),
     )
 
 

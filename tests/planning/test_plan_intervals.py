@@ -148,6 +148,16 @@ def test_ends_of_causes_as_one_interval(
     assert _combined(value, low, high) == pytest.approx(wanted)
 
 
+def test_a_tree_keeps_its_shape_at_the_ends_of_its_acceptance() -> None:
+    ask = SMALL | {"gpus": "h100", "drafts": "eagle3", "task": "chat", "stack": "sglang"}
+    p = mp.plan(**ask | {"requests_per_s": 2.0})
+    assert p.best.tree is not None
+    tokens, speedup = of(p)["tokens_per_round"], of(p)["speedup"]
+    assert 1 < tokens.low < tokens.value < tokens.high <= p.best.tree.depth
+    assert speedup.low < speedup.value * tokens.low / tokens.value
+    assert of(p)["tpot_p95_seconds"].low < p.best.ends["tpot_p95_seconds"][0]
+
+
 def test_a_fleet_that_its_interval_overloads_has_no_end(tmp_path: Path) -> None:
     ask = SMALL | {"max_utilisation": 0.95, "requests_per_s": 200.0}
     p = mp.plan(**ask, stack=own(tmp_path, 0.9, 1.5), slo={"e2e_p99_seconds": 900.0})

@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 
+from magicplan.report.page import Grid
+from magicplan.report.record import Record
 from magicplan.report.replay import as_dict, render
+from magicplan.report.replay_page import page, replay_chart
 from magicplan.validate.published import Published, read
 from magicplan.validate.replay import Outcome, Summary, regrets, replay, sign_accuracy
 
@@ -73,6 +77,44 @@ def test_rows_of_the_kind_that_constants_were_fitted_on_say_so(found: Published)
     render([*done, replace(done[0], fitted=True)], [], Console(file=text, width=80))
     lines = [line.split("  ")[0].strip() for line in text.getvalue().splitlines()]
     assert {"fitted on such rows", "not fitted on such rows"} <= set(lines)
+    assert {"all fitted", "all predicted"} <= set(lines)
+    assert "all" not in lines
+    worst = " ".join(text.getvalue().split("Worst rows")[1].split())
+    assert worst.count("by constants fitted on such rows") == 1
+    assert worst.count(" predicted, ") == len(done)
+
+
+def test_summaries_never_mix_fitted_and_predicted_rows(found: Published) -> None:
+    done, _ = replay(found.cases)
+    both = [*done, *(replace(o, fitted=not o.fitted) for o in done)]
+    document = as_dict(both, [])
+    assert {s["fitted"] for s in document["summaries"]} == {True, False}
+    for summary in document["summaries"]:
+        like = [
+            row for row in document["rows"]
+            if all(row[key] == summary[key] for key in ("source", "kind", "fitted"))
+        ]  # fmt: skip
+        assert summary["rows"] == len(like)
+
+
+def test_the_page_says_which_rows_were_fitted(found: Published) -> None:
+    done, _ = replay(found.cases)
+    document = as_dict([*done, *(replace(o, fitted=not o.fitted) for o in done)], [])
+    shown = page(Record(data=document, file="replay.json"))
+    assert "Predicted: " in shown.verdict
+    assert "fitted on such rows, no test: " in shown.verdict
+    grids = [b for s in shown.sections for b in s.blocks if isinstance(b, Grid)]
+    assert len(grids) == 2
+    for grid in grids:
+        at = grid.columns.index("basis")
+        assert {row[at] for row in grid.rows} == {"fitted", "predicted"}
+    names = [series.name for series in replay_chart(shown_rows(document), "speedup").series]
+    assert any(name.endswith("(fitted)") for name in names)
+
+
+def shown_rows(document: dict[str, Any]) -> list[Record]:
+    found = Record(data=document, file="replay.json").records("rows")
+    return [row for row in found if row.text("kind") == "speedup"]
 
 
 @pytest.mark.parametrize(

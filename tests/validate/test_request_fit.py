@@ -41,6 +41,13 @@ def test_held_out_errors_are_those_of_the_noise() -> None:
     assert np.median(np.abs(fit.held_out - 1)) == pytest.approx(0.07, abs=0.03)
 
 
+def test_one_set_of_runs_holds_nothing_out() -> None:
+    rows = [r for r in runs(0.03, 6.0) if r.model == "a"]
+    fit = fit_request("vllm", rows * 2)
+    assert fit.held_out.size == 0
+    assert fit.in_sample == pytest.approx(1.0, abs=1e-3)
+
+
 def test_too_few_runs_are_refused() -> None:
     with pytest.raises(UsageError, match="sglang: 0 times to first token, needs"):
         fit_request("sglang", runs(0.03, 6.0))
