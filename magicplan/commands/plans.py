@@ -229,9 +229,10 @@ def fleet(
 
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
-    from magicplan.planning.mixed_fleet import mixed_fleet, stock_of
+    from magicplan.planning.mixed_fleet import mixed_fleet
     from magicplan.planning.plan import plan as answer
     from magicplan.planning.plan_files import read_plan
+    from magicplan.planning.plan_names import stock_of
     from magicplan.report.terminal import progress
 
     stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})

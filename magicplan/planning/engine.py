@@ -82,7 +82,7 @@ def _pairs_within(window: float, new: Array, cached: Array) -> Array:
 def row_table(model: ModelShape, layout: Deployment, machine: Machine, most: float) -> RowTable:
     """Linear layers, collectives and element-wise ops from 1 to `most` tokens a step."""
     rows = np.unique(np.rint(np.geomspace(1.0, most, ROW_POINTS)))
-    ops = forward(model, _with_axes(layout, 1), Pass(batch=rows[None, :], ctx=1.0))
+    ops = forward(model, with_axes(layout, 1), Pass(batch=rows[None, :], ctx=1.0))
     kept = [op for op in ops if op.kind != "attention" and op.name not in PER_SEQUENCE]
     return RowTable(rows=rows, seconds=_layouts(step_cost(kept, machine).seconds, layout))
 
@@ -108,7 +108,7 @@ def decode_seconds(
         query_tokens=query_tokens,
         kv_passes=kv_passes if kv_passes in (None, 1.0) else np.minimum(kv_passes, query_tokens),
     )
-    wide = _with_axes(layout, 3)
+    wide = with_axes(layout, 3)
     host = machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
     seconds = np.asarray(step_cost(forward(model, wide, work), machine, host).seconds)
     full = (np.size(layout.tp), batch.size, nodes.shape[1], query_tokens.size)
@@ -121,7 +121,7 @@ def drafting_passes(
     """Draft passes over `widths` tokens a request, [layout, batch, width]: 1 in a chain, the nodes
     of a level in a tree; contexts as in `decode_seconds`."""
     nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
-    wide = _with_axes(layout, 3)
+    wide = with_axes(layout, 3)
     work = batch[None, :, None, None], nodes[None, :, :, None]
     cost = draft_step(draft, wide, machine, *work, width=widths)
     full = (np.size(layout.tp), batch.size, nodes.shape[1], widths.size)
@@ -133,7 +133,7 @@ def catching_up_seconds(
 ) -> Array:
     """What a round's first draft pass costs more, [layout, batch], at the mean context."""
     middle = np.atleast_2d(ctx).mean(axis=1)
-    more = catch_up_seconds(draft, _with_axes(layout, 1), machine, batch[None, :], middle[None, :])
+    more = catch_up_seconds(draft, with_axes(layout, 1), machine, batch[None, :], middle[None, :])
     return np.asarray(np.broadcast_to(more, (np.size(layout.tp), batch.size)))
 
 
@@ -145,7 +145,7 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
     work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE)
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
     seconds = {"attention": np.zeros(1), "attention_sliding": np.zeros(1)}
-    for op in _materialised(model, forward(model, _with_axes(layout, 1), work)):
+    for op in _materialised(model, forward(model, with_axes(layout, 1), work)):
         cost = step_cost([op], machine).seconds
         seconds[op.name] = _layouts(cost, layout)[:, 0] / at_once / (PROBE * (PROBE + 1) / 2)
     return PrefillCost(
@@ -174,7 +174,7 @@ def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> 
     """Seconds a prompt token in which a draft with a cache of its own reads it, [layout]."""
     if draft is None or draft.shape is None or not draft.holds_cache or draft.same_model:
         return np.zeros(np.size(layout.tp))
-    cost = draft_step(draft, _with_axes(layout, 1), machine, 1.0, 1.0, width=PROBE)
+    cost = draft_step(draft, with_axes(layout, 1), machine, 1.0, 1.0, width=PROBE)
     gpu = np.asarray(cost.seconds) - np.asarray(cost.host_seconds)
     return _layouts(gpu, layout)[:, 0] / PROBE
 
@@ -193,11 +193,14 @@ def _layouts(seconds: object, layout: Deployment) -> Array:
     return np.array(np.broadcast_to(array, (np.size(layout.tp), array.shape[-1])))
 
 
-def _with_axes(layout: Deployment, more: int) -> Deployment:
+def with_axes(layout: Deployment, more: int) -> Deployment:
     """Degrees [layout, 1] with further axes behind."""
 
     def widen(value: object) -> Array:
         array = np.asarray(value, dtype=np.float64)
         return array.reshape(-1, *([1] * more))
 
-    return replace(layout, tp=widen(layout.tp), pp=widen(layout.pp))
+    return replace(
+        layout, tp=widen(layout.tp), pp=widen(layout.pp), ep=widen(layout.ep),
+        attention_dp=widen(layout.attention_dp),
+    )  # fmt: skip

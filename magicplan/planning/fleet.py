@@ -8,19 +8,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-
-import numpy as np
+from functools import cached_property
+from typing import Any
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.draft_request import every_budget
+from magicplan.planning.plan_layouts import layouts_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.replica import (
+    DEGREES,
     PLAIN,
     EngineLimits,
     Replica,
     Speculation,
+    one_of,
     pool,
     prompts_of,
     replica,
@@ -32,7 +35,6 @@ from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
 from magicplan.planning.tree_engines import tree_kind
 from magicplan.roofline.deployment import Deployment
-from magicplan.roofline.memory import candidate_layouts, footprint, splits_evenly
 
 SMALL_DRAFTS = {
     128256: "llama-3.2-1b", 151936: "qwen3-0.6b", 152064: "qwen2.5-0.5b", 32000: "tinyllama-1.1b",
@@ -40,7 +42,7 @@ SMALL_DRAFTS = {
 """A shipped small model of the same vocabulary."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Configuration:
     """One row of the search: a replica's kind and where its numbers come from."""
 
@@ -52,25 +54,37 @@ class Configuration:
     draft: str
     """As asked for; `none` for plain decoding."""
 
+    @cached_property
+    def one_layout(self) -> Deployment:
+        """The deployment of this row alone, with plain degrees."""
+        one = one_of(self.replica.layout, self.layout)
+        plain: dict[str, Any] = {name: float(getattr(one, name)[0]) for name in DEGREES}
+        return replace(one, **plain)
+
     @property
     def tp(self) -> int:
         """Tensor parallel degree."""
-        return int(np.asarray(self.replica.layout.tp).reshape(-1)[self.layout])
+        return int(self.one_layout.tp)
 
     @property
     def pp(self) -> int:
         """Pipeline stages."""
-        return int(np.asarray(self.replica.layout.pp).reshape(-1)[self.layout])
+        return int(self.one_layout.pp)
+
+    @property
+    def ep(self) -> int:
+        """GPUs that whole experts are spread over."""
+        return int(self.one_layout.ep)
+
+    @property
+    def attention_dp(self) -> int:
+        """Groups of GPUs with attention and sequences of their own."""
+        return int(self.one_layout.attention_dp)
 
     @property
     def gpus_per_replica(self) -> int:
         """GPUs that hold one copy of the model."""
-        return self.tp * self.pp * int(self.replica.layout.attention_dp)
-
-    @property
-    def one_layout(self) -> Deployment:
-        """The deployment of this row alone, with plain degrees."""
-        return replace(self.replica.layout, tp=float(self.tp), pp=float(self.pp))
+        return int(self.one_layout.gpus_per_replica)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,29 +118,31 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
     rejected: Counter[str] = Counter()
     cells = 0
     for base in _bases(ask, load, rejected):
-        layout = _layouts(ask, base)
-        if layout is None:
+        layouts = layouts_of(ask, base)
+        if not layouts:
             rejected["no tensor parallel degree asked for splits its heads or fits its node"] += 1
             continue
         longest = ask.max_gamma if set(ask.drafts) != {"none"} else 0
-        shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
-        alone = None
-        for draft, spec, resolved in _drafts(ask, base, rejected):
-            prompts = prompts_of(shared, spec)
-            rounds = rounds_of(shared, spec)
-            found = states(shared, spec, prompts, rounds)
-            if alone is None or prompts.draft_seconds.any():
-                alone = pool(shared, prompts)
-                cells += alone.rate.size
-            cells += found.rate.size * rounds.looked_at
-            parts.append(found)
-            pools.append(alone)
-            rows += [
-                Configuration(
-                    resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft
-                )
-                for i in range(shared.layouts)
-            ]  # fmt: skip
+        drafts = list(_drafts(ask, base, rejected))
+        for layout in layouts:
+            shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
+            alone = None
+            for draft, spec, resolved in drafts:
+                prompts = prompts_of(shared, spec)
+                rounds = rounds_of(shared, spec)
+                found = states(shared, spec, prompts, rounds)
+                if alone is None or prompts.draft_seconds.any():
+                    alone = pool(shared, prompts)
+                    cells += alone.rate.size
+                cells += found.rate.size * rounds.looked_at
+                parts.append(found)
+                pools.append(alone)
+                rows += [
+                    Configuration(
+                        resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft
+                    )
+                    for i in range(shared.layouts)
+                ]  # fmt: skip
     if not parts:
         reasons = "; ".join(rejected) or "no GPU, format and draft were given"
         raise UsageError(f"nothing can be planned: {reasons}")
@@ -142,8 +158,8 @@ def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Res
             for kv_dtype in ask.kv_dtypes:
                 question = Request(
                     gpu=gpu, model=ask.model, ctx=ctx, dtype=_plain(dtype),
-                    kv_dtype=_plain(kv_dtype), stack=ask.stack, draft="none", ep=ask.ep,
-                    attention_dp=ask.attention_dp, memory_fraction=ask.memory_fraction,
+                    kv_dtype=_plain(kv_dtype), stack=ask.stack, draft="none", ep=ask.ep or 1,
+                    attention_dp=ask.attention_dp or 1, memory_fraction=ask.memory_fraction,
                     verify_kv_passes=ask.verify_kv_passes,
                 )  # fmt: skip
                 try:
@@ -157,35 +173,6 @@ def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Res
 def _plain(dtype: str) -> str | None:
     """bf16 asks for the part's own 16-bit format."""
     return None if dtype == "bf16" else dtype
-
-
-def _layouts(ask: PlanRequest, base: Resolved) -> Deployment | None:
-    """Degrees of parallelism worth trying, [layout]."""
-    model, accelerator = base.model, base.machine.accelerator
-    degrees = list(candidate_layouts(model, accelerator))
-    one_node = [(tp, pp) for tp, pp in degrees if pp == 1]
-    if any(_holds(ask, base, tp) for tp, _ in one_node):
-        degrees = one_node
-    if ask.tp is not None:
-        degrees = [(tp, 1) for tp in ask.tp if splits_evenly(model, tp)]
-    if ask.pp is not None:
-        degrees = sorted({(tp, ask.pp) for tp, _ in degrees if ask.pp <= model.layers})
-    degrees = [d for d in degrees if (d[0] * ask.attention_dp) % ask.ep == 0]
-    if not degrees:
-        return None
-    return replace(
-        base.layout,
-        tp=np.asarray([float(tp) for tp, _ in degrees]),
-        pp=np.asarray([float(pp) for _, pp in degrees]),
-    )
-
-
-def _holds(ask: PlanRequest, base: Resolved, tp: int) -> bool:
-    """Whether that many GPUs hold the weights and one request of the length planned for."""
-    layout = replace(base.layout, tp=float(tp), pp=1.0)
-    available = base.machine.accelerator.memory_bytes * ask.memory_fraction
-    ctx = float(np.max(base.final_ctx))
-    return bool(np.all(footprint(base.model, layout, 1.0, ctx, available).fits))
 
 
 def _drafts(

@@ -100,8 +100,10 @@ def _vllm(
         words += ["--data-parallel-size", str(best.attention_dp)]
     if best.ep > 1:
         words += ["--enable-expert-parallel"]
-    words += ["--max-model-len", str(ctx_tokens), "--max-num-seqs", str(_sequences(ask, best))]
-    words += ["--max-num-batched-tokens", str(ask.batched_tokens)]
+    rank = best.attention_dp  # whose scheduler counts for itself
+    sequences, tokens = (-(-n // rank) for n in (_sequences(ask, best), ask.batched_tokens))
+    words += ["--max-model-len", str(ctx_tokens), "--max-num-seqs", str(sequences)]
+    words += ["--max-num-batched-tokens", str(tokens)]
     words += ["--gpu-memory-utilization", f"{ask.memory_fraction:g}"]
     notes = []
     if best.dtype not in ("bf16", "fp16"):

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from magicplan import hardware_specs
 from magicplan.errors import UsageError
+from magicplan.planning.part_launch import launch_of
+from magicplan.planning.plan_names import stock_of
 from magicplan.planning.plan_result import Candidate, FleetPart, MixedFleet, Plan
 
 CAPACITY = "capacity_requests_per_s"
@@ -21,17 +22,22 @@ CAPACITY = "capacity_requests_per_s"
 def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = None) -> MixedFleet:
     """Whole replicas of any kinds that carry every plan's peak at the least cost.
 
-    `available` caps GPUs by type; a type that it does not name is not to be had. Kinds that only
-    prefill or only decode are left out. Raises UsageError for names, counts or missing prices.
+    `available` caps GPUs by type, None as the plans themselves do; a type that it does not name is
+    not to be had. What a plan asked for at most, in GPUs or money, holds for its own replicas.
+    Kinds that only prefill or only decode are left out. Raises UsageError for names, counts,
+    missing prices, or plans that state different stocks.
     """
     if not plans:
         raise UsageError("a mixed fleet needs at least one plan")
-    stock = None if available is None else stock_of(available)
+    stock = _stated(plans) if available is None else stock_of(available)
     kinds = [(number, c) for number, p in enumerate(plans) for c in p.candidates if _usable(c)]
-    alone = sum(p.best.cost_usd_per_hour if p.feasible else math.nan for p in plans)
+    alone = sum(map(_alone, plans))
     chosen = _solve(plans, kinds, stock, [c.capacity_requests_per_s for _, c in kinds])
     if chosen is None:
-        short = "within the GPUs available" if stock is not None else "at any size"
+        limited = any(p.request.max_gpus or p.request.budget_usd_per_hour for p in plans)
+        short = "within the GPUs available" if stock is not None else (
+            "within the GPUs and the budget allowed" if limited else "at any size"
+        )  # fmt: skip
         verdict = f"no mix of replicas carries {_names(plans)} {short}"
         return MixedFleet(feasible=False, verdict=verdict, parts=(), gpus={},
                           cost_usd_per_hour=math.nan, alone_usd_per_hour=alone)  # fmt: skip
@@ -52,6 +58,24 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
         cost_high_usd_per_hour=max(high, cost),
         alone_usd_per_hour=alone,
     )
+
+
+def _stated(plans: Sequence[Plan]) -> dict[str, int] | None:
+    """The GPUs at hand that the plans speak of; None where none does."""
+    stocks = [stock_of(p.request.available) for p in plans if p.request.available is not None]
+    if any(stock != stocks[0] for stock in stocks):
+        raise UsageError(
+            "available differs from plan to plan: expected the same stock in each, or one for all "
+            "of them beside the plans (--available)"
+        )
+    return stocks[0] if stocks else None
+
+
+def _alone(p: Plan) -> float:
+    """USD an hour of a plan by itself; NaN where it has none."""
+    if p.answer == "mixed" and p.mixed is not None:
+        return p.mixed.cost_usd_per_hour
+    return p.best.cost_usd_per_hour if p.best.meets else math.nan
 
 
 def _cost_at(
@@ -78,16 +102,6 @@ def _usable(c: Candidate) -> bool:
     return c.layout == "mixed" and not latencies and c.capacity_requests_per_s > 0
 
 
-def stock_of(available: Mapping[str, int]) -> dict[str, int]:
-    """GPUs at hand by exact names. Raises UsageError for unknown names and bad counts."""
-    found = {}
-    for name, count in available.items():
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**6:
-            raise UsageError(f"available.{name} {count!r}: expected a whole number of GPUs")
-        found[hardware_specs.load(name).name] = count
-    return found
-
-
 def _solve(
     plans: Sequence[Plan],
     kinds: list[tuple[int, Candidate]],
@@ -109,6 +123,12 @@ def _solve(
         uses = np.asarray([[_size(c) * (c.gpu == gpu) for _, c in kinds] for gpu in names])
         constraints.append(LinearConstraint(uses, ub=[stock.get(gpu, 0) for gpu in names]))
     prices = np.asarray([c.cost_usd_per_hour / c.replicas for _, c in kinds])
+    sizes = np.asarray([float(_size(c)) for _, c in kinds])
+    for number, p in enumerate(plans):
+        own = np.asarray([n == number for n, _ in kinds])
+        for limit, each in ((p.request.max_gpus, sizes), (p.request.budget_usd_per_hour, prices)):
+            if limit is not None:
+                constraints.append(LinearConstraint(own * each, ub=limit))
     found = milp(
         prices, constraints=constraints, integrality=np.ones(len(kinds)), bounds=Bounds(lb=0)
     )
@@ -124,7 +144,8 @@ def _part(p: Plan, c: Candidate, replicas: int) -> FleetPart:
     return FleetPart(
         workload=p.name, gpu=c.gpu, replicas=replicas, gpus=replicas * _size(c), tp=c.tp, pp=c.pp,
         dtype=c.dtype, kv_dtype=c.kv_dtype, draft=c.draft, gamma=c.gamma,
-        tree=c.tree,
+        tree=c.tree, ep=c.ep, attention_dp=c.attention_dp,
+        launch=launch_of(p.request, c, replicas),
         requests_per_s=replicas * c.capacity_requests_per_s / c.replicas,
         cost_usd_per_hour=replicas * c.cost_usd_per_hour / c.replicas,
     )  # fmt: skip

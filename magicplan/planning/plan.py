@@ -15,14 +15,15 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.fleet import Configuration, Fleet, fleet
+from magicplan.planning.fleet import fleet
 from magicplan.planning.launch import launch_commands
-from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.observed import observe
 from magicplan.planning.plan_advice import advice
-from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_candidates import SPLIT, Choice, candidate, explained, step_of
+from magicplan.planning.plan_choices import choices_of, ranked
 from magicplan.planning.plan_files import read_plan
 from magicplan.planning.plan_intervals import candidate_ends, intervals, with_ends
+from magicplan.planning.plan_mix import with_mix
 from magicplan.planning.plan_request import PlanRequest, checked, request_from
 from magicplan.planning.plan_result import (
     Candidate,
@@ -37,7 +38,7 @@ from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of
 from magicplan.planning.plan_sensitivity import sensitivities
 from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
-from magicplan.planning.sizing import Sized, size_mixed, size_split
+from magicplan.planning.sizing import HAIR
 from magicplan.planning.traffic_load import Load, load_of, traffic_used
 from magicplan.roofline.timing import op_seconds
 
@@ -70,9 +71,14 @@ def plan(
     ask = replace(ask, gpus=tuple(n for n in ask.gpus if n in named.values()))  # aliases once
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
+    if ask.objective == "energy" and not any(gpu.tdp_watts for gpu in gpus):
+        raise UsageError(
+            f"objective energy: no TDP is known of {', '.join(gpu.name for gpu in gpus)}; expected "
+            "a GPU with one, or objective cost or gpus"
+        )
     found = fleet(ask, load)
     rejected = Counter(found.rejected)
-    choices = sorted(_choices(ask, load, found, prices, rejected), key=lambda c: c.rank(ask))
+    choices = ranked(ask, choices_of(ask, load, found, prices, rejected))
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
@@ -87,9 +93,13 @@ def plan(
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
     sure = intervals(ask, load, shown[0], best, ends[0])
-    found_plan = _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure)
+    reachable = {key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo}
+    found_plan = replace(
+        _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure),
+        reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
+    )  # fmt: skip
     if ask.available is not None:
-        found_plan = _with_mix(found_plan, ask.available)
+        found_plan = with_mix(found_plan)
     return found_plan if observed is None else with_observed(found_plan, observed, stated)
 
 
@@ -103,15 +113,6 @@ def _asked(request: PlanRequest | Path | str | None, options: dict[str, Any]) ->
     return checked(request)
 
 
-def _with_mix(found: Plan, available: Mapping[str, int]) -> Plan:
-    """The plan with the cheapest mix, which may meet what no single kind of replica does."""
-    mixed = mixed_fleet([found], available)
-    if found.feasible or not mixed.feasible:
-        return replace(found, mixed=mixed)
-    verdict = f"no single kind of replica does within the GPUs at hand; a mix: {mixed.verdict}"
-    return replace(found, mixed=mixed, feasible=True, verdict=verdict)
-
-
 def with_observed(found: Plan, path: Path | str, stated: Mapping[str, float] | None = None) -> Plan:
     """The same plan beside a benchmark of one of its best candidate's replicas.
 
@@ -121,44 +122,6 @@ def with_observed(found: Plan, path: Path | str, stated: Mapping[str, float] | N
     Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
     """
     return replace(found, observed=observe(path, found.request, found.best, stated))
-
-
-def _choices(
-    ask: PlanRequest,
-    load: Load,
-    found: Fleet,
-    prices: dict[str, PriceUsed],
-    rejected: Counter[str],
-) -> list[Choice]:
-    """Every configuration that can serve at all, in every arrangement asked for."""
-    sized: list[tuple[str, Sized]] = []
-    if ask.disaggregation != "only":
-        mixed = size_mixed(load, found.states, ask.slo, ask.max_utilisation)
-        sized.append((MIXED, mixed))
-    if ask.disaggregation != "off":
-        split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
-        sized.append((SPLIT, split))
-    choices = []
-    for layout, one in sized:
-        for index, row in enumerate(found.rows):
-            reason = _left_out(row, one, index)
-            if reason:
-                rejected[reason] += 1
-                continue
-            name = row.resolved.machine.accelerator.name
-            choices.append(
-                Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
-            )
-    return choices
-
-
-def _left_out(row: Configuration, sized: Sized, index: int) -> str:
-    """Why a configuration is no candidate, "" if it is one."""
-    if not sized.runs[index]:
-        return "does not hold the model and requests of this length, or cannot keep up with prompts"
-    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
-        return "its draft does not pay at the planned batch"
-    return ""
 
 
 def _shown(choices: list[Choice]) -> list[Choice]:
@@ -196,7 +159,7 @@ def _answer(
         model=model.name,
         parameters=model.parameters,
         feasible=best.meets,
-        verdict=_verdict(ask, best, sure),
+        verdict="",
         traffic=traffic_used(load, peak),
         slo=dict(ask.slo),
         best=best,
@@ -236,7 +199,9 @@ def _tpot(c: Candidate) -> float:
     return c.latency.tpot.p95_seconds
 
 
-def _verdict(ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...]) -> str:
+def _verdict(
+    ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...], reachable: Mapping[str, float]
+) -> str:
     """What to take, or what the nearest breaks; every limit with its prediction and interval."""
     of = {entry.figure: entry for entry in sure}
     limits = "".join(
@@ -249,9 +214,15 @@ def _verdict(ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...]) -> s
         )  # fmt: skip
         return f"{best.name}{price}{limits}"
     worst = max(best.violations, key=best.violations.__getitem__)
+    least = reachable.get(worst, 0.0)
+    reach = (
+        f", which nothing searched brings below {least:.3g}, nor more replicas by more than "
+        f"{HAIR - 1:.0%}"
+    )
     return (
         f"nothing meets the limits; the nearest, {best.name}, breaks {worst} by "
-        f"{best.violations[worst]:.2f} times{limits}"
+        f"{best.violations[worst]:.2f} times"
+        f"{reach if least > ask.slo.get(worst, math.inf) else ''}{limits}"
     )
 
 
@@ -310,7 +281,9 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
         "leave cache for 99 % of the time",
-        "energy is an upper bound: every GPU at its TDP, host and cooling left out",
+        "energy is not known: the GPU's datasheet states no TDP"
+        if math.isnan(choice.watts)
+        else "energy is an upper bound: every GPU at its TDP, host and cooling left out",
     ]
     if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):
         lines.append(f"price indicative: {choice.price.note}; state your own with prices")

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.planning.fleet import Configuration
-from magicplan.planning.mixed_fleet import stock_of
+from magicplan.planning.plan_names import stock_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import (
     Candidate,
@@ -73,10 +73,14 @@ class Choice:
                 found["available"] = self.gpus / max(stock, 0.5)
         return found
 
-    def rank(self, ask: PlanRequest) -> tuple[float, ...]:
-        """Sorts choices best first: what meets the limits by the objective, the rest by how far
-        it misses them; among equals, the simpler arrangement."""
-        broken = max(self.violations(ask).values(), default=1.0)
+    def broken(self, ask: PlanRequest) -> float:
+        """How far it misses the limit that it misses most; 1 where it meets them all."""
+        return max(self.violations(ask).values(), default=1.0)
+
+    def rank(self, ask: PlanRequest, near: float = 1.0) -> tuple[float, ...]:
+        """Sorts choices best first: what meets the limits, or misses none by more than `near`, by
+        the objective, the rest by how far it misses them; among equals, the simpler arrangement."""
+        broken = max(self.broken(ask), near)
         goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[ask.objective]
         goal = math.inf if math.isnan(goal) else goal
         tpot = float(self.sized.figures["tpot_p95_seconds"][self.index])
@@ -107,8 +111,8 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
         prefill_replicas=int(sized.prefill_replicas[i]),
         tp=row.tp,
         pp=row.pp,
-        ep=int(row.replica.layout.ep),
-        attention_dp=int(row.replica.layout.attention_dp),
+        ep=row.ep,
+        attention_dp=row.attention_dp,
         dtype=row.replica.layout.dtype,
         kv_dtype=row.replica.layout.kv_dtype,
         stack=ask.stack,
@@ -155,6 +159,9 @@ def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
         why = f"draws {other.energy_joules_per_token / best.energy_joules_per_token:.2f} times"
     elif other.layout != best.layout:
         why = "costs the same, and takes replicas of two kinds"
+    elif other.ep != best.ep and (other.tp, other.pp) == (best.tp, best.pp):
+        why = "does the same in this model, which knows no difference between experts that are "
+        why += "kept whole and split ones"
     else:
         slower = other.latency.tpot.p95_seconds / best.latency.tpot.p95_seconds
         why = f"costs the same, its p95 time per token is {slower:.2f} times the best's"
@@ -203,7 +210,8 @@ def _nearest(row: Configuration, batch: float) -> int:
 def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
     row, sized, i = choice.row, choice.sized, choice.index
     gpu = row.resolved.machine.accelerator.name
-    shape = f"tp{row.tp}" + (f" pp{row.pp}" if row.pp > 1 else "")
+    more = (("pp", row.pp), ("ep", row.ep), ("dp", row.attention_dp))
+    shape = " ".join([f"tp{row.tp}", *(f"{name}{n}" for name, n in more if n > 1)])
     counts = f"{sized.replicas[i]} replica{'s' if sized.replicas[i] != 1 else ''} of {shape}"
     if choice.layout == SPLIT:
         counts = f"{sized.prefill_replicas[i]} prefill + {sized.replicas[i]} decode of {shape}"
@@ -243,9 +251,9 @@ def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
         query_tokens=max(row.replica.longest, drafted) + 1.0 if row.spec.draft else 1.0,
     )  # fmt: skip
     gpus = float(row.gpus_per_replica)
-    shared = kv_sequence_bytes(
+    shared = row.attention_dp * kv_sequence_bytes(
         row.resolved.model, row.one_layout, load.shared_prefix_tokens, FULL
-    )  # fmt: skip
+    )
     parts = {
         "weights_bytes": held.weights_bytes / gpus,
         "kv_bytes": (float(np.mean(held.kv_bytes)) + float(shared)) / gpus,

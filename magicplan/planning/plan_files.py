@@ -6,12 +6,14 @@ import difflib
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
-from magicplan.planning.mixed_fleet import stock_of
+from magicplan.planning.draft_request import draft_of
+from magicplan.planning.plan_names import looked_up, stock_of
 from magicplan.planning.plan_request import SLO_KEYS, PlanRequest, request_from
 from magicplan.planning.prices import prices_for
 from magicplan.planning.request import Request, resolve
@@ -84,12 +86,15 @@ def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> Plan
     ask = request_from({**options, "slo": {**slo, **limits} if isinstance(slo, dict) else slo})
     model = model_specs.load(ask.model)
     gpus = [hardware_specs.load(name) for name in ask.gpus]
-    resolve(
-        Request(
-            gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep,
-            attention_dp=ask.attention_dp,
-        )
+    question = Request(
+        gpu=ask.gpus[0], model=ask.model, stack=ask.stack, draft="none", ep=ask.ep or 1,
+        attention_dp=ask.attention_dp or 1,
     )  # fmt: skip
+    resolve(question)
+    if len(ask.drafts) == 1 and ask.drafts[0] not in ("none", "auto"):
+        name, _, view = ask.drafts[0].partition(" ")
+        drafting = replace(question, draft=name, draft_kv=view or None)
+        looked_up("drafts", lambda _: draft_of(drafting, model), name)
     if ask.tp is not None:
         split = [tp for tp in ask.tp if splits_evenly(model, tp)]
         if not split:
@@ -97,7 +102,7 @@ def _answerable(options: Mapping[str, Any], limits: Mapping[str, float]) -> Plan
                 f"tp {', '.join(map(str, ask.tp))}: splits neither the {model.q_heads} heads nor "
                 f"the {model.kv_heads} KV heads of {model.name} evenly"
             )
-        if all(tp * ask.attention_dp % ask.ep for tp in split):
+        if ask.ep and all(tp * (ask.attention_dp or ask.ep) % ask.ep for tp in split):
             raise UsageError(f"ep {ask.ep}: divides no tp asked for times attention_dp")
     if ask.pp is not None and ask.pp > model.layers:
         raise UsageError(f"pp {ask.pp}: {model.name} has {model.layers} layers")

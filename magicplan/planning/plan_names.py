@@ -51,6 +51,16 @@ def check_names(ask: PlanRequest) -> None:
             _check_acceptance(f"acceptance.{name}", text)
 
 
+def stock_of(available: Mapping[str, int]) -> dict[str, int]:
+    """GPUs at hand by exact names. Raises UsageError for unknown names and bad counts."""
+    found = {}
+    for name, count in available.items():
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**6:
+            raise UsageError(f"available.{name} {count!r}: expected a whole number of GPUs")
+        found[hardware_specs.load(name).name] = count
+    return found
+
+
 def looked_up(field: str, find: Callable[[str], Any], name: str) -> Any:
     """What `find` makes of a name; its errors begin with the field, those of files with theirs."""
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.planning.plan_names import as_text, check_names
-from magicplan.planning.traces import read_trace, refuse_longer_prompts
+from magicplan.planning.traces import read_trace, refuse_longer
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
@@ -71,8 +71,11 @@ class PlanRequest:
     kv_dtypes: tuple[str, ...] = ("bf16",)
     pp: int | None = None
     """Pipeline stages; None tries them where no node holds the model."""
-    ep: int = 1
-    attention_dp: int = 1
+    ep: int | None = None
+    """GPUs that whole experts are spread over; None tries none and as many as share them."""
+    attention_dp: int | None = None
+    """Groups with attention and sequences of their own; None tries one, and for mixtures of experts
+    and latent attention also as many as GPUs, with `ep` as wide."""
     drafts: tuple[str, ...] = DEFAULT_DRAFTS
     """`none`, a draft as in `--draft`, with its view behind a blank as in "self streaming:512"; or
     `auto`: what the engines can run on this model."""
@@ -114,8 +117,9 @@ NUMBERS = (
 """Numbers of the traffic, whose ranges `load_of` looks at; the first four may be left out."""
 WHOLE = {
     "batched_tokens": (16, 2**20), "max_sequences": (1, 2**16), "max_gamma": (0, 64),
-    "ep": (1, 4096), "attention_dp": (1, 1024),
 }  # fmt: skip
+DEGREES = {"pp": (1, 1024), "ep": (1, 4096), "attention_dp": (1, 1024)}
+"""Of parallelism, that may be left open."""
 
 
 def request_from(options: Mapping[str, Any]) -> PlanRequest:
@@ -149,15 +153,16 @@ def checked(ask: PlanRequest) -> PlanRequest:
     for name in ("max_gpus", "budget_usd_per_hour"):
         if getattr(ask, name) is not None:
             _check_number(name, getattr(ask, name), low=1e-9, high=1e9)
-    if ask.pp is not None:
-        _check_whole("pp", ask.pp, low=1, high=1024)
+    for name, (low, high) in DEGREES.items():
+        if getattr(ask, name) is not None:
+            _check_whole(name, getattr(ask, name), low=low, high=high)
     if ask.disaggregation == "only" and ask.prefix_hit_rate == 1:
         raise UsageError("disaggregation only: with prefix_hit_rate 1 there is nothing to prefill")
     _check_limits(ask.slo)
     check_names(ask)
     if ask.trace is not None:
         model = model_specs.load(ask.model)
-        refuse_longer_prompts(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
+        refuse_longer(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
     return ask
 
 

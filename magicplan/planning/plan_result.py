@@ -381,6 +381,10 @@ class FleetPart:
     requests_per_s: float
     """What these replicas bear within the limits."""
     cost_usd_per_hour: float
+    ep: int = 1
+    attention_dp: int = 1
+    launch: tuple[Launch, ...] = ()
+    """How to start one of them, by engine."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -407,13 +411,16 @@ class MixedFleet:
 class Plan:
     """The whole answer. Where nothing meets the limits, `feasible` is False and `best` is the
     nearest candidate, whose `violations` and `binding` say by how much and where it fails. Where
-    only a mix of types meets them, `feasible` is True and `mixed` is the plan."""
+    `answer` is "mixed", `mixed` is the fleet to rent and `launch` starts its parts; `best` and all
+    that belongs to it is then the best of a single kind of replica, for comparison."""
 
     name: str
     model: str
     parameters: int
     feasible: bool
     verdict: str
+    answer: str = "best"
+    """What to rent: `best`, or `mixed`."""
     traffic: TrafficUsed
     slo: Mapping[str, float]
     best: Candidate
@@ -436,6 +443,9 @@ class Plan:
     prices: tuple[PriceUsed, ...]
     assumptions: tuple[str, ...]
     calibration_basis: str
+    reachable: Mapping[str, float] = field(default_factory=dict)
+    """Lowest figure of anything searched, by limit; more replicas bring 5 % more at most where it
+    lies beyond the limit."""
     advice: tuple[str, ...] = ()
     """A sentence on every limit that the plan breaks, or that its interval passes."""
     observed: Observation | None = None

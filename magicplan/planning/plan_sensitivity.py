@@ -11,7 +11,7 @@ import numpy as np
 from magicplan.planning.plan_candidates import SPLIT, Choice, step_ends
 from magicplan.planning.plan_request import METRICS, PlanRequest
 from magicplan.planning.plan_result import Sensitivity
-from magicplan.planning.replica import Speculation, pool, prompts_of, replica, states
+from magicplan.planning.replica import Speculation, one_of, pool, prompts_of, replica, states
 from magicplan.planning.serving import Steady, at_speeds
 from magicplan.planning.sizing import Limits, Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load
@@ -45,12 +45,9 @@ def kind_of(load: Load, choice: Choice, spec: Speculation | None = None) -> Kind
     """The choice's own kind, or the same with another draft or acceptance."""
     row = choice.row
     spec = row.spec if spec is None else spec
-    one = replace(
-        row.replica.layout, tp=np.asarray([float(row.tp)]), pp=np.asarray([float(row.pp)])
-    )
     r = replica(
-        row.resolved.model, row.resolved.machine, one, load, row.replica.limits,
-        row.replica.longest,
+        row.resolved.model, row.resolved.machine, one_of(row.replica.layout, row.layout), load,
+        row.replica.limits, row.replica.longest,
     )  # fmt: skip
     pools = pool(r, prompts_of(r, spec)) if choice.layout == SPLIT else None
     return Kind(choice=choice, states=states(r, spec), pools=pools)

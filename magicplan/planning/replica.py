@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from magicplan.planning.engine import (
     drafting_passes,
     prefill_cost,
     row_table,
+    with_axes,
 )
 from magicplan.planning.prompt_chunks import Rounds
 from magicplan.planning.serving import Room, Steady, prefill_pool, steady_states
@@ -37,6 +39,8 @@ from magicplan.roofline.memory import footprint, kv_sequence_bytes, slot_bytes
 from magicplan.roofline.timing import Machine
 from magicplan.roofline.traffic import FULL
 
+DEGREES = ("tp", "pp", "ep", "attention_dp")
+"""Of a layout: arrays [layout], or one number for all."""
 STEPS_PER_OCTAVE = 6
 PARTS_OF_ONE = np.asarray([0.02, 0.1, 0.25, 0.5, 0.75])
 TREE_GAIN = 1.02
@@ -153,12 +157,20 @@ def replica(
 
 def at_loads(r: Replica, layout: int, batch: Array, contexts: Array | None = None) -> Replica:
     """One layout at other batches and contexts, for `shapes_of`: what prompts cost stays as is."""
-    tp, pp = (np.asarray(d, dtype=np.float64).reshape(-1) for d in (r.layout.tp, r.layout.pp))
-    one = replace(r.layout, tp=tp[[layout % tp.size]], pp=pp[[layout % pp.size]])
+    one = one_of(r.layout, layout)
     there = replace(
         r, layout=one, batch=batch, contexts=r.contexts if contexts is None else contexts
     )
     return replace(there, verify=_passes(there, np.arange(1.0, r.longest + 2.0)))
+
+
+def one_of(layouts: Deployment, index: int) -> Deployment:
+    """One of several layouts, its degrees as arrays [1]."""
+    degrees = {name: np.asarray(getattr(layouts, name)).reshape(-1) for name in DEGREES}
+    picked: dict[str, Any] = {
+        name: d[[index % d.size]].astype(np.float64) for name, d in degrees.items()
+    }
+    return replace(layouts, **picked)
 
 
 def _passes(r: Replica, query: Array) -> Array:
@@ -258,13 +270,13 @@ def room_of(r: Replica, spec: Speculation, drafted: Array | None = None) -> Room
     residents = spec.draft.residents if spec.draft else ()
     load, query = r.load, r.longest + 1.0 if spec.draft else 1.0
     available = r.limits.memory_fraction * r.machine.accelerator.memory_bytes
-    flat = replace(r.layout, tp=_column(r.layout.tp), pp=_column(r.layout.pp))
+    flat = with_axes(r.layout, 1)
     own = np.maximum(r.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(r.model, flat, 1.0, own, available, residents, query_tokens=query)
     prompts = np.asarray([max(float(load.lengths.prompt.mean()) / 2, 1.0)])
     begun = footprint(r.model, flat, 1.0, prompts, available, residents, query_tokens=query)
     shared = kv_sequence_bytes(r.model, flat, load.shared_prefix_tokens, FULL)
-    fixed = held.fixed_bytes_per_gpu + shared / flat.gpus_per_replica
+    fixed = held.fixed_bytes_per_gpu + shared * flat.attention_dp / flat.gpus_per_replica
     beyond = np.zeros(1) if drafted is None else np.maximum(drafted + 1 - query, 0.0)
     shape = (r.layouts, own.size)
     each = np.broadcast_to(held.sequence_bytes_per_gpu, shape)
@@ -276,10 +288,6 @@ def room_of(r: Replica, spec: Speculation, drafted: Array | None = None) -> Room
         max_sequences=r.limits.max_sequences,
         lookahead_bytes=beyond * np.broadcast_to(slot_bytes(r.model, flat), (r.layouts, 1)),
     )
-
-
-def _column(value: object) -> Array:
-    return np.asarray(value, dtype=np.float64).reshape(-1, 1)
 
 
 def states(
@@ -305,7 +313,7 @@ def states(
 def pool(r: Replica, prompts: PrefillCost) -> Steady:
     """Replicas of every layout that only prefill, over `UTILISATIONS`; the KV cache of a prompt
     leaves over each GPU's PCIe or network port."""
-    flat = replace(r.layout, tp=_column(r.layout.tp), pp=_column(r.layout.pp))
+    flat = with_axes(r.layout, 1)
     groups, a = r.load.groups, r.machine.accelerator
     prompt = kv_sequence_bytes(r.model, flat, groups.new + groups.cached, FULL)
     port = (a.pcie_bytes_per_s or a.link_bytes_per_s or np.inf) * flat.gpus_per_replica

@@ -30,6 +30,8 @@ from magicplan.roofline.deployment import Array
 
 Whole = NDArray[np.int64]
 Limits = Mapping[str, float]
+HAIR = 1.05
+"""Times the best reachable figure that count as good as it, where no load meets a limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -161,9 +163,11 @@ def size_split(
     )  # fmt: skip
     rows, first = np.arange(pools.configs), np.zeros(pools.configs, dtype=np.int64)
     last = first + pools.rate.shape[1] - 1
-    at = _bisect(random, pools, entry, early, first, last).astype(np.float64)
+    at = _bisect(random, pools, entry, early, first, last)
     late_prompts = held is not None and _fails(random, pools, entry, early, rows, at)
-    each = np.minimum(reached(pools.rate, at), max_utilisation / 0.95 * pools.rate[:, -1])
+    saturation = pools.rate[:, -1] / UTILISATIONS[-1]
+    in_time, in_use = reached(pools.rate, at), max_utilisation * saturation
+    each = np.minimum(in_time, in_use)
     needed = np.maximum(np.ceil(rate / each - 1e-9), 1)
     replicas = held[1] if held else np.where(decode.runs, needed, 0).astype(np.int64)
     at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
@@ -172,7 +176,7 @@ def size_split(
         ttft=prompts.ttft, tpot=prompts.ttft * 0, e2e=prompts.ttft, itl=prompts.itl,
         itl_mean=prompts.itl_mean, itl_cv=prompts.itl_cv,
     )  # fmt: skip
-    queues = rate / np.maximum(replicas, 1) > pools.rate[:, -1] / UTILISATIONS[-1]
+    queues = rate / np.maximum(replicas, 1) > saturation
     first_tokens = _endless(_figures(whole), queues, ("ttft",))
     figures = dict(decode.figures) | {
         key: value for key, value in first_tokens.items() if key.startswith("ttft")
@@ -183,18 +187,22 @@ def size_split(
             finite, endless = np.isfinite(own), np.full(own.shape, np.inf)
             rest = np.subtract(figures[key], own, where=finite, out=endless)
             figures[key] = rest + figures[key.replace("e2e", "ttft")]
-    wanted = load.users if load.users is not None else load.requests_per_s
-    share = np.where(late_prompts, 0.0, each * replicas / np.maximum(rate, 1e-12))
-    capacity = np.minimum(decode.capacity, wanted * share)
+    borne = np.where(late_prompts, 0.0, each * replicas)
+    if load.users is not None:  # prompts a second as users: as many as send what comes now
+        borne = load.users * borne / np.maximum(rate, 1e-12)
+    slow = np.full(pools.configs, "prefill", dtype=object)
+    if early:
+        beyond = np.minimum(np.floor(at) + 1, last)
+        keys, worst = list(early), _ratios(random, pools, entry, early, rows, beyond).argmax(axis=0)
+        slow = np.where(in_time < in_use, np.asarray(keys, dtype=object)[worst], slow)
     return replace(
         decode,
         prefill_replicas=replicas,
         figures=figures,
-        capacity=capacity,
-        utilisation=np.maximum(
-            decode.utilisation, rate / np.maximum(replicas, 1) / pools.rate[:, -1]
-        ),
+        capacity=np.minimum(decode.capacity, borne),
+        utilisation=np.maximum(decode.utilisation, rate / np.maximum(replicas, 1) / saturation),
         violations={key: figures[key] / limit for key, limit in limits.items()},
+        binding=tuple(np.where(borne < decode.capacity, slow, np.asarray(decode.binding, object))),
     )
 
 
@@ -211,7 +219,7 @@ def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -
     )
     by_use = where_reached(states.rate, max_utilisation * states.rate[rows, end], end)
     lowest = np.minimum(np.full(end.shape, 0 if load.users is not None else 1), end)
-    fast = _bisect(load, states, entry, limits, lowest, end).astype(np.float64)
+    fast = _bisect(load, states, entry, limits, lowest, end)
     at = np.maximum(np.minimum(fast, by_use), lowest)
     return _Borne(
         states=states, ladder=ladder, last=last, entry=entry, at=at, by_latency=fast < by_use
@@ -220,26 +228,39 @@ def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -
 
 def _bisect(
     load: Load, states: Steady, entry: Entry, limits: Limits, first: Whole, last: Whole
-) -> Whole:
-    """Largest batch index that meets all limits, [config]; `first` where even that does not."""
+) -> Array:
+    """Largest batch index that meets all limits, [config]. A limit that even `first` breaks is out
+    of reach of any number of replicas: a `HAIR` more than `first` gives stands in for it, and what
+    bears it is found between indices too."""
     if not limits:
-        return last
+        return last.astype(np.float64)
     low, high = first.copy(), last.copy()
     rows = np.arange(states.configs)
+    least = _ratios(load, states, entry, limits, rows, first.astype(np.float64))
+    bound = np.where(least > 1, HAIR * least, 1.0)
     while (low < high).any():
         middle = (low + high + 1) // 2
-        good = _worst(load, states, entry, limits, rows, middle.astype(np.float64)) <= 1
+        ratios = _ratios(load, states, entry, limits, rows, middle.astype(np.float64))
+        good = (ratios <= bound).all(axis=0)
         low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
         high = np.maximum(high, low)
-    return low
+    far = (least > 1).any(axis=0) & (low < last)
+    if not far.any():
+        return low.astype(np.float64)
+    here, after = (
+        _ratios(load, states, entry, limits, rows, np.minimum(low + more, last).astype(np.float64))
+        for more in (0, 1)
+    )
+    share = np.where(after > bound, (bound - here) / np.maximum(after - here, 1e-12), 1.0)
+    return np.where(far, low + np.clip(share.min(axis=0), 0.0, 1.0), low)
 
 
-def _worst(
+def _ratios(
     load: Load, states: Steady, entry: Entry, limits: Limits, rows: Whole, at: Array
 ) -> Array:
+    """Figures over limits, [limit, config]."""
     found = _sampled(load, states, entry, rows, at)
-    ratios = [found.statistic(*_split(key)) / limit for key, limit in limits.items()]
-    return np.asarray(np.max(ratios, axis=0))
+    return np.stack([found.statistic(*_split(key)) / limit for key, limit in limits.items()])
 
 
 def _fails(
@@ -248,7 +269,7 @@ def _fails(
     """Whether a limit is broken there: where `_bisect` found nothing, even an idle replica does."""
     if not limits:
         return np.zeros(rows.size, dtype=np.bool_)
-    return np.asarray(_worst(load, states, entry, limits, rows, at) > 1 + 1e-6)
+    return np.asarray((_ratios(load, states, entry, limits, rows, at) > 1 + 1e-6).any(axis=0))
 
 
 def _sampled(load: Load, states: Steady, entry: Entry, rows: Whole, at: Array) -> Sampled:
@@ -274,8 +295,6 @@ def _binding(load: Load, borne: _Borne, limits: Limits) -> tuple[str, ...]:
     if not limits:
         return tuple(str(c) for c in cause)
     beyond = np.minimum(np.floor(borne.at) + 1, np.maximum(borne.last, 0))
-    found = _sampled(load, states, borne.entry, rows, beyond)
-    keys = list(limits)
-    ratios = np.stack([found.statistic(*_split(key)) / limits[key] for key in keys])
-    metric = np.asarray(keys)[ratios.argmax(axis=0)]
+    ratios = _ratios(load, states, borne.entry, limits, rows, beyond)
+    metric = np.asarray(list(limits))[ratios.argmax(axis=0)]
     return tuple(str(name) for name in np.where(borne.by_latency, metric, cause))

@@ -26,10 +26,22 @@ COLUMNS = {
     "output": ("generatedtokens", "output_tokens", "completion_tokens", "num_decode_tokens"),
 }
 MINUTE = 60.0
+LATEST = 1e11
+"""Seconds since 1970 of no arrival: the year 5138. Milliseconds passed it in 1973."""
 GAP = 50.0
 """Times the mean of all shorter gaps: exponential gaps of a million arrivals stay below 20."""
 HOLES = 0.1
 """Of all gaps, the longest, may be holes; more of them are how the traffic is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Longest:
+    """The longest entry of a column, with the file's own name of it."""
+
+    what: str
+    field: str
+    tokens: float
+    line: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -44,9 +56,8 @@ class Trace:
     arrival_cv2: float
     """Squared coefficient of variation of gaps, each over the mean of the hundred around it."""
     lengths: Lengths
-    longest_prompt_tokens: float
-    longest_line: int
-    """Where the longest prompt stands."""
+    longest: tuple[Longest, ...]
+    """Of prompts and of outputs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -69,14 +80,15 @@ def read_trace(path: Path) -> Trace:
     return _trace(path, (stamp.st_mtime_ns, stamp.st_size))
 
 
-def refuse_longer_prompts(trace: Trace, limit: int, model: str) -> None:
-    """Raises SpecError where a prompt alone exceeds the context that a model was made for."""
-    if trace.longest_prompt_tokens > limit:
-        raise SpecError(
-            f"{trace.path}, line {trace.longest_line}",
-            f"a prompt of {trace.longest_prompt_tokens:.0f} tokens, beyond the {limit} that "
-            f"{model} was made for; leave such requests out, or name another model",
-        )
+def refuse_longer(trace: Trace, limit: int, model: str) -> None:
+    """Raises SpecError where a prompt or an output alone exceeds the context of a model."""
+    for one in trace.longest:
+        if one.tokens > limit:
+            raise SpecError(
+                f"{trace.path}, line {one.line}",
+                f"{one.field}: {one.what} of {one.tokens:.0f} tokens, beyond the {limit} that "
+                f"{model} was made for; leave such requests out, or name another model",
+            )
 
 
 @lru_cache(maxsize=4)
@@ -98,7 +110,6 @@ def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
             "decodes",
         )
     _refuse_silence(path, columns, gaps)
-    longest = int(np.argmax(prompts))
     chosen = np.linspace(0, len(prompts) - 1, min(POINTS, len(prompts))).astype(np.int64)
     order = np.lexsort((outputs, prompts))[chosen]  # evenly over what is sorted by prompt
     return Trace(
@@ -108,9 +119,14 @@ def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
         peak_factor=_busiest_minute(seconds, duration),
         arrival_cv2=_burstiness(gaps),
         lengths=Lengths(prompt=prompts[order], output=outputs[order]),
-        longest_prompt_tokens=float(prompts[longest]),
-        longest_line=columns.lines[longest],
-    )
+        longest=tuple(
+            Longest(
+                what=f"a{'n' if what == 'output' else ''} {what}", field=columns.names[what],
+                tokens=float(tokens.max()), line=columns.lines[int(np.argmax(tokens))],
+            )
+            for what, tokens in (("prompt", prompts), ("output", outputs))
+        ),
+    )  # fmt: skip
 
 
 def _columns(path: Path) -> Columns:
@@ -178,6 +194,12 @@ def _time(where: str, name: str, row: dict[str, str]) -> tuple[float, str]:
         value = (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
     if not math.isfinite(value):
         raise SpecError(where, f"{name}: {text!r} is not a finite time")
+    if abs(value) > LATEST:
+        raise SpecError(
+            where,
+            f"{name}: {text} seconds lie thousands of years from 1970: the file counts in a finer "
+            "unit, such as milliseconds; expected seconds",
+        )
     return value, kind
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from magicplan.report.charts import show
 from magicplan.report.figure_tables import between
-from magicplan.report.page import Block, Fact, Grid, Page, Section
-from magicplan.report.plan_words import draft_words
+from magicplan.report.page import Block, Bullets, Code, Fact, Grid, Page, Section
+from magicplan.report.plan_words import ENGINES, counts, degrees, draft_words
 from magicplan.report.record import Record
 
 COLUMNS = ("workload", "GPUs", "layout", "formats", "draft", "requests/s", "$/hour")
@@ -15,42 +15,64 @@ COLUMNS = ("workload", "GPUs", "layout", "formats", "draft", "requests/s", "$/ho
 
 def page(found: Record) -> Page:
     """The JSON of `magicplan fleet`."""
-    parts = found.records("parts")
     verdict, feasible = found.text("verdict"), found.flag("feasible")
-    blocks: tuple[Block, ...] = (Grid(columns=COLUMNS, rows=tuple(map(_row, parts))),)
     return Page(
         title="One fleet for several workloads",
         verdict=f"Rent {verdict}." if feasible else f"{verdict[:1].upper()}{verdict[1:]}.",
         tone="good" if feasible else "bad",
-        facts=tuple(_facts(found)) if feasible else (),
-        sections=(Section(title="Who serves what", blocks=blocks),) if parts else (),
+        facts=tuple(facts(found)) if feasible else (),
+        sections=(Section(title="Who serves what", blocks=parts(found)),) if feasible else (),
     )
 
 
-def _facts(found: Record) -> Iterable[Fact]:
-    cost, alone = found.number("cost_usd_per_hour"), found.maybe("alone_usd_per_hour")
+def parts(found: Record) -> tuple[Block, ...]:
+    """Every kind of replica, then how to launch each."""
+    listed = found.records("parts")
+    blocks: list[Block] = [Grid(columns=COLUMNS, rows=tuple(map(_row, listed)))]
+    for part in listed:
+        for entry in part.records("launch"):
+            blocks += command(entry, f" on {part.text('gpu')} for {part.text('workload')}")
+    return tuple(blocks)
+
+
+def command(entry: Record, where: str = "") -> list[Block]:
+    """A command to paste, the file it reads, and what it could not express."""
+    role, engine = entry.text("role"), entry.text("engine")
+    what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
+    title = f"Launch a replica{where} with {what}"
+    blocks: list[Block] = [Code(title=title, text=entry.text("command"))]
+    if entry.text("file_name", ""):
+        beside = f"{entry.text('file_name')}, beside it"
+        blocks.append(Code(title=beside, text=entry.text("file_text")))
+    if entry.texts("notes"):
+        blocks.append(Bullets(lines=entry.texts("notes")))
+    return blocks
+
+
+def facts(found: Record, *, alone: bool = True) -> Iterable[Fact]:
+    """GPUs and cost; with `alone`, what every workload costs by its own plan."""
+    yield Fact(name="GPUs", value=counts(found))
+    cost, each = found.number("cost_usd_per_hour"), found.maybe("alone_usd_per_hour")
     ends = between(
         found.maybe("cost_low_usd_per_hour"), found.maybe("cost_high_usd_per_hour"), "usd"
     )
     note = f"80 %: {ends}; the mix found anew where every replica bears either end of its capacity"
     yield Fact(name="cost an hour", value=show(cost, "usd"), note=note if ends else "")
-    if alone is None:
+    if not alone:
+        return
+    if each is None:
         yield Fact(name="each alone", value=show(None), note="one has no plan of a single kind")
         return
-    note = (
-        f"{show(100 * (1 - cost / alone), 'percent')} saved by the mix"
-        if alone > cost * 1.0005
-        else ""
-    )
-    yield Fact(name="each by its own plan", value=show(alone, "usd"), note=note)
+    saved = f"{show(100 * (1 - cost / each), 'percent')} saved by the mix"
+    note = saved if each > cost * 1.0005 else ""
+    yield Fact(name="each by its own plan", value=show(each, "usd"), note=note)
 
 
 def _row(part: Record) -> tuple[str, ...]:
-    pipeline = f" PP{part.number('pp'):.0f}" if part.number("pp") > 1 else ""
     return (
         part.text("workload"),
         f"{part.number('gpus'):.0f} x {part.text('gpu')}",
-        f"{part.number('replicas'):.0f} of TP{part.number('tp'):.0f}{pipeline}",
+        f"{part.number('replicas'):.0f} of {degrees(part)}",
         f"{part.text('dtype')}, KV {part.text('kv_dtype')}",
         draft_words(part) if part.number("gamma") else "none",
         f"{part.number('requests_per_s'):.3g}",

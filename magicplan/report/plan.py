@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from magicplan.report import plan_basis, plan_choice
+from magicplan.report import fleet_page, plan_basis, plan_choice
 from magicplan.report.charts import Unit, show
 from magicplan.report.page import Fact, Page
 from magicplan.report.plan_words import (
     draft_words,
     ends_words,
+    is_mix,
     latency_of,
     limit_name,
     limits_of,
@@ -24,10 +25,13 @@ from magicplan.report.record import Record
 def page(plan: Record) -> Page:
     """From the JSON of a plan. Raises SpecError naming a field that is missing or wrong."""
     feasible = plan.flag("feasible")
+    mixed = is_mix(plan)
+    first = (
+        (plan_choice.mix(plan), plan_choice.one_kind(plan)) if mixed
+        else (plan_choice.launch(plan), plan_choice.observed(plan), plan_choice.limits(plan))
+    )  # fmt: skip
     sections = (
-        plan_choice.launch(plan),
-        plan_choice.observed(plan),
-        plan_choice.limits(plan),
+        *first,
         plan_choice.latency(plan),
         plan_choice.candidates(plan),
         plan_choice.pareto(plan),
@@ -44,7 +48,7 @@ def page(plan: Record) -> Page:
         verdict=verdict(plan),
         tone="good" if feasible else "bad",
         subject=_subject(plan),
-        facts=tuple(_facts(plan)),
+        facts=tuple(fleet_page.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),
         sections=tuple(section for section in sections if section is not None),
     )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from magicplan.report import fleet_page
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
 from magicplan.report.figure_tables import between
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.plan_words import (
-    ENGINES,
     METRICS,
     STATISTICS,
+    alone,
     draft_words,
     ends_of,
     limit_name,
@@ -42,21 +43,28 @@ def launch(plan: Record) -> Section:
     blocks: list[Block] = [] if feasible else [_broken(plan)]
     blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
     for entry in plan.records("launch"):
-        role = entry.text("role")
-        engine = entry.text("engine")
-        what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
-        blocks.append(Code(title=f"Launch a replica with {what}", text=entry.text("command")))
-        if entry.text("file_name", ""):
-            beside = f"{entry.text('file_name')}, beside it"
-            blocks.append(Code(title=beside, text=entry.text("file_text")))
-        if entry.texts("notes"):
-            blocks.append(Bullets(lines=entry.texts("notes")))
+        blocks += fleet_page.command(entry)
     return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
+
+
+def mix(plan: Record) -> Section:
+    """The kinds of replicas to rent together, and the commands to paste."""
+    return Section(title="Buy and launch", blocks=fleet_page.parts(plan.record("mixed")))
+
+
+def one_kind(plan: Record) -> Section:
+    """The best of one kind beside a mix: what all that follows describes."""
+    reading = f"{alone(plan)} Everything below describes it and its rivals, for comparison."
+    blocks: list[Block] = [reading]
+    if plan.record("best").record("violations").data:
+        blocks.append(_broken(plan))
+    blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
+    return Section(title="One kind alone", blocks=tuple(blocks))
 
 
 def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
     best = plan.record("best")
-    headroom = best.number("headroom")
+    headroom, joules = best.number("headroom"), best.maybe("energy_joules_per_token")
     kept = "" if best.record("violations").data else " within the limits"
     side = "over" if headroom >= 0 else "below"
     return (
@@ -72,8 +80,8 @@ def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
          f"utilisation {best.number('utilisation'):.0%}{_sure(plan, 'utilisation')}"),
         ("what stops it", f"{limit_name(best.text('binding'))}; a decode step spends most on "
          f"{SPENT.get(best.text('bound'), best.text('bound'))}"),
-        ("energy", f"at most {best.number('energy_joules_per_token'):.3g} J a token"
-         f"{_sure(plan, 'energy_joules_per_token')}"),
+        ("energy", "not known, for want of a TDP" if joules is None else
+         f"at most {joules:.3g} J a token{_sure(plan, 'energy_joules_per_token')}"),
         ("stack", f"{best.text('stack')}, calibration {best.text('calibration')}"),
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from magicplan.report.charts import Bars, Chart, HeatMap, Numbers, Scale, Series, Style, show
 from magicplan.report.figure_tables import between
-from magicplan.report.plan_words import interval_of, seconds_of, spaced
+from magicplan.report.plan_words import interval_of, is_mix, seconds_of, spaced
 from magicplan.report.prediction_page import PARTS
 from magicplan.report.record import Record
 from magicplan.report.sweep_page import mapped, speedup_text
@@ -179,7 +179,8 @@ def pareto(plan: Record, *, against: str) -> Chart:
         series.append(_points("Pareto front", front, field, style="front"))
     best = plan.record("best")
     if best.maybe(field) is not None:
-        name = "chosen" if plan.flag("feasible") else "nearest"
+        one = "best of one kind" if is_mix(plan) else "chosen"
+        name = one if plan.flag("feasible") else "nearest"
         ends = spread(plan, "tpot_p95_seconds")
         series.append(_points(name, [best], field, style="best", ends=ends))
     limit = plan.record("slo").maybe("tpot_p95_seconds")

@@ -23,6 +23,7 @@ LIMITS = {
     "max_sequences": "the most requests a replica may run at once",
     "max_gpus": "the most GPUs allowed",
     "budget_usd_per_hour": "the budget",
+    "available": "the GPUs at hand",
 }
 """What may bind, besides latencies."""
 FIGURES = {
@@ -45,6 +46,13 @@ FIGURES = {
 def verdict(plan: Record) -> str:
     """The answer in a sentence: what to rent and what it gives, or why nothing will do; every limit
     with its prediction and the interval of that."""
+    if is_mix(plan):
+        mixed = plan.record("mixed")
+        return (
+            f"Rent a mix: {counts(mixed)} for "
+            f"{show(mixed.number('cost_usd_per_hour'), 'usd')} an hour, each within every limit. "
+            f"{alone(plan)}"
+        )
     best = plan.record("best")
     fleet = f"{best.number('gpus'):.0f} x {best.text('gpu')} ({shape_words(best)})"
     limited = [_against(plan, key) for key in limits_of(plan) if plan.record("slo").maybe(key)]
@@ -55,7 +63,7 @@ def verdict(plan: Record) -> str:
         factor, key = max(broken, default=(float("inf"), best.text("binding")))
         much = f"{factor:.3g} times over" if factor < float("inf") else "out of bounds"
         gives = f" It gives {', '.join(limited)}." if limited else ""
-        where = f"{much} on {limit_name(key)}"
+        where = f"{much} on {limit_name(key)}{_reach(plan, key)}"
         return f"Nothing meets the limits: the nearest, {fleet}, is {where}.{gives}"
     costs = [
         (best.maybe("cost_usd_per_hour"), "{} an hour"),
@@ -65,6 +73,30 @@ def verdict(plan: Record) -> str:
     said += limited or [_against(plan, key) for key in limits_of(plan)]
     draft = f"speculate with {draft_words(best)}" if best.number("gamma") else "do not speculate"
     return f"Rent {fleet} and {draft}: {', '.join(said)}."
+
+
+def is_mix(plan: Record) -> bool:
+    """Whether several kinds of replicas are the answer."""
+    return plan.text("answer", "best") == "mixed"
+
+
+def alone(plan: Record) -> str:
+    """The best of one kind of replica beside a mix, in a sentence."""
+    best = plan.record("best")
+    fleet = f"The best of one kind, {best.number('gpus'):.0f} x {best.text('gpu')}"
+    broken = ", ".join(limit_name(key) for key in best.record("violations").data)
+    if broken:
+        return f"{fleet}, breaks a limit: {broken}."
+    return f"{fleet}, costs {show(best.number('cost_usd_per_hour'), 'usd')} an hour."
+
+
+def _reach(plan: Record, key: str) -> str:
+    """How near anything comes to a limit that is out of reach."""
+    reachable, limit = plan.maybe_record("reachable"), plan.record("slo").maybe(key)
+    least = reachable.maybe(key) if reachable else None
+    if limit is None or least is None or least <= limit:
+        return ""
+    return f", which nothing searched brings below {show(least, 'seconds')}"
 
 
 def limits_of(plan: Record) -> tuple[str, ...]:
@@ -116,13 +148,23 @@ def tree_words(tree: Record) -> str:
 
 def shape_words(c: Record) -> str:
     """How the GPUs are laid out, in words."""
-    degrees = [f"TP{c.number('tp'):.0f}"]
-    for key, name in (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP")):
-        degrees += [f"{name}{c.number(key):.0f}"] if c.number(key) > 1 else []
     count, prefill = c.number("replicas"), c.number("prefill_replicas")
     kinds = f"{prefill:.0f} prefill + {count:.0f} decode " if prefill else f"{count:.0f} "
-    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {' '.join(degrees)}"
+    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {degrees(c)}"
     return f"{replicas}, {c.text('dtype')}, KV {c.text('kv_dtype')}"
+
+
+def counts(found: Record) -> str:
+    """ "3 x h100-sxm and 14 x l40s"."""
+    return " and ".join(f"{count:.0f} x {gpu}" for gpu, count in found.record("gpus").items())
+
+
+def degrees(c: Record) -> str:
+    """Degrees of parallelism: "TP1 EP8 attention DP8"."""
+    more = (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP"))
+    found = [(name, c.maybe(key) or 1) for key, name in more]
+    others = [f"{name}{degree:.0f}" for name, degree in found if degree > 1]
+    return " ".join([f"TP{c.number('tp'):.0f}", *others])
 
 
 def limit_name(key: str) -> str:

@@ -64,12 +64,17 @@ class Footprint:
         return np.maximum(np.floor(room / self.sequence_bytes_per_gpu), 0.0)
 
 
-def weights_bytes(model: ModelShape, layout: Deployment) -> float:
-    """All weights of one copy: linear layers in the layout's format, everything else in 16 bits."""
+def weights_bytes(model: ModelShape, layout: Deployment) -> Num:
+    """All weights of one replica: linear layers in the layout's format, everything else in 16 bits.
+
+    Each group of data-parallel attention holds its own attention, embedding and LM head.
+    """
     routers = model.experts.layers * model.router_parameters if model.experts else 0
     heads = model.head_parameters * (1 if model.tied_embeddings else 2)
     wide = heads + routers + model.norm_parameters
-    return (model.parameters - wide) * layout.weight_bytes + wide * layout.wide_bytes
+    attention = model.layers * model.attention_parameters * layout.weight_bytes
+    copies = (layout.attention_dp - 1) * (attention + heads * layout.wide_bytes)
+    return (model.parameters - wide) * layout.weight_bytes + wide * layout.wide_bytes + copies
 
 
 def kv_sequence_bytes(model: ModelShape, layout: Deployment, tokens: Num, view: KvView) -> Num:

@@ -154,6 +154,7 @@ def test_plain_names_and_seconds(tmp_path: Path) -> None:
             ["line 3", "dates with a zone among dates without"],
         ),
         (["1,10,1", "2,10,1"], ["GeneratedTokens", "nothing decodes"]),
+        (["1717171717000,10,5", "1717171718000,10,5"], ["line 2", "TIMESTAMP", "milliseconds"]),
         (["1,10,5"], ["1 arrivals"]),
         (["1,10,5", "1,10,5"], ["one instant"]),
     ],
@@ -185,11 +186,26 @@ def test_random_and_bursty_traffic_has_no_holes(tmp_path: Path) -> None:
         assert read_trace(trace_of(tmp_path / "d.csv", [f"{t},10,5" for t in times])).requests
 
 
-def test_prompts_beyond_the_model_are_refused_by_line(tmp_path: Path) -> None:
-    rows = [f"{i},{16_000_000 if i == 7 else 500},5" for i in range(20)]
-    path = trace_of(tmp_path / "long.csv", rows)
-    with pytest.raises(SpecError, match=r"long.csv, line 9: .*16000000 tokens.*131072.*llama"):
+@pytest.mark.parametrize(
+    ("row", "field", "tokens"),
+    [
+        ("7,16000000,5", "ContextTokens", 16_000_000),
+        ("7,500,10000000", "GeneratedTokens", 10_000_000),
+        ("7,500,150000", "GeneratedTokens", 150_000),
+    ],
+)
+def test_lengths_beyond_the_model_are_refused_by_line_and_field(
+    tmp_path: Path, row: str, field: str, tokens: int
+) -> None:
+    path = trace_of(tmp_path / "long.csv", [*(f"{i},500,5" for i in range(7)), row, "8,500,5"])
+    wanted = rf"long.csv, line 9: {field}: .* of {tokens} tokens.*131072.*llama"
+    with pytest.raises(SpecError, match=wanted):
         request_from({"trace": str(path)})
+
+
+def test_seconds_since_1970_are_times(tmp_path: Path) -> None:
+    path = trace_of(tmp_path / "now.csv", [f"{1_717_171_717 + i},10,5" for i in range(5)])
+    assert read_trace(path).requests_per_s == pytest.approx(1.0)
 
 
 def test_a_changed_trace_is_read_again(tmp_path: Path) -> None:

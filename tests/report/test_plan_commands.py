@@ -227,6 +227,26 @@ drafts = ["none"]
 """
 
 
+def test_a_mix_within_the_gpus_at_hand_is_the_same_everywhere(tmp_path: Path) -> None:
+    """On the terminal, in the JSON, and from `fleet`, which reads the stock from the plan file."""
+    stock = "[money]\navailable = {h100 = 1, l40s = 20}\n"
+    text = SMALL.format(name="chat", model="llama-3.1-8b", rate=20) + stock
+    (tmp_path / "chat.toml").write_text(text, encoding="utf-8")
+    done = run("plan", "chat.toml", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert document["answer"] == "mixed"
+    assert document["mixed"]["gpus"]["h100-sxm"] == 1
+    shown, joint = (run(word, "chat.toml", cwd=tmp_path) for word in ("plan", "fleet"))
+    assert shown.returncode == joint.returncode == 0
+    cost = f"{document['mixed']['cost_usd_per_hour']:.2f}"
+    told = [" ".join(one.stdout.split()) for one in (shown, joint)]
+    for gpu, count in document["mixed"]["gpus"].items():
+        assert all(f"{count} x {gpu}" in text.partition(cost)[0] for text in told)
+        assert all(f"Launch a replica on {gpu}" in text for text in told)
+    assert told[0].startswith("Rent a mix: ")
+
+
 def test_a_fleet_for_two_models_within_the_gpus_at_hand(tmp_path: Path) -> None:
     for name, model, rate in (("chat", "llama-3.1-8b", 20), ("code", "qwen3-32b", 4)):
         text = SMALL.format(name=name, model=model, rate=rate)
