@@ -23,9 +23,9 @@ from magicplan.roofline.memory import kv_sequence_bytes
 from magicplan.roofline.traffic import FULL
 
 CONTEXTS = 24
-Clock = Callable[[int, float, Sequence[tuple[int, int]]], float]
-"""Seconds of a step of so many decoding requests of a mean context, with chunks of (new, cached)
-prompt tokens, through all pipeline stages."""
+Clock = Callable[[int, int, float, Sequence[tuple[int, int]]], float]
+"""Seconds through all pipeline stages of a micro-batch of so many decoding requests, of so many
+that decode at all, of a mean context, with chunks of (new, cached) prompt tokens."""
 Accept = Callable[[int], np.ndarray[Any, Any]]
 
 
@@ -35,7 +35,10 @@ def stages_of(r: Replica) -> int:
 
 
 def step_clock(r: Replica, spec: Speculation) -> Clock:
-    """The clock of one micro-batch: the passes are asked for whole batches, `stages` times it."""
+    """The clock of one micro-batch: the passes are asked for whole batches, `stages` times it.
+
+    The host works for every request once a round, whatever micro-batch it is in.
+    """
     gamma, stages, shared = spec.gamma or 0, stages_of(r), r.load.shared_prefix_tokens
     sizes = np.unique(np.rint(np.geomspace(1, r.limits.max_sequences, 40)))
     longest = float((r.load.lengths.prompt + r.load.lengths.output).max())
@@ -49,9 +52,11 @@ def step_clock(r: Replica, spec: Speculation) -> Clock:
     by_rows = table.at(stages * np.arange(most_rows + 1.0)[None, :])[0]
     alone = float(flat[0, 0]) - float(by_rows[gamma + 1])  # sampling, host and launches of one
     by_size = flat + _drafting(r, spec, sizes * stages)[:, None]
-    prompts = prompts_of(r, spec)
+    prompts, per_sequence = prompts_of(r, spec), r.machine.calibration.host.sequence_seconds
 
-    def clock(count: int, ctx: float, chunks: Sequence[tuple[int, int]]) -> float:
+    def clock(
+        count: int, all_decoding: int, ctx: float, chunks: Sequence[tuple[int, int]]
+    ) -> float:
         if count:
             row = float(np.interp(count, sizes, np.arange(sizes.size)))
             read = max(ctx - shared * (1 - 1 / count), 1.0)  # a shared prefix is read once
@@ -60,7 +65,7 @@ def step_clock(r: Replica, spec: Speculation) -> Clock:
             up, along = row - low, column - left
             (a, b), (c, d) = by_size[low : low + 2, left : left + 2].tolist()
             first, last = a + along * (b - a), c + along * (d - c)
-            seconds = first + up * (last - first)
+            seconds = first + up * (last - first) + per_sequence * (all_decoding - count * stages)
         else:
             seconds = alone
         if not chunks:
@@ -69,7 +74,7 @@ def step_clock(r: Replica, spec: Speculation) -> Clock:
         seconds += float(by_rows[rows + tokens] - (by_rows[rows] if rows else 0.0))
         news, cached = np.asarray(chunks, dtype=np.float64).T
         seconds += stages * float(prompts.of(news, cached).sum())
-        return float(seconds + len(chunks) * r.machine.calibration.host.sequence_seconds)
+        return float(seconds + len(chunks) * per_sequence)
 
     return clock
 

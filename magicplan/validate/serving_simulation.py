@@ -1,9 +1,10 @@
 """The steady state's slow plain twin: the same scheduler, request by request, in SimPy.
 
 What is checked is everything that the closed form averages away: who decodes with whom, which
-prompts meet, who waits for what. Pipeline stages are scheduled as in vLLM: up to one micro-batch a
-stage is under way; each takes all that is not under way already, and chunks of one prompt may
-follow each other through the stages. Replicas that only prefill hand over what they computed.
+prompts meet, who waits for what. Each of as many micro-batches as there are pipeline stages keeps
+its requests, from their first chunk on, and takes new ones up to its share of all (vLLM's virtual
+engines, SGLang's limit for each micro-batch); steps follow each other through the stages and do not
+overtake. Replicas that only prefill hand over what they computed.
 """
 
 from __future__ import annotations
@@ -39,9 +40,8 @@ class _Job:
 
     prompt: int
     output: int
-    cached: int
     todo: int
-    """Prompt tokens whose computation has not begun."""
+    """Prompt tokens still to compute."""
     asked: int
     """Output tokens asked for: `output` shrinks when a preempted request starts over."""
     arrived: float = 0.0
@@ -51,23 +51,16 @@ class _Job:
     """When its latest token came."""
     ready: bool = False
     """Its prompt is computed: it decodes."""
-    away: int = 0
-    """Steps under way that it is in."""
 
 
 @dataclass(slots=True, eq=False)
-class _Step:
-    """One micro-batch on its way through the stages."""
+class _MicroBatch:
+    """Requests that pass the stages together, and the step that they are in."""
 
-    decoding: list[_Job]
-    chunks: list[tuple[_Job, int]]
-    completes: list[_Job]
-    """Whose prompt ends with it."""
-
-    @property
-    def members(self) -> list[_Job]:
-        """All requests that it works on."""
-        return self.decoding + [job for job, _ in self.chunks]
+    jobs: list[_Job] = field(default_factory=list)
+    under_way: bool = False
+    decoding: list[_Job] = field(default_factory=list)
+    chunks: list[tuple[_Job, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,8 +97,7 @@ class _Engine:
     """Where a request goes whose first token is due; None if it stays."""
     finished: Callable[[_Job], None]
     waiting: deque[_Job] = field(default_factory=deque)
-    running: list[_Job] = field(default_factory=list)
-    under_way: int = 0
+    micro_batches: list[_MicroBatch] = field(default_factory=list)
     free_at: list[float] = field(default_factory=list)
     """When each stage has done what it was given."""
     called: bool = False
@@ -114,6 +106,15 @@ class _Engine:
     emitted: list[tuple[float, int]] = field(default_factory=list)
     gaps: list[tuple[float, float, int]] = field(default_factory=list)
     """When, seconds since the request's token before, tokens that came with it."""
+
+    def __post_init__(self) -> None:
+        self.micro_batches = [_MicroBatch() for _ in range(self.stages)]
+        self.free_at = [0.0] * self.stages
+
+    @property
+    def running(self) -> list[_Job]:
+        """Requests that hold cache."""
+        return [job for batch in self.micro_batches for job in batch.jobs]
 
     def submit(self, job: _Job) -> None:
         """A request arrives; it starts with all that arrive at the same instant."""
@@ -127,87 +128,87 @@ class _Engine:
         self._turn()
 
     def _turn(self) -> None:
-        """Send out micro-batches as long as stages and work are left."""
-        while self.under_way < self.stages:
-            step = self._schedule()
-            if not step.decoding and not step.chunks:
-                return
-            self.under_way += 1
+        """Send out every micro-batch that is here and has work."""
+        for batch in self.micro_batches:
+            if batch.under_way or not self._schedule(batch):
+                continue
+            batch.under_way = True
             self.steps += 1
-            for job in step.members:
-                job.away += 1
-            leaves = self._through_the_stages(step)
-            self.env.timeout(leaves - self.env.now, step).callbacks.append(self._advance)
+            leaves = self._through_the_stages(batch)
+            self.env.timeout(leaves - self.env.now, batch).callbacks.append(self._advance)
 
-    def _through_the_stages(self, step: _Step) -> float:
+    def _through_the_stages(self, batch: _MicroBatch) -> float:
         """When it leaves the last one: in each it follows the step before it."""
-        ctx = sum(j.prompt + j.emitted for j in step.decoding) / max(len(step.decoding), 1)
-        work = [(take, job.prompt - job.todo - take) for job, take in step.chunks]
-        each = self.clock(len(step.decoding), ctx, work) / self.stages
-        at = self.env.now
-        self.free_at = self.free_at or [0.0] * self.stages
+        count, all_decoding = len(batch.decoding), sum(job.ready for job in self.running)
+        ctx = sum(j.prompt + j.emitted for j in batch.decoding) / max(count, 1)
+        work = [(take, job.prompt - job.todo) for job, take in batch.chunks]
+        each = self.clock(count, all_decoding, ctx, work) / self.stages
+        at = float(self.env.now)
         for stage, free in enumerate(self.free_at):
             at = max(at, free) + each
             self.free_at[stage] = at
-        return float(at)
+        return at
 
     def _held(self, job: _Job) -> int:
         return max(job.prompt - job.todo + job.emitted - self.shared, 1)
 
-    def _schedule(self) -> _Step:
-        """Decode tokens first, then prompts under way, then new ones while there is room."""
-        used = self._preempt()
-        decoding = [j for j in self.running if j.ready and not j.away]
+    def _schedule(self, batch: _MicroBatch) -> bool:
+        """Decode tokens first, then prompts under way, then new ones while there is room; whether
+        there is anything to do."""
+        running = self.running
+        used = self._preempt(batch, running)
+        share = math.ceil((len(running) + len(self.waiting)) / self.stages)
+        decoding = [j for j in batch.jobs if j.ready]
         left, chunks = self.budget - self.width * len(decoding), []
-        for job in self.running:
+        for job in batch.jobs:
             if job.todo and left > 0:
-                take = min(job.todo, left)
-                chunks.append((job, take))
-                left -= take
-        free = self.capacity - used - sum(take for _, take in chunks)
-        while self.waiting and left > 0 and len(self.running) < self.most:
+                chunks.append((job, min(job.todo, left)))
+                left -= chunks[-1][1]
+        free, count = self.capacity - used - sum(take for _, take in chunks), len(running)
+        while self.waiting and left > 0 and count < self.most and len(batch.jobs) < share:
             job = self.waiting[0]
             needed = max(job.prompt + job.emitted - self.shared, 1)
             if free < needed:
                 break
-            self.running.append(self.waiting.popleft())
-            free -= needed
+            batch.jobs.append(self.waiting.popleft())
+            free, count = free - needed, count + 1
             if job.todo:
                 chunks.append((job, min(job.todo, left)))
                 left -= chunks[-1][1]
-            else:
+            else:  # computed elsewhere
+                job.ready = True
                 decoding.append(job)
                 left -= self.width
-        for job, take in chunks:
-            job.todo -= take
-        return _Step(decoding, chunks, [job for job, _ in chunks if not job.todo])
+        batch.decoding, batch.chunks = decoding, chunks
+        return bool(decoding or chunks)
 
-    def _preempt(self) -> float:
+    def _preempt(self, batch: _MicroBatch, running: list[_Job]) -> float:
         """The latest give up their cache and start over, as in vLLM's recomputation, until the
         rest fits; the tokens that it holds."""
-        used = float(sum(map(self._held, self.running)))
-        at = len(self.running) - 1
-        while at > 0 and used + self.width * len(self.running) > self.capacity:
-            job = self.running[at]
-            if not job.away:
-                used -= self._held(self.running.pop(at))
-                job.prompt, job.output = job.prompt + job.emitted, job.output - job.emitted
-                job.todo, job.cached, job.emitted, job.ready = job.prompt, 0, 0, False
-                self.waiting.appendleft(job)
-                self.preemptions += 1
-            at -= 1
+        used = float(sum(map(self._held, running)))
+        while len(running) > 1 and batch.jobs:
+            if used + self.width * len(running) <= self.capacity:
+                break
+            job = batch.jobs.pop()
+            running.remove(job)
+            used -= self._held(job)
+            job.prompt, job.output = job.prompt + job.emitted, job.output - job.emitted
+            job.todo, job.emitted, job.ready = job.prompt, 0, False
+            self.waiting.appendleft(job)
+            self.preemptions += 1
         return used
 
     def _advance(self, event: Any) -> None:
         """A micro-batch has left the last stage."""
-        step, now, count = event.value, self.env.now, 0
-        self.under_way -= 1
-        for job in step.members:
-            job.away -= 1
-        for job in step.completes:
+        batch, now, count = event.value, self.env.now, 0
+        batch.under_way = False
+        for job, take in batch.chunks:
+            job.todo -= take
+            if job.todo:
+                continue
             job.ready = True
             if self.hand_over is not None:
-                self.running.remove(job)
+                batch.jobs.remove(job)
                 self.hand_over(job)
                 continue
             if math.isnan(job.first):
@@ -217,15 +218,16 @@ class _Engine:
             job.last = now
             job.emitted += 1
             count += 1
-        for job, accepted in zip(step.decoding, self.accept(len(step.decoding)), strict=True):
+        for job, accepted in zip(batch.decoding, self.accept(len(batch.decoding)), strict=True):
             got = min(int(accepted), job.output - job.emitted)
             job.emitted += got
             count += got
             self.gaps.append((now, now - job.last, got))
             job.last = now
         self.emitted.append((now, count))
-        for job in [j for j in self.running if j.ready and j.emitted >= j.output]:
-            self.running.remove(job)
+        ended = [j for j in batch.jobs if j.ready and j.emitted >= j.output]
+        for job in ended:
+            batch.jobs.remove(job)
             self.finished(job)
         self._turn()
 
@@ -342,7 +344,7 @@ def _jobs(r: Replica, requests: int, rng: np.random.Generator) -> deque[_Job]:
         for values in (r.load.lengths.prompt, r.load.lengths.output, r.load.cached)
     )
     return deque(
-        _Job(prompt=p, output=o, cached=c, todo=p - c, asked=o)
+        _Job(prompt=p, output=o, todo=p - c, asked=o)
         for p, o, c in zip(prompt, output, cached, strict=True)
     )
 
