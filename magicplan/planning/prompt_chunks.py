@@ -71,11 +71,13 @@ def mix_prompts(
     """Prompts in chunks of at most `space` tokens, on top of `rows` decoded ones.
 
     Poisson arrivals during one step start together: k = a / (1 - exp(-a)) of them on average.
-    Steps that nobody decodes in are spared the draft.
+    Steps that nobody decodes in are spared the draft. Pipeline stages work on as many micro-batches,
+    each with its own chunks and its share of arrivals: see `_meeting` for how those meet.
     """
     groups = load.groups
+    stages = prefill.stages.reshape(-1, 1)
     share, wide, decoded = groups.share, space[..., None], rows[..., None]
-    few = np.maximum(arrivals, 1e-6)
+    few = np.maximum(arrivals / stages, 1e-6)
     together = few / -np.expm1(-few)
     whole = np.ceil(groups.new / wide) - 1
     rest = groups.new - whole * wide
@@ -83,39 +85,47 @@ def mix_prompts(
     joined = np.minimum(others, wide - rest)  # into the last step; what spills over fills more
     full = whole + (others - joined) / wide
     base = table.at(decoded)
-    full_extra = table.at(decoded + wide) - base
-    attention = prefill.of(groups.new, groups.cached)[:, None, :]
+    deep = stages[..., None]  # what a chunk passes in turn, others' chunks pass beside it
+    full_extra = table.at(decoded + deep * wide) - base
+    attention = deep * prefill.of(groups.new, groups.cached)[:, None, :]
     mean_attention = (attention * share).sum(axis=-1, keepdims=True)
-
-    def passing(stages: Array | float) -> Array:
-        """Seconds of the chunks where a step's prompt tokens pass so many stages in turn."""
-        rows = full * (table.at(decoded + stages * wide) - base)
-        rows = rows + table.at(decoded + stages * (rest + joined)) - base
-        keys = stages * (attention + (together[..., None] - 1) * mean_attention)
-        return np.asarray(rows + keys + sequence_seconds)
-
-    extra = passing(1.0)
+    extra = full * full_extra + table.at(decoded + deep * (rest + joined)) - base + sequence_seconds
+    extra = extra + attention + (together[..., None] - 1) * mean_attention
+    steps = ((full + 1) * share).sum(axis=-1) / together
+    meeting = together * _meeting(stages, arrivals * steps)
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
-    own = (full + 1) * seen[..., None] + passing(prefill.stages.reshape(-1, 1, 1))
+    own = (full + 1) * seen[..., None] + extra
     own_mean = (own * share).sum(axis=-1)
     part = groups.new / wide
     work = part * (rounds.round_seconds[..., None] + full_extra) + attention
     if load.replaces:  # the clock of such a queue is the full step
         work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
+    work, part = work / deep, part / deep
     work_mean = (work * share).sum(axis=-1)
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
-        extra=(extra * share).sum(axis=-1) / together,
-        extra_square=(extra**2 * share).sum(axis=-1) / together,
-        steps=((full + 1) * share).sum(axis=-1) / together,
+        extra=(extra * share).sum(axis=-1) / meeting,
+        extra_square=(extra**2 * share).sum(axis=-1) / meeting,
+        steps=steps * together / meeting,
         own_mean=own_mean,
-        alone=own_mean / together,
+        alone=own_mean / meeting,
         work=work_mean,
         work_biased=(work**2 * share).sum(axis=-1) / (2 * work_mean),
         part=(part * share).sum(axis=-1),
     )
+
+
+def _meeting(stages: Array, chunks: Array) -> Array:
+    """How many micro-batches with a chunk share one delay, where a round has `chunks` of them.
+
+    Micro-batches follow each other through the stages and none overtakes: one that is slower by x
+    in all stages keeps everybody from the next round for x. On the slowest way through the stages
+    (last-passage time) it lasts for as many micro-batches as there are stages, and the next one
+    counts after that: (1 - q) / q others on average, where a share q of them has a chunk.
+    """
+    return np.asarray(1 + np.minimum(chunks, stages) * (1 - 1 / stages))
 
 
 def _alone(load: Load, batch: Array, arrivals: Array) -> Array:

@@ -146,7 +146,8 @@ def steady_states(
     per_request = (decoded + _overshoot(rounds)) / rounds.tokens_per_round
     arrivals = in_flight / per_request
     rows = batch * (rounds.gamma + 1)
-    space = np.maximum(batched_tokens - rows, 1.0)
+    fed = rows / prefill.stages.reshape(-1, 1)  # to each micro-batch
+    space = np.maximum(batched_tokens - fed, 1.0)
     mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
     met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix)
     fast = rounds.round_seconds + met * mix.extra
@@ -186,8 +187,8 @@ def steady_states(
         mixed_seconds=mix.mixed,
         kv_share=use,
         kv_margin=margin,
-        holds=holds & (rows < batched_tokens),
-        keeps_up=holds & (rows < batched_tokens) & (queue.offered < 1),
+        holds=holds & (fed < batched_tokens),
+        keeps_up=holds & (fed < batched_tokens) & (queue.offered < 1),
     )
 
 

@@ -261,11 +261,14 @@ class _Clients:
 
     def arrive(self, rate: float, cv2: float, rng: Any) -> Generator[Any, Any, None]:
         """Requests at random, by two exponential streams of equal load where they are burstier
-        (`cv2`: the squared coefficient of variation of the time between them)."""
+        (`cv2`: the squared coefficient of variation of the time between them). Times are drawn
+        from equal strata, so that a short run has the rate it should."""
         first = (1 + math.sqrt(max(cv2 - 1, 0.0) / (cv2 + 1))) / 2
-        while self.jobs:
-            share = first if rng.random() < first else 1 - first
-            yield self.env.timeout(rng.exponential(1 / (2 * share * rate)))
+        count = len(self.jobs)
+        strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
+        share = np.where(strata[0] < first, first, 1 - first)
+        for wait in -np.log1p(-strata[1]) / (2 * share * rate):
+            yield self.env.timeout(wait)
             self.ask()
 
 
@@ -338,7 +341,8 @@ def _spread(engines: list[_Engine], rng: np.random.Generator) -> Callable[[_Job]
 
 
 def _jobs(r: Replica, requests: int, rng: np.random.Generator) -> deque[_Job]:
-    picks = rng.integers(0, r.load.lengths.prompt.size, requests)
+    size = r.load.lengths.prompt.size
+    picks = np.concatenate([rng.permutation(size) for _ in range(-(-requests // size))])[:requests]
     prompt, output, cached = (
         values[picks].astype(int).tolist()
         for values in (r.load.lengths.prompt, r.load.lengths.output, r.load.cached)
