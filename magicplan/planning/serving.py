@@ -266,9 +266,8 @@ def prefill_pool(
     `overhead` [config] seconds of any step, `moving` [config, k] seconds until the cache of a
     prompt has reached the replica that decodes.
     """
-    shape = (overhead.size, UTILISATIONS.size)
-    zero = np.zeros(shape)
-    step = np.broadcast_to(overhead[:, None], shape)
+    zero = np.zeros((overhead.size, UTILISATIONS.size))
+    step = overhead[:, None] + table.at(zero)  # weights are read whatever the step feeds
     rounds = Rounds(
         batch=zero, gamma=zero, round_seconds=step, draft_seconds=zero,
         tokens_per_round=zero + 1, tokens_variance=zero,

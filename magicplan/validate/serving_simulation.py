@@ -9,9 +9,10 @@ overtake. Replicas that only prefill hand over what they computed.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,7 +45,10 @@ class _Job:
     """Prompt tokens still to compute."""
     asked: int
     """Output tokens asked for: `output` shrinks when a preempted request starts over."""
+    counted: bool
+    """Its latency is measured."""
     arrived: float = 0.0
+    ended: float = math.nan
     emitted: int = 0
     first: float = math.nan
     last: float = math.nan
@@ -237,37 +241,34 @@ class _Clients:
     """Who asks, and what was answered."""
 
     env: Any
-    jobs: deque[_Job]
+    jobs: Iterator[_Job]
     entry_seconds: float
     """Of a request at the host, before it can be scheduled."""
     submit: Callable[[_Job], None] = lambda _: None
     pause: Callable[[], float] | None = None
     """Of users until their next request; None where requests arrive by themselves."""
-    done: list[tuple[_Job, float]] = field(default_factory=list)
+    asked: list[_Job] = field(default_factory=list)
+    unfinished: int = 0
+    """Of those waited for, which are the first that ask."""
 
     def ask(self, after: float = 0.0) -> None:
-        """The next request, if one is left."""
-        if self.jobs:
-            job = self.jobs.popleft()
-            job.arrived = self.env.now + after
-            event = self.env.timeout(after + self.entry_seconds, job)
-            event.callbacks.append(lambda e: self.submit(e.value))
+        """The next request."""
+        job = next(self.jobs)
+        job.arrived = self.env.now + after
+        self.asked.append(job)
+        event = self.env.timeout(after + self.entry_seconds, job)
+        event.callbacks.append(lambda e: self.submit(e.value))
 
     def finished(self, job: _Job) -> None:
         """An answer has ended."""
-        self.done.append((job, self.env.now))
+        job.ended = self.env.now
+        self.unfinished -= job.counted
         if self.pause is not None:
             self.ask(self.pause())
 
-    def arrive(self, rate: float, cv2: float, rng: Any) -> Generator[Any, Any, None]:
-        """Requests at random, by two exponential streams of equal load where they are burstier
-        (`cv2`: the squared coefficient of variation of the time between them). Times are drawn
-        from equal strata, so that a short run has the rate it should."""
-        first = (1 + math.sqrt(max(cv2 - 1, 0.0) / (cv2 + 1))) / 2
-        count = len(self.jobs)
-        strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
-        share = np.where(strata[0] < first, first, 1 - first)
-        for wait in -np.log1p(-strata[1]) / (2 * share * rate):
+    def arrive(self, waits: Iterator[float]) -> Generator[Any, Any, None]:
+        """One request after the other."""
+        for wait in waits:
             yield self.env.timeout(wait)
             self.ask()
 
@@ -280,8 +281,8 @@ def simulate(
 
     `concurrency` users take turns of a request and the load's time to think, if any; otherwise
     requests arrive at random at the load's rate. They are spread over `replicas` at random, by way
-    of `prefill_replicas` if there are any. A fifth of the requests warms up and is not counted.
-    Raises MissingExtra.
+    of `prefill_replicas` if there are any. A quarter of the requests warms up and is not counted;
+    more keep coming until all that count are answered. Raises MissingExtra.
     """
     try:
         import simpy
@@ -290,8 +291,8 @@ def simulate(
     rng = np.random.default_rng(seed)
     env = simpy.Environment()
     clients = _Clients(
-        env=env, jobs=_jobs(r, requests + (concurrency or 0), rng),
-        entry_seconds=r.prefill.request_seconds,
+        env=env, jobs=_jobs(r, requests, rng), entry_seconds=r.prefill.request_seconds,
+        unfinished=requests,
     )  # fmt: skip
     clock = step_clock(r, spec)
 
@@ -323,14 +324,14 @@ def simulate(
 
         clients.submit = _spread(engines(prefill_replicas, hand_over), rng)
     if concurrency is None:
-        env.process(clients.arrive(r.load.requests_per_s, r.load.arrival_cv2, rng))
+        env.process(clients.arrive(_waits(r, requests, rng)))
     else:
         clients.pause = _pauses(r.load.think_seconds, rng)
         for _ in range(concurrency):
             clients.ask(clients.pause())
-    while len(clients.done) < requests and env.peek() < math.inf:
+    while clients.unfinished:
         env.step()
-    return _result(clients.done, decoding, requests // 5)
+    return _result(clients.asked[requests // 4 : requests], decoding)
 
 
 def _spread(engines: list[_Engine], rng: np.random.Generator) -> Callable[[_Job], None]:
@@ -340,17 +341,28 @@ def _spread(engines: list[_Engine], rng: np.random.Generator) -> Callable[[_Job]
     return lambda job: engines[rng.integers(len(engines))].submit(job)
 
 
-def _jobs(r: Replica, requests: int, rng: np.random.Generator) -> deque[_Job]:
-    size = r.load.lengths.prompt.size
-    picks = np.concatenate([rng.permutation(size) for _ in range(-(-requests // size))])[:requests]
-    prompt, output, cached = (
-        values[picks].astype(int).tolist()
-        for values in (r.load.lengths.prompt, r.load.lengths.output, r.load.cached)
-    )
-    return deque(
-        _Job(prompt=p, output=o, todo=p - c, asked=o)
-        for p, o, c in zip(prompt, output, cached, strict=True)
-    )
+def _jobs(r: Replica, counted: int, rng: np.random.Generator) -> Iterator[_Job]:
+    """All requests of the sample in random order, again and again; the first `counted` count."""
+    lengths, number = r.load.lengths, itertools.count()
+    while True:
+        for at in rng.permutation(lengths.prompt.size):
+            prompt, output = int(lengths.prompt[at]), int(lengths.output[at])
+            yield _Job(
+                prompt=prompt, output=output, todo=prompt - int(r.load.cached[at]), asked=output,
+                counted=next(number) < counted,
+            )  # fmt: skip
+
+
+def _waits(r: Replica, count: int, rng: np.random.Generator) -> Iterator[float]:
+    """Times between random arrivals, by two exponential streams of equal load where they come in
+    bursts (`arrival_cv2`: their squared coefficient of variation); drawn from equal strata, so that
+    a short run has the rate it should."""
+    rate, cv2 = r.load.requests_per_s, r.load.arrival_cv2
+    first = (1 + math.sqrt(max(cv2 - 1, 0.0) / (cv2 + 1))) / 2
+    while True:
+        strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
+        share = np.where(strata[0] < first, first, 1 - first)
+        yield from (-np.log1p(-strata[1]) / (2 * share * rate)).tolist()
 
 
 def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], float]:
@@ -360,13 +372,13 @@ def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], floa
     return lambda: float(rng.exponential(think_seconds))
 
 
-def _result(done: list[tuple[_Job, float]], engines: list[_Engine], warm: int) -> Simulated:
-    kept = done[warm:]
-    start, end = done[warm - 1][1] if warm else 0.0, kept[-1][1]
-    outputs = np.asarray([job.asked for job, _ in kept], dtype=np.float64)
-    arrived = np.asarray([job.arrived for job, _ in kept])
-    first = np.asarray([job.first for job, _ in kept])
-    ended = np.asarray([at for _, at in kept])
+def _result(jobs: list[_Job], engines: list[_Engine]) -> Simulated:
+    """Latencies of these requests; rates and gaps between the first and the last that arrive."""
+    start, end = jobs[0].arrived, jobs[-1].arrived
+    outputs = np.asarray([job.asked for job in jobs], dtype=np.float64)
+    arrived, first, ended = (
+        np.asarray([getattr(job, name) for job in jobs]) for name in ("arrived", "first", "ended")
+    )
     tokens = sum(count for e in engines for at, count in e.emitted if start < at <= end)
     gaps = np.asarray([g for e in engines for g in e.gaps if start < g[0] <= end])
     between = np.zeros(int(gaps[:, 2].sum()))
