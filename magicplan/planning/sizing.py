@@ -81,6 +81,12 @@ class _Borne:
 
 def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: float) -> Sized:
     """Replicas that prefill and decode."""
+    return _size(load, states, limits, max_utilisation)[0]
+
+
+def _size(
+    load: Load, states: Steady, limits: Limits, max_utilisation: float
+) -> tuple[Sized, Sampled]:
     borne = _borne(load, states, limits, max_utilisation)
     wanted = load.users if load.users is not None else load.requests_per_s
     rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
@@ -93,7 +99,7 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
     found = _sampled(load, states, borne.entry, rows, at)
     figures = _figures(found)
     state = states.pick(rows, at)
-    return Sized(
+    sized = Sized(
         state=state,
         replicas=replicas,
         prefill_replicas=np.zeros_like(replicas),
@@ -106,6 +112,7 @@ def size_mixed(load: Load, states: Steady, limits: Limits, max_utilisation: floa
         most=states.batch[rows, end],
         binding=_binding(load, borne, limits),
     )
+    return sized, found
 
 
 def size_split(
@@ -114,7 +121,7 @@ def size_split(
     """Replicas that only decode, fed by replicas that only prefill."""
     late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
     early = {k: v for k, v in limits.items() if k.startswith("ttft")}
-    decode = size_mixed(load, without_prefill(states), late, max_utilisation)
+    decode, answers = _size(load, without_prefill(states), late, max_utilisation)
     rate = decode.state.rate[:, 0] * decode.replicas
     random = replace(load, users=None)
     entry = Entry(
@@ -128,17 +135,9 @@ def size_split(
     replicas = np.where(decode.runs, np.maximum(np.ceil(rate / each - 1e-9), 1), 0).astype(np.int64)
     at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
     prompts = _sampled(random, pools, entry, rows, at)
-    whole = Sampled(
-        ttft=prompts.ttft, tpot=prompts.ttft * 0, e2e=prompts.ttft, itl=prompts.itl,
-        itl_mean=prompts.itl_mean, itl_cv=prompts.itl_cv,
-    )  # fmt: skip
-    figures = dict(decode.figures) | {
-        key: value for key, value in _figures(whole).items() if key.startswith("ttft")
-    }
-    for key in figures:
-        if key.startswith("e2e"):  # the decoding side waits for no prompt of its own
-            own = decode.figures[key.replace("e2e", "ttft")]
-            figures[key] = figures[key] - own + figures[key.replace("e2e", "ttft")]
+    # the decoding side waits for no prompt of its own
+    e2e = prompts.ttft + answers.e2e - answers.ttft
+    figures = _figures(replace(answers, ttft=prompts.ttft, e2e=e2e))
     capacity = np.minimum(
         decode.capacity, decode.capacity * each * replicas / np.maximum(rate, 1e-12)
     )
