@@ -71,7 +71,7 @@ class Steady:
     prefill_square: Array
     """Its mean square."""
     mixed_share: Array
-    """Share of steps that carry prompt chunks."""
+    """Share of steps that carry chunks of others' prompts, as a decoding request meets them."""
     busy_share: Array
     """Share of time spent in such steps."""
     backlog_load: Array
@@ -178,7 +178,7 @@ def steady_states(
         rate=rate,
         prefill_seconds=mix.extra,
         prefill_square=mix.extra_square,
-        mixed_share=np.minimum(mix.steps * arrivals, 1.0),
+        mixed_share=np.minimum(mix.steps * met, 1.0),
         busy_share=queue.busy,
         backlog_load=queue.load,
         backlog_seconds=queue.wait,
