@@ -73,7 +73,7 @@ def mix_prompts(
 
     Poisson arrivals during one step start together: k = a / (1 - exp(-a)) of them on average.
     Steps that nobody decodes in are spared the draft. Pipeline stages work on as many
-    micro-batches, each with its own chunks and its share of arrivals; `_meeting` says how those
+    micro-batches, each with its own chunks and its share of arrivals; `meeting` says how those
     meet.
     """
     groups = load.groups
@@ -95,7 +95,7 @@ def mix_prompts(
     extra = extra + attention + (together[..., None] - 1) * mean_attention
     steps = ((full + 1) * share).sum(axis=-1) / together
     chunk_square = whole * wide**2 + rest**2
-    meeting = together * _meeting(
+    delayed = together * meeting(
         stages, few, float((groups.new * share).sum()), (chunk_square * share).sum(axis=-1), space
     )
     alone = _alone(load, rounds.batch, arrivals)
@@ -111,18 +111,18 @@ def mix_prompts(
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
-        extra=(extra * share).sum(axis=-1) / meeting,
-        extra_square=(extra**2 * share).sum(axis=-1) / meeting,
-        steps=steps * together / meeting,
+        extra=(extra * share).sum(axis=-1) / delayed,
+        extra_square=(extra**2 * share).sum(axis=-1) / delayed,
+        steps=steps * together / delayed,
         own_mean=own_mean,
-        alone=own_mean / meeting,
+        alone=own_mean / delayed,
         work=work_mean,
         work_biased=(work**2 * share).sum(axis=-1) / (2 * work_mean),
         part=(part * share).sum(axis=-1),
     )
 
 
-def _meeting(
+def meeting(
     stages: Array, arrivals: Array, tokens: float, chunk_square: Array, space: Array
 ) -> Array:
     """How many prompts of different micro-batches share one delay; 1 without pipeline stages.

@@ -36,7 +36,7 @@ TURNAROUND = 1e-4
 
 
 @dataclass(slots=True, eq=False)
-class _Job:
+class Job:
     """One request on its way."""
 
     prompt: int
@@ -58,13 +58,13 @@ class _Job:
 
 
 @dataclass(slots=True, eq=False)
-class _MicroBatch:
+class MicroBatch:
     """Requests that pass the stages together, and the step that they are in."""
 
-    jobs: list[_Job] = field(default_factory=list)
+    jobs: list[Job] = field(default_factory=list)
     under_way: bool = False
-    decoding: list[_Job] = field(default_factory=list)
-    chunks: list[tuple[_Job, int]] = field(default_factory=list)
+    decoding: list[Job] = field(default_factory=list)
+    chunks: list[tuple[Job, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -82,7 +82,7 @@ class Simulated:
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Engine:
+class Engine:
     """State of one replica."""
 
     env: Any
@@ -97,11 +97,11 @@ class _Engine:
     shared: int
     """Prompt tokens that all requests hold together."""
     stages: int
-    hand_over: Callable[[_Job], None] | None
+    hand_over: Callable[[Job], None] | None
     """Where a request goes whose first token is due; None if it stays."""
-    finished: Callable[[_Job], None]
-    waiting: deque[_Job] = field(default_factory=deque)
-    micro_batches: list[_MicroBatch] = field(default_factory=list)
+    finished: Callable[[Job], None]
+    waiting: deque[Job] = field(default_factory=deque)
+    micro_batches: list[MicroBatch] = field(default_factory=list)
     free_at: list[float] = field(default_factory=list)
     """When each stage has done what it was given."""
     called: bool = False
@@ -112,15 +112,15 @@ class _Engine:
     """When, seconds since the request's token before, tokens that came with it."""
 
     def __post_init__(self) -> None:
-        self.micro_batches = [_MicroBatch() for _ in range(self.stages)]
+        self.micro_batches = [MicroBatch() for _ in range(self.stages)]
         self.free_at = [0.0] * self.stages
 
     @property
-    def running(self) -> list[_Job]:
+    def running(self) -> list[Job]:
         """Requests that hold cache."""
         return [job for batch in self.micro_batches for job in batch.jobs]
 
-    def submit(self, job: _Job) -> None:
+    def submit(self, job: Job) -> None:
         """A request arrives; it starts with all that arrive at the same instant."""
         self.waiting.append(job)
         if not self.called:
@@ -141,7 +141,7 @@ class _Engine:
             leaves = self._through_the_stages(batch)
             self.env.timeout(leaves - self.env.now, batch).callbacks.append(self._advance)
 
-    def _through_the_stages(self, batch: _MicroBatch) -> float:
+    def _through_the_stages(self, batch: MicroBatch) -> float:
         """When it leaves the last one: in each it follows the step before it."""
         count, all_decoding = len(batch.decoding), sum(job.ready for job in self.running)
         ctx = sum(j.prompt + j.emitted for j in batch.decoding) / max(count, 1)
@@ -153,10 +153,10 @@ class _Engine:
             self.free_at[stage] = at
         return at
 
-    def _held(self, job: _Job) -> int:
+    def _held(self, job: Job) -> int:
         return max(job.prompt - job.todo + job.emitted - self.shared, 1)
 
-    def _schedule(self, batch: _MicroBatch) -> bool:
+    def _schedule(self, batch: MicroBatch) -> bool:
         """Decode tokens first, then prompts under way, then new ones while there is room; whether
         there is anything to do."""
         running = self.running
@@ -186,7 +186,7 @@ class _Engine:
         batch.decoding, batch.chunks = decoding, chunks
         return bool(decoding or chunks)
 
-    def _preempt(self, batch: _MicroBatch, running: list[_Job]) -> float:
+    def _preempt(self, batch: MicroBatch, running: list[Job]) -> float:
         """The latest give up their cache and start over, as in vLLM's recomputation, until the
         rest fits; the tokens that it holds."""
         used = float(sum(map(self._held, running)))
@@ -241,13 +241,13 @@ class _Clients:
     """Who asks, and what was answered."""
 
     env: Any
-    jobs: Iterator[_Job]
+    jobs: Iterator[Job]
     entry_seconds: float
     """Of a request at the host, before it can be scheduled."""
-    submit: Callable[[_Job], None] = lambda _: None
+    submit: Callable[[Job], None] = lambda _: None
     pause: Callable[[], float] | None = None
     """Of users until their next request; None where requests arrive by themselves."""
-    asked: list[_Job] = field(default_factory=list)
+    asked: list[Job] = field(default_factory=list)
     unfinished: int = 0
     """Of those waited for, which are the first that ask."""
 
@@ -259,7 +259,7 @@ class _Clients:
         event = self.env.timeout(after + self.entry_seconds, job)
         event.callbacks.append(lambda e: self.submit(e.value))
 
-    def finished(self, job: _Job) -> None:
+    def finished(self, job: Job) -> None:
         """An answer has ended."""
         job.ended = self.env.now
         self.unfinished -= job.counted
@@ -296,9 +296,9 @@ def simulate(
     )  # fmt: skip
     clock = step_clock(r, spec)
 
-    def engines(count: int, hand_over: Callable[[_Job], None] | None) -> list[_Engine]:
+    def engines(count: int, hand_over: Callable[[Job], None] | None) -> list[Engine]:
         return [
-            _Engine(
+            Engine(
                 env=env, clock=clock, accept=acceptor(r, spec, rng), capacity=kv_tokens(r, spec),
                 budget=int(r.limits.batched_tokens), most=int(r.limits.max_sequences),
                 width=(spec.gamma or 0) + 1, shared=int(r.load.shared_prefix_tokens),
@@ -319,7 +319,7 @@ def simulate(
             decoding[0].emitted.append((env.now, 1))
             take_over(job) if job.output > 1 else clients.finished(job)
 
-        def hand_over(job: _Job) -> None:
+        def hand_over(job: Job) -> None:
             env.timeout(moving(job.prompt), job).callbacks.append(arrived)
 
         clients.submit = _spread(engines(prefill_replicas, hand_over), rng)
@@ -334,20 +334,20 @@ def simulate(
     return _result(clients.asked[requests // 4 : requests], decoding)
 
 
-def _spread(engines: list[_Engine], rng: np.random.Generator) -> Callable[[_Job], None]:
+def _spread(engines: list[Engine], rng: np.random.Generator) -> Callable[[Job], None]:
     """Each request to any replica."""
     if len(engines) == 1:
         return engines[0].submit
     return lambda job: engines[rng.integers(len(engines))].submit(job)
 
 
-def _jobs(r: Replica, counted: int, rng: np.random.Generator) -> Iterator[_Job]:
+def _jobs(r: Replica, counted: int, rng: np.random.Generator) -> Iterator[Job]:
     """All requests of the sample in random order, again and again; the first `counted` count."""
     lengths, number = r.load.lengths, itertools.count()
     while True:
         for at in rng.permutation(lengths.prompt.size):
             prompt, output = int(lengths.prompt[at]), int(lengths.output[at])
-            yield _Job(
+            yield Job(
                 prompt=prompt, output=output, todo=prompt - int(r.load.cached[at]), asked=output,
                 counted=next(number) < counted,
             )  # fmt: skip
@@ -372,7 +372,7 @@ def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], floa
     return lambda: float(rng.exponential(think_seconds))
 
 
-def _result(jobs: list[_Job], engines: list[_Engine]) -> Simulated:
+def _result(jobs: list[Job], engines: list[Engine]) -> Simulated:
     """Latencies of these requests; rates and gaps between the first and the last that arrive."""
     start, end = jobs[0].arrived, jobs[-1].arrived
     outputs = np.asarray([job.asked for job in jobs], dtype=np.float64)
