@@ -51,19 +51,20 @@ def step_clock(r: Replica, spec: Speculation) -> Clock:
     table = row_table(r.model, r.layout, r.machine, float(stages * most_rows))
     by_rows = table.at(stages * np.arange(most_rows + 1.0)[None, :])[0]
     alone = float(flat[0, 0]) - float(by_rows[gamma + 1])  # sampling, host and launches of one
-    by_size = flat + _drafting(r, spec, sizes * stages)[:, None]
+    by_size = (flat + _drafting(r, spec, sizes * stages)[:, None]).tolist()
+    row_of = np.interp(np.arange(sizes[-1] + 1), sizes, np.arange(sizes.size)).tolist()
     prompts, per_sequence = prompts_of(r, spec), r.machine.calibration.host.sequence_seconds
 
     def clock(
         count: int, all_decoding: int, ctx: float, chunks: Sequence[tuple[int, int]]
     ) -> float:
         if count:
-            row = float(np.interp(count, sizes, np.arange(sizes.size)))
+            row = row_of[count]
             read = max(ctx - shared * (1 - 1 / count), 1.0)  # a shared prefix is read once
             column = (min(read, longest) - 1.0) / max(longest - 1.0, 1.0) * (CONTEXTS - 1)
             low, left = min(int(row), sizes.size - 2), min(int(column), CONTEXTS - 2)
             up, along = row - low, column - left
-            (a, b), (c, d) = by_size[low : low + 2, left : left + 2].tolist()
+            (a, b), (c, d) = (line[left : left + 2] for line in by_size[low : low + 2])
             first, last = a + along * (b - a), c + along * (d - c)
             seconds = first + up * (last - first) + per_sequence * (all_decoding - count * stages)
         else:

@@ -118,7 +118,7 @@ class Engine:
     @property
     def running(self) -> list[Job]:
         """Requests that hold cache."""
-        return [job for batch in self.micro_batches for job in batch.jobs]
+        return list(itertools.chain.from_iterable(b.jobs for b in self.micro_batches))
 
     def submit(self, job: Job) -> None:
         """A request arrives; it starts with all that arrive at the same instant."""
@@ -143,7 +143,8 @@ class Engine:
 
     def _through_the_stages(self, batch: MicroBatch) -> float:
         """When it leaves the last one: in each it follows the step before it."""
-        count, all_decoding = len(batch.decoding), sum(job.ready for job in self.running)
+        count = len(batch.decoding)
+        all_decoding = sum(job.ready for job in self.running) if self.stages > 1 else count
         ctx = sum(j.prompt + j.emitted for j in batch.decoding) / max(count, 1)
         work = [(take, job.prompt - job.todo) for job, take in batch.chunks]
         each = self.clock(count, all_decoding, ctx, work) / self.stages
