@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ import numpy as np
 from magicplan.errors import MissingExtra
 from magicplan.planning.replica import Replica, Speculation
 from magicplan.roofline.deployment import Array
+from magicplan.validate.serving_clients import Clients, Job, jobs_of, pauses_of, waits_of
 from magicplan.validate.serving_clock import (
     Accept,
     Clock,
@@ -30,31 +31,6 @@ from magicplan.validate.serving_clock import (
     stages_of,
     step_clock,
 )
-
-TURNAROUND = 1e-4
-"""Seconds from the end of an answer to its client's next request: the next step has begun."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request on its way."""
-
-    prompt: int
-    output: int
-    todo: int
-    """Prompt tokens still to compute."""
-    asked: int
-    """Output tokens asked for: `output` shrinks when a preempted request starts over."""
-    counted: bool
-    """Its latency is measured."""
-    arrived: float = 0.0
-    ended: float = math.nan
-    emitted: int = 0
-    first: float = math.nan
-    last: float = math.nan
-    """When its latest token came."""
-    ready: bool = False
-    """Its prompt is computed: it decodes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -237,43 +213,6 @@ class Engine:
         self._turn()
 
 
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Clients:
-    """Who asks, and what was answered."""
-
-    env: Any
-    jobs: Iterator[Job]
-    entry_seconds: float
-    """Of a request at the host, before it can be scheduled."""
-    submit: Callable[[Job], None] = lambda _: None
-    pause: Callable[[], float] | None = None
-    """Of users until their next request; None where requests arrive by themselves."""
-    asked: list[Job] = field(default_factory=list)
-    unfinished: int = 0
-    """Of those waited for, which are the first that ask."""
-
-    def ask(self, after: float = 0.0) -> None:
-        """The next request."""
-        job = next(self.jobs)
-        job.arrived = self.env.now + after
-        self.asked.append(job)
-        event = self.env.timeout(after + self.entry_seconds, job)
-        event.callbacks.append(lambda e: self.submit(e.value))
-
-    def finished(self, job: Job) -> None:
-        """An answer has ended."""
-        job.ended = self.env.now
-        self.unfinished -= job.counted
-        if self.pause is not None:
-            self.ask(self.pause())
-
-    def arrive(self, waits: Iterator[float]) -> Generator[Any, Any, None]:
-        """One request after the other."""
-        for wait in waits:
-            yield self.env.timeout(wait)
-            self.ask()
-
-
 def simulate(
     r: Replica, spec: Speculation, *, requests: int, seed: int, concurrency: int | None = None,
     replicas: int = 1, prefill_replicas: int = 0,
@@ -291,8 +230,8 @@ def simulate(
         raise MissingExtra("the serving simulation (simpy)", "dev") from None
     rng = np.random.default_rng(seed)
     env = simpy.Environment()
-    clients = _Clients(
-        env=env, jobs=_jobs(r, requests, rng), entry_seconds=r.prefill.request_seconds,
+    clients = Clients(
+        env=env, jobs=jobs_of(r, requests, rng), entry_seconds=r.prefill.request_seconds,
         unfinished=requests,
     )  # fmt: skip
     clock = step_clock(r, spec)
@@ -325,9 +264,9 @@ def simulate(
 
         clients.submit = _spread(engines(prefill_replicas, hand_over), rng)
     if concurrency is None:
-        env.process(clients.arrive(_waits(r, requests, rng)))
+        env.process(clients.arrive(waits_of(r, requests, rng)))
     else:
-        clients.pause = _pauses(r.load.think_seconds, rng)
+        clients.pause = pauses_of(r.load.think_seconds, rng)
         for _ in range(concurrency):
             clients.ask(clients.pause())
     while clients.unfinished:
@@ -340,37 +279,6 @@ def _spread(engines: list[Engine], rng: np.random.Generator) -> Callable[[Job], 
     if len(engines) == 1:
         return engines[0].submit
     return lambda job: engines[rng.integers(len(engines))].submit(job)
-
-
-def _jobs(r: Replica, counted: int, rng: np.random.Generator) -> Iterator[Job]:
-    """All requests of the sample in random order, again and again; the first `counted` count."""
-    lengths, number = r.load.lengths, itertools.count()
-    while True:
-        for at in rng.permutation(lengths.prompt.size):
-            prompt, output = int(lengths.prompt[at]), int(lengths.output[at])
-            yield Job(
-                prompt=prompt, output=output, todo=prompt - int(r.load.cached[at]), asked=output,
-                counted=next(number) < counted,
-            )  # fmt: skip
-
-
-def _waits(r: Replica, count: int, rng: np.random.Generator) -> Iterator[float]:
-    """Times between random arrivals, by two exponential streams of equal load where they come in
-    bursts (`arrival_cv2`: their squared coefficient of variation); drawn from equal strata, so that
-    a short run has the rate it should."""
-    rate, cv2 = r.load.requests_per_s, r.load.arrival_cv2
-    first = (1 + math.sqrt(max(cv2 - 1, 0.0) / (cv2 + 1))) / 2
-    while True:
-        strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
-        share = np.where(strata[0] < first, first, 1 - first)
-        yield from (-np.log1p(-strata[1]) / (2 * share * rate)).tolist()
-
-
-def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], float]:
-    """Seconds from the end of an answer to the same user's next request."""
-    if not think_seconds:
-        return lambda: TURNAROUND
-    return lambda: float(rng.exponential(think_seconds))
 
 
 def _result(jobs: list[Job], engines: list[Engine]) -> Simulated:

@@ -34,7 +34,8 @@ from magicplan.roofline.drafts import DRAFTS, DraftRequest
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.random_serving import Case, Comparison, compare, random_case
-from magicplan.validate.serving_simulation import Engine, Job
+from magicplan.validate.serving_clients import Job
+from magicplan.validate.serving_simulation import Engine
 
 
 def a_replica(
