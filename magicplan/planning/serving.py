@@ -76,7 +76,7 @@ class Steady:
     prefill_square: Array
     """Its mean square."""
     mixed_share: Array
-    """Share of steps that carry prompt chunks."""
+    """Share of steps that carry chunks of others' prompts, as a decoding request meets them."""
     busy_share: Array
     """Share of time spent in such steps."""
     backlog_load: Array
@@ -170,7 +170,8 @@ def steady_states(
     per_request = (decoded + _overshoot(rounds)) / rounds.tokens_per_round
     arrivals = in_flight / per_request
     rows = batch * (rounds.gamma + 1)
-    space = np.maximum(batched_tokens - rows, 1.0)
+    fed = rows / prefill.stages.reshape(-1, 1)  # to each micro-batch
+    space = np.maximum(batched_tokens - fed, 1.0)
     mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
     met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix)
     fast = rounds.round_seconds + met * mix.extra
@@ -202,7 +203,7 @@ def steady_states(
         rate=rate,
         prefill_seconds=mix.extra,
         prefill_square=mix.extra_square,
-        mixed_share=np.minimum(mix.steps * arrivals, 1.0),
+        mixed_share=np.minimum(mix.steps * met, 1.0),
         busy_share=queue.busy,
         backlog_load=queue.load,
         backlog_seconds=queue.wait,
@@ -211,8 +212,8 @@ def steady_states(
         mixed_seconds=mix.mixed,
         kv_share=use,
         kv_margin=margin,
-        holds=holds & (rows < batched_tokens),
-        keeps_up=holds & (rows < batched_tokens) & (queue.offered < 1),
+        holds=holds & (fed < batched_tokens),
+        keeps_up=holds & (fed < batched_tokens) & (queue.offered < 1),
     )
 
 
@@ -293,9 +294,8 @@ def prefill_pool(
     `overhead` [config] seconds of any step, `moving` [config, k] seconds until the cache of a
     prompt has reached the replica that decodes.
     """
-    shape = (overhead.size, UTILISATIONS.size)
-    zero = np.zeros(shape)
-    step = np.broadcast_to(overhead[:, None], shape)
+    zero = np.zeros((overhead.size, UTILISATIONS.size))
+    step = overhead[:, None] + table.at(zero)  # weights are read whatever the step feeds
     rounds = Rounds(
         batch=zero, gamma=zero, depth=zero, round_seconds=step, draft_seconds=zero,
         tokens_per_round=zero + 1, tokens_variance=zero,

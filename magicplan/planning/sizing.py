@@ -93,6 +93,13 @@ def size_mixed(
     """Replicas that prefill and decode: as many as meet the limits, or those `held` whatever they
     meet. Held ones fill their cache; past that, requests queue and those that arrive at random
     queue without end: times to first token and of whole requests are infinite."""
+    return _size(load, states, limits, max_utilisation, held)[0]
+
+
+def _size(
+    load: Load, states: Steady, limits: Limits, max_utilisation: float, held: Whole | None
+) -> tuple[Sized, Sampled]:
+    """`size_mixed`, and the requests that its figures are of."""
     borne = _borne(load, states, limits, max_utilisation)
     wanted = load.users if load.users is not None else load.requests_per_s
     rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
@@ -115,7 +122,7 @@ def size_mixed(
         figures = _endless(_figures(found), (excess > 0) & (load.users is None), ("ttft", "e2e"))
         most = np.where(_fails(load, states, entry, limits, rows, borne.at), 0.0, most)
     state = states.pick(rows, at)
-    return Sized(
+    sized = Sized(
         state=state,
         replicas=replicas,
         prefill_replicas=np.zeros_like(replicas),
@@ -128,6 +135,7 @@ def size_mixed(
         most=states.batch[rows, end],
         binding=_binding(load, borne, limits),
     )
+    return sized, found
 
 
 def _endless(
@@ -154,7 +162,7 @@ def size_split(
     late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
     early = {k: v for k, v in limits.items() if k.startswith("ttft")}
     decoders = held[0] if held else None
-    decode = size_mixed(load, without_prefill(states), late, max_utilisation, held=decoders)
+    decode, answers = _size(load, without_prefill(states), late, max_utilisation, decoders)
     rate = decode.state.rate[:, 0] * decode.replicas
     random = replace(load, users=None)
     entry = Entry(
@@ -172,21 +180,13 @@ def size_split(
     replicas = held[1] if held else np.where(decode.runs, needed, 0).astype(np.int64)
     at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
     prompts = _sampled(random, pools, entry, rows, at)
-    whole = Sampled(
-        ttft=prompts.ttft, tpot=prompts.ttft * 0, e2e=prompts.ttft, itl=prompts.itl,
-        itl_mean=prompts.itl_mean, itl_cv=prompts.itl_cv,
-    )  # fmt: skip
+    # the decoding side waits for no prompt of its own
+    e2e = prompts.ttft + answers.e2e - answers.ttft
+    figures = _figures(replace(answers, ttft=prompts.ttft, e2e=e2e))
     queues = rate / np.maximum(replicas, 1) > saturation
-    first_tokens = _endless(_figures(whole), queues, ("ttft",))
-    figures = dict(decode.figures) | {
-        key: value for key, value in first_tokens.items() if key.startswith("ttft")
-    }
-    for key in figures:
-        if key.startswith("e2e"):  # the decoding side waits for no prompt of its own
-            own = decode.figures[key.replace("e2e", "ttft")]
-            finite, endless = np.isfinite(own), np.full(own.shape, np.inf)
-            rest = np.subtract(figures[key], own, where=finite, out=endless)
-            figures[key] = rest + figures[key.replace("e2e", "ttft")]
+    figures = _endless(figures, queues, ("ttft",))
+    full = ~np.isfinite(decode.figures["e2e_mean_seconds"])
+    figures = _endless(figures, queues | full, ("e2e",))
     borne = np.where(late_prompts, 0.0, each * replicas)
     if load.users is not None:  # prompts a second as users: as many as send what comes now
         borne = load.users * borne / np.maximum(rate, 1e-12)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -23,7 +24,7 @@ from magicplan.roofline.acceptance import (
 from magicplan.roofline.deployment import Array, Deployment, Indices, Num
 from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, StepCost, step_cost
-from magicplan.roofline.traffic import Pass, forward
+from magicplan.roofline.traffic import Pass, attention, forward
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,42 +84,68 @@ def decode(scene: Scene) -> StepCost:
 CACHED_CELLS = 1 << 14
 """Cells of a grid that are worked on at a time: their arrays stay in a processor's cache."""
 
+WITHOUT_CONTEXT = ("linear_seconds", "collective_seconds", "elementwise_seconds", "host_seconds")
+"""Parts of a `StepCost` that are the same at any context."""
+
 
 def verify_seconds(scene: Scene, query_tokens: Array) -> Array:
-    """Seconds of one target pass over `query_tokens` a sequence, [batch, ctx, query_tokens]."""
+    """Seconds of one target pass over `query_tokens` a sequence, [batch, ctx, query_tokens].
+
+    Only attention depends on the context: the rest is computed once for every batch and layout
+    that occur, and looked up in each cell.
+    """
     shape = np.broadcast_shapes(np.shape(scene.batch), np.shape(scene.ctx))
+    other, cell = _distinct(scene)
+    work = _work(other, query_tokens)
+    host = scene.machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
+    cost = step_cost(forward(scene.target, _with_axis(other.layout), work), scene.machine, host)
+    size = other.batch.size, query_tokens.size
+    rest = [(name, np.broadcast_to(getattr(cost, name), size)) for name in WITHOUT_CONTEXT]
     found = np.empty((*shape, query_tokens.size))
     blocks = math.ceil(found.size / CACHED_CELLS)
     for rows in np.array_split(np.arange(shape[0]), min(blocks, shape[0])):
-        found[rows] = _pass_seconds(_rows_of(scene, rows), query_tokens)
+        part, at = _rows_of(scene, rows), _rows(cell, rows)
+        ops = attention(scene.target, _with_axis(part.layout), _work(part, query_tokens))
+        attended = step_cost(ops, scene.machine).attention_seconds
+        found[rows] = StepCost(attention_seconds=attended, **{k: v[at] for k, v in rest}).seconds
     return found
+
+
+def _distinct(scene: Scene) -> tuple[Scene, Indices]:
+    """The batches and degrees that occur, [distinct], at a context of 1; which of them is each
+    cell's, [batch, ctx]."""
+    degrees = scene.layout
+    values = np.broadcast_arrays(scene.batch, degrees.tp, degrees.pp)
+    code = np.zeros(values[0].shape, dtype=np.int64)
+    for value in values:
+        _, number = np.unique(value, return_inverse=True)
+        code = code * (number.max() + 1) + number.reshape(code.shape)
+    _, first, cell = np.unique(code, return_index=True, return_inverse=True)
+    batch, tp, pp = (value.ravel()[first] for value in values)
+    layout = replace(degrees, tp=tp, pp=pp)
+    return replace(scene, layout=layout, batch=batch, ctx=np.ones(1)), cell.reshape(code.shape)
 
 
 def _rows_of(scene: Scene, rows: Indices) -> Scene:
     """A part of the batches."""
-
-    def part(value: Num) -> Num:
-        array = np.asarray(value)
-        return array[rows] if array.ndim and array.shape[0] > 1 else value
-
     degrees = scene.layout
-    layout = replace(
-        degrees, tp=part(degrees.tp), pp=part(degrees.pp), replicas=part(degrees.replicas)
-    )
-    return replace(scene, layout=layout, batch=part(scene.batch), ctx=part(scene.ctx))
+    layout = replace(degrees, tp=_rows(degrees.tp, rows), pp=_rows(degrees.pp, rows))
+    return replace(scene, layout=layout, batch=_rows(scene.batch, rows), ctx=_rows(scene.ctx, rows))
 
 
-def _pass_seconds(scene: Scene, query_tokens: Array) -> Array:
-    layout = _with_axis(scene.layout)
-    work = Pass(
+def _rows(value: Num, rows: Indices) -> Any:
+    """What it has for a part of the batches, where it differs between them."""
+    array = np.asarray(value)
+    return array[rows] if array.ndim and array.shape[0] > 1 else value
+
+
+def _work(scene: Scene, query_tokens: Array) -> Pass:
+    return Pass(
         batch=_axis(scene.batch),
         ctx=_axis(scene.ctx),
         query_tokens=query_tokens,
         kv_passes=_kv_passes(scene.kv_passes, query_tokens),
     )
-    ops = forward(scene.target, layout, work)
-    host = scene.machine.calibration.host.pass_seconds(work.batch, work.batch * query_tokens)
-    return np.asarray(step_cost(ops, scene.machine, host).seconds)
 
 
 def _kv_passes(asked: float | None, query_tokens: Array) -> Num | None:
@@ -145,21 +172,22 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
-    gain = baseline / total
-    middle, low, high = (rate * gain for rate in rates)
+    middle, low, high = rates
     timing = scene.machine.calibration.speedup_residual
+    below, above = spread(middle / low, 1 / timing.low), spread(high / middle, timing.high)
+    speedup = middle * (baseline / total)
     return Rounds(
         gammas=gammas,
         tokens_per_round=tokens,
-        batch_efficiency=rates[0] / tokens,
+        batch_efficiency=middle / tokens,
         draft_seconds=drafting,
         verify_seconds=verify,
         overhead_seconds=overhead,
         round_seconds=total,
-        tokens_per_s=_axis(scene.sequences) * rates[0] / total,
-        speedup=middle,
-        speedup_low=np.where(gammas == 0, 1.0, middle / spread(middle / low, 1 / timing.low)),
-        speedup_high=np.where(gammas == 0, 1.0, middle * spread(high / middle, timing.high)),
+        tokens_per_s=_axis(scene.sequences) * middle / total,
+        speedup=speedup,
+        speedup_low=speedup / np.where(gammas == 0, 1.0, below),
+        speedup_high=speedup * np.where(gammas == 0, 1.0, above),
     )
 
 

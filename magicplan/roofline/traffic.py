@@ -105,9 +105,21 @@ def forward(
     return tuple(_ops(model, layout, work, xp))
 
 
-def _ops(model: ModelShape, layout: Deployment, work: Pass, xp: Namespace) -> Iterator[Op]:
+def attention(
+    model: ModelShape, layout: Deployment, work: Pass, xp: Namespace = np
+) -> tuple[Op, ...]:
+    """The ops of `forward` that the context decides: all others are the same at any context."""
+    return tuple(_attends(model, layout, work, _batches(layout, work, xp)[1], xp))
+
+
+def _batches(layout: Deployment, work: Pass, xp: Namespace) -> tuple[Num, Num]:
+    """Sequences of a micro-batch, and of those the ones of a data-parallel group."""
     micro_batch = xp.maximum(work.batch / layout.pp, 1.0)
-    batch = xp.maximum(micro_batch / layout.attention_dp, 1.0)
+    return micro_batch, xp.maximum(micro_batch / layout.attention_dp, 1.0)
+
+
+def _ops(model: ModelShape, layout: Deployment, work: Pass, xp: Namespace) -> Iterator[Op]:
+    micro_batch, batch = _batches(layout, work, xp)
     rows, all_rows = batch * work.query_tokens, micro_batch * work.query_tokens
     if model.layers:
         if model.latent:
@@ -164,12 +176,42 @@ def _attention(
 ) -> Iterator[Op]:
     """QKV, attention and output projections; past `kv_heads` ranks each holds a whole head."""
     rows = batch * work.query_tokens
-    q_heads = model.q_heads / layout.tp
     kv_heads = xp.maximum(model.kv_heads / layout.tp, 1.0)
-    q_width, kv_width = q_heads * model.head_dim, kv_heads * model.head_dim
+    q_width, kv_width = model.q_heads / layout.tp * model.head_dim, kv_heads * model.head_dim
     wide = q_width + 2 * kv_width
     bias = wide * int(model.qkv_bias)
     yield linear("qkv", layout, rows, wide, model.hidden, bias=bias, count=model.layers)
+    yield from _attends(model, layout, work, batch, xp)
+    bias = model.hidden * int(model.output_bias)
+    yield linear("output", layout, rows, model.hidden, q_width, bias=bias, count=model.layers)
+
+
+def _attends(
+    model: ModelShape, layout: Deployment, work: Pass, batch: Num, xp: Namespace
+) -> Iterator[Op]:
+    """Scores and weighted values, by kind of layer. Latent attention's are in its absorbed form:
+    query heads are split over the ranks, and every rank reads the whole latent cache."""
+    q_heads, attended = model.q_heads / layout.tp, work.view.attended_tokens(work.ctx, xp)
+    if model.latent:
+        rank = model.latent.kv_rank
+        latent = rank + model.latent.rope_head_dim
+        yield attend(
+            "attention",
+            layout,
+            work,
+            batch,
+            attended,
+            work.ctx,
+            heads=q_heads,
+            score_width=latent,
+            value_width=rank,
+            kv_numbers=latent,
+            units=batch,
+            count=model.layers,
+            sharing=1.0,
+        )
+        return
+    kv_heads = xp.maximum(model.kv_heads / layout.tp, 1.0)
     for name, count, window in (
         ("attention", model.full_layers, None),
         ("attention_sliding", model.sliding_layers, model.window_tokens),
@@ -180,18 +222,16 @@ def _attention(
                 layout,
                 work,
                 batch,
-                _in_window(work.view.attended_tokens(work.ctx, xp), window, xp),
+                _in_window(attended, window, xp),
                 _in_window(work.ctx, window, xp),
                 heads=q_heads,
                 score_width=model.head_dim,
                 value_width=model.head_dim,
-                kv_numbers=2 * kv_width,
+                kv_numbers=2 * (kv_heads * model.head_dim),
                 units=batch * kv_heads,
                 count=count,
                 sharing=q_heads / kv_heads,
             )
-    bias = model.hidden * int(model.output_bias)
-    yield linear("output", layout, rows, model.hidden, q_width, bias=bias, count=model.layers)
 
 
 def _latent_attention(
@@ -202,10 +242,7 @@ def _latent_attention(
     batch: Num,
     xp: Namespace,
 ) -> Iterator[Op]:
-    """Multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv 2405.04434, 2.1.2).
-
-    Query heads are split over the ranks; every rank holds and reads the whole latent cache.
-    """
+    """Multi-head latent attention in its absorbed form (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
     rows, layers, heads = batch * work.query_tokens, model.layers, model.q_heads / layout.tp
     q_width = heads * (a.nope_head_dim + a.rope_head_dim)
     latent = a.kv_rank + a.rope_head_dim
@@ -216,21 +253,7 @@ def _latent_attention(
         yield linear("query", layout, rows, q_width, model.hidden, count=layers)
     yield linear("kv_down", layout, rows, latent, model.hidden, count=layers)
     yield linear("key_up", layout, rows, heads * a.nope_head_dim, a.kv_rank, count=layers)
-    yield attend(
-        "attention",
-        layout,
-        work,
-        batch,
-        work.view.attended_tokens(work.ctx, xp),
-        work.ctx,
-        heads=heads,
-        score_width=latent,
-        value_width=a.kv_rank,
-        kv_numbers=latent,
-        units=batch,
-        count=layers,
-        sharing=1.0,
-    )
+    yield from _attends(model, layout, work, batch, xp)
     yield linear("value_up", layout, rows, heads * a.value_head_dim, a.kv_rank, count=layers)
     yield linear("output", layout, rows, model.hidden, heads * a.value_head_dim, count=layers)
 

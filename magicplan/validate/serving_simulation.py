@@ -1,43 +1,46 @@
 """The steady state's slow plain twin: the same scheduler, request by request, in SimPy.
 
-Step times come from the same tables as the closed form; what is checked is everything that the
-closed form averages away: who decodes with whom, which prompts meet, who waits for what.
+What is checked is everything that the closed form averages away: who decodes with whom, which
+prompts meet, who waits for what. Each of as many micro-batches as there are pipeline stages keeps
+its requests, from their first chunk on, and takes new ones up to its share of all (vLLM's virtual
+engines, SGLang's limit for each micro-batch); steps follow each other through the stages and do not
+overtake. Replicas that only prefill hand over what they computed.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from magicplan.errors import MissingExtra
-from magicplan.planning.engine import decode_seconds
-from magicplan.planning.replica import Replica, Speculation, prompts_of, room_of, rounds_of
-from magicplan.roofline.acceptance import conditional_from_marginal
+from magicplan.planning.replica import Replica, Speculation
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.memory import kv_sequence_bytes
-from magicplan.roofline.traffic import FULL
+from magicplan.validate.serving_clients import Clients, Job, jobs_of, pauses_of, waits_of
+from magicplan.validate.serving_clock import (
+    Accept,
+    Clock,
+    acceptor,
+    kv_tokens,
+    moving_seconds,
+    stages_of,
+    step_clock,
+)
 
-TURNAROUND = 1e-4
-"""Seconds from the end of an answer to its client's next request: the next step has begun."""
 
+@dataclass(slots=True, eq=False)
+class MicroBatch:
+    """Requests that pass the stages together, and the step that they are in."""
 
-@dataclass(slots=True)
-class _Job:
-    """One request on its way."""
-
-    arrived: float
-    prompt: int
-    output: int
-    cached: int
-    todo: int
-    """Prompt tokens still to compute."""
-    emitted: int = 0
-    first: float = math.nan
+    jobs: list[Job] = field(default_factory=list)
+    under_way: bool = False
+    decoding: list[Job] = field(default_factory=list)
+    chunks: list[tuple[Job, int]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,120 +51,178 @@ class Simulated:
     ttft: Array
     tpot: Array
     e2e: Array
+    gaps: Array
+    """Between tokens of a request; 0 between those of one round."""
     preemptions: int
     steps: int
 
 
-@dataclass(slots=True, kw_only=True)
-class _Server:
-    """State of the engine; `step_seconds(decoding, mean ctx, chunks)` is its clock."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Engine:
+    """State of one replica."""
 
     env: Any
-    step_seconds: Callable[[int, float, list[tuple[int, int]]], float]
-    accept: Callable[[int], np.ndarray[Any, Any]]
+    clock: Clock
+    accept: Accept
     capacity: float
     """KV tokens."""
-    entry_seconds: float
-    """Of a request at the host, before it can be scheduled."""
     budget: int
     most: int
     width: int
     """Tokens fed for each decoding request."""
-    waiting: deque[_Job] = field(default_factory=deque)
-    running: list[_Job] = field(default_factory=list)
-    done: list[tuple[_Job, float]] = field(default_factory=list)
-    finished: Callable[[_Job], None] = lambda _: None
-    wake: Any = None
+    shared: int
+    """Prompt tokens that all requests hold together."""
+    stages: int
+    hand_over: Callable[[Job], None] | None
+    """Where a request goes whose first token is due; None if it stays."""
+    finished: Callable[[Job], None]
+    waiting: deque[Job] = field(default_factory=deque)
+    micro_batches: list[MicroBatch] = field(default_factory=list)
+    free_at: list[float] = field(default_factory=list)
+    """When each stage has done what it was given."""
+    called: bool = False
     preemptions: int = 0
     steps: int = 0
     emitted: list[tuple[float, int]] = field(default_factory=list)
+    gaps: list[tuple[float, float, int]] = field(default_factory=list)
+    """When, seconds since the request's token before, tokens that came with it."""
 
-    def used(self) -> float:
-        """KV tokens held by running requests."""
-        return float(sum(j.prompt - j.todo + j.emitted for j in self.running))
+    def __post_init__(self) -> None:
+        self.micro_batches = [MicroBatch() for _ in range(self.stages)]
+        self.free_at = [0.0] * self.stages
 
-    def submit(self, job: _Job) -> None:
-        """A request arrives."""
+    @property
+    def running(self) -> list[Job]:
+        """Requests that hold cache."""
+        return list(itertools.chain.from_iterable(b.jobs for b in self.micro_batches))
+
+    def submit(self, job: Job) -> None:
+        """A request arrives; it starts with all that arrive at the same instant."""
         self.waiting.append(job)
-        if self.wake is not None and not self.wake.triggered:
-            self.wake.succeed()
+        if not self.called:
+            self.called = True
+            self.env.timeout(0).callbacks.append(self._called)
 
-    def run(self) -> Generator[Any, Any, None]:
-        """Step after step; asleep while there is nothing to do."""
-        while True:
-            chunks = self._schedule()
-            if not self.running:
-                self.wake = self.env.event()
-                yield self.wake
+    def _called(self, _: Any) -> None:
+        self.called = False
+        self._turn()
+
+    def _turn(self) -> None:
+        """Send out every micro-batch that is here and has work."""
+        for batch in self.micro_batches:
+            if batch.under_way or not self._schedule(batch):
                 continue
-            decoding = [j for j in self.running if not j.todo]
-            ctx = sum(j.prompt + j.emitted for j in decoding) / max(len(decoding), 1)
-            work = [(take, j.prompt - j.todo) for j, take in chunks]
-            yield self.env.timeout(self.step_seconds(len(decoding), ctx, work))
+            batch.under_way = True
             self.steps += 1
-            self._advance(decoding, chunks)
+            leaves = self._through_the_stages(batch)
+            self.env.timeout(leaves - self.env.now, batch).callbacks.append(self._advance)
 
-    def _schedule(self) -> list[tuple[_Job, int]]:
-        """Decode tokens first, then prompts under way, then new ones while there is room."""
-        self._preempt()
-        left = self.budget - self.width * sum(not j.todo for j in self.running)
-        chunks = []
-        for job in self.running:
+    def _through_the_stages(self, batch: MicroBatch) -> float:
+        """When it leaves the last one: in each it follows the step before it."""
+        count = len(batch.decoding)
+        all_decoding = sum(job.ready for job in self.running) if self.stages > 1 else count
+        ctx = sum(j.prompt + j.emitted for j in batch.decoding) / max(count, 1)
+        work = [(take, job.prompt - job.todo) for job, take in batch.chunks]
+        each = self.clock(count, all_decoding, ctx, work) / self.stages
+        at = float(self.env.now)
+        for stage, free in enumerate(self.free_at):
+            at = max(at, free) + each
+            self.free_at[stage] = at
+        return at
+
+    def _held(self, job: Job) -> int:
+        return max(job.prompt - job.todo + job.emitted - self.shared, 1)
+
+    def _schedule(self, batch: MicroBatch) -> bool:
+        """Decode tokens first, then prompts under way, then new ones while there is room; whether
+        there is anything to do."""
+        running = self.running
+        used = self._preempt(batch, running)
+        share = math.ceil((len(running) + len(self.waiting)) / self.stages)
+        decoding = [j for j in batch.jobs if j.ready]
+        left, chunks = self.budget - self.width * len(decoding), []
+        for job in batch.jobs:
             if job.todo and left > 0:
-                take = min(job.todo, left)
-                chunks.append((job, take))
-                left -= take
-        free = self.capacity - self.used() - sum(take for _, take in chunks)
-        while self.waiting and left > 0 and len(self.running) < self.most:
+                chunks.append((job, min(job.todo, left)))
+                left -= chunks[-1][1]
+        free, count = self.capacity - used - sum(take for _, take in chunks), len(running)
+        while self.waiting and left > 0 and count < self.most and len(batch.jobs) < share:
             job = self.waiting[0]
-            if free < job.prompt:
+            needed = max(job.prompt + job.emitted - self.shared, 1)
+            if free < needed:
                 break
-            self.running.append(self.waiting.popleft())
-            take = min(job.todo, left)
-            chunks.append((job, take))
-            left, free = left - take, free - job.prompt
-        return chunks
+            batch.jobs.append(self.waiting.popleft())
+            free, count = free - needed, count + 1
+            if job.todo:
+                chunks.append((job, min(job.todo, left)))
+                left -= chunks[-1][1]
+            else:  # computed elsewhere
+                job.ready = True
+                decoding.append(job)
+                left -= self.width
+        batch.decoding, batch.chunks = decoding, chunks
+        return bool(decoding or chunks)
 
-    def _preempt(self) -> None:
-        """The latest give up their cache and start over, as in vLLM's recomputation."""
-        needed = self.width * len(self.running)
-        while len(self.running) > 1 and self.used() + needed > self.capacity:
-            job = self.running.pop()
-            job.todo, job.cached = job.prompt + job.emitted, 0
+    def _preempt(self, batch: MicroBatch, running: list[Job]) -> float:
+        """The latest give up their cache and start over, as in vLLM's recomputation, until the
+        rest fits; the tokens that it holds."""
+        used = float(sum(map(self._held, running)))
+        while len(running) > 1 and batch.jobs:
+            if used + self.width * len(running) <= self.capacity:
+                break
+            job = batch.jobs.pop()
+            running.remove(job)
+            used -= self._held(job)
             job.prompt, job.output = job.prompt + job.emitted, job.output - job.emitted
-            job.emitted = 0
+            job.todo, job.emitted, job.ready = job.prompt, 0, False
             self.waiting.appendleft(job)
             self.preemptions += 1
+        return used
 
-    def _advance(self, decoding: list[_Job], chunks: list[tuple[_Job, int]]) -> None:
-        now, count = self.env.now, 0
-        for job, take in chunks:
+    def _advance(self, event: Any) -> None:
+        """A micro-batch has left the last stage."""
+        batch, now, count = event.value, self.env.now, 0
+        batch.under_way = False
+        for job, take in batch.chunks:
             job.todo -= take
-            if not job.todo:
-                job.first = now if math.isnan(job.first) else job.first
-                job.emitted += 1
-                count += 1
-        for job, accepted in zip(decoding, self.accept(len(decoding)), strict=True):
+            if job.todo:
+                continue
+            job.ready = True
+            if self.hand_over is not None:
+                batch.jobs.remove(job)
+                self.hand_over(job)
+                continue
+            if math.isnan(job.first):
+                job.first = now
+            else:  # started over
+                self.gaps.append((now, now - job.last, 1))
+            job.last = now
+            job.emitted += 1
+            count += 1
+        for job, accepted in zip(batch.decoding, self.accept(len(batch.decoding)), strict=True):
             got = min(int(accepted), job.output - job.emitted)
             job.emitted += got
             count += got
+            self.gaps.append((now, now - job.last, got))
+            job.last = now
         self.emitted.append((now, count))
-        ended = [j for j in self.running if not j.todo and j.emitted >= j.output]
-        if ended:
-            self.running = [j for j in self.running if j.todo or j.emitted < j.output]
+        ended = [j for j in batch.jobs if j.ready and j.emitted >= j.output]
         for job in ended:
-            self.done.append((job, now))
+            batch.jobs.remove(job)
             self.finished(job)
+        self._turn()
 
 
 def simulate(
-    r: Replica, spec: Speculation, *, requests: int, seed: int, concurrency: int | None = None
-) -> Simulated:
-    """One replica with one layout and a fixed draft length under the load of `r`.
+    r: Replica, spec: Speculation, *, requests: int, seed: int, concurrency: int | None = None,
+    replicas: int = 1, prefill_replicas: int = 0,
+) -> Simulated:  # fmt: skip
+    """Replicas of one layout and a fixed draft length under the load of `r`.
 
     `concurrency` users take turns of a request and the load's time to think, if any; otherwise
-    requests arrive at random at the load's rate. A fifth of the requests warms up and is not
-    counted. Raises MissingExtra.
+    requests arrive at random at the load's rate. They are spread over `replicas` at random, by way
+    of `prefill_replicas` if there are any. A quarter of the requests warms up and is not counted;
+    more keep coming until all that count are answered. Raises MissingExtra.
     """
     try:
         import simpy
@@ -169,172 +230,74 @@ def simulate(
         raise MissingExtra("the serving simulation (simpy)", "dev") from None
     rng = np.random.default_rng(seed)
     env = simpy.Environment()
-    server = _Server(
-        env=env,
-        step_seconds=step_clock(r, spec),
-        accept=acceptor(r, spec, rng),
-        capacity=kv_tokens(r, spec),
-        entry_seconds=r.prefill.request_seconds,
-        budget=int(r.limits.batched_tokens),
-        most=int(r.limits.max_sequences),
-        width=(spec.gamma or 0) + 1,
-    )
-    jobs = _jobs(r, requests + (concurrency or 0), rng)
-    budgets = {id(job): (job.output, job.arrived) for job in jobs}
-    env.process(server.run())
+    clients = Clients(
+        env=env, jobs=jobs_of(r, requests, rng), entry_seconds=r.prefill.request_seconds,
+        unfinished=requests,
+    )  # fmt: skip
+    clock = step_clock(r, spec)
+
+    def engines(count: int, hand_over: Callable[[Job], None] | None) -> list[Engine]:
+        return [
+            Engine(
+                env=env, clock=clock, accept=acceptor(r, spec, rng), capacity=kv_tokens(r, spec),
+                budget=int(r.limits.batched_tokens), most=int(r.limits.max_sequences),
+                width=(spec.gamma or 0) + 1, shared=int(r.load.shared_prefix_tokens),
+                stages=stages_of(r), hand_over=hand_over, finished=clients.finished,
+            )
+            for _ in range(count)
+        ]  # fmt: skip
+
+    decoding = engines(replicas, None)
+    clients.submit = _spread(decoding, rng)
+    if prefill_replicas:
+        moving, take_over = moving_seconds(r), clients.submit
+
+        def arrived(event: Any) -> None:
+            job = event.value
+            job.first = job.last = env.now
+            job.emitted = 1
+            decoding[0].emitted.append((env.now, 1))
+            take_over(job) if job.output > 1 else clients.finished(job)
+
+        def hand_over(job: Job) -> None:
+            env.timeout(moving(job.prompt), job).callbacks.append(arrived)
+
+        clients.submit = _spread(engines(prefill_replicas, hand_over), rng)
     if concurrency is None:
-        env.process(_arrivals(env, server, jobs, budgets, r.load.requests_per_s, rng))
+        env.process(clients.arrive(waits_of(r, requests, rng)))
     else:
-        _closed(env, server, jobs, budgets, concurrency, _pauses(r.load.think_seconds, rng))
-    while len(server.done) < requests and env.peek() < math.inf:
+        clients.pause = pauses_of(r.load.think_seconds, rng)
+        for _ in range(concurrency):
+            clients.ask(clients.pause())
+    while clients.unfinished:
         env.step()
-    return _result(server, budgets, requests // 5)
+    return _result(clients.asked[requests // 4 : requests], decoding)
 
 
-def _jobs(r: Replica, requests: int, rng: np.random.Generator) -> list[_Job]:
-    picks = rng.integers(0, r.load.lengths.prompt.size, requests)
-    prompt, output, cached = (
-        values[picks].astype(int)
-        for values in (r.load.lengths.prompt, r.load.lengths.output, r.load.cached)
+def _spread(engines: list[Engine], rng: np.random.Generator) -> Callable[[Job], None]:
+    """Each request to any replica."""
+    if len(engines) == 1:
+        return engines[0].submit
+    return lambda job: engines[rng.integers(len(engines))].submit(job)
+
+
+def _result(jobs: list[Job], engines: list[Engine]) -> Simulated:
+    """Latencies of these requests; rates and gaps between the first and the last that arrive."""
+    start, end = jobs[0].arrived, jobs[-1].arrived
+    outputs = np.asarray([job.asked for job in jobs], dtype=np.float64)
+    arrived, first, ended = (
+        np.asarray([getattr(job, name) for job in jobs]) for name in ("arrived", "first", "ended")
     )
-    return [
-        _Job(arrived=0.0, prompt=int(p), output=int(o), cached=int(c), todo=int(p - c))
-        for p, o, c in zip(prompt, output, cached, strict=True)
-    ]
-
-
-def _arrivals(
-    env: Any, server: _Server, jobs: list[_Job], budgets: dict[int, Any], rate: float, rng: Any
-) -> Generator[Any, Any, None]:
-    for job in jobs:
-        yield env.timeout(rng.exponential(1 / rate))
-        env.process(_enter(env, server, job, budgets))
-
-
-def _enter(
-    env: Any, server: _Server, job: _Job, budgets: dict[int, Any]
-) -> Generator[Any, Any, None]:
-    job.arrived = env.now
-    budgets[id(job)] = (job.output, env.now)
-    yield env.timeout(server.entry_seconds)
-    server.submit(job)
-
-
-def _pauses(think_seconds: float, rng: np.random.Generator) -> Callable[[], float]:
-    """Seconds from the end of an answer to the same user's next request."""
-    if not think_seconds:
-        return lambda: TURNAROUND
-    return lambda: float(rng.exponential(think_seconds))
-
-
-def _closed(
-    env: Any, server: _Server, jobs: list[_Job], budgets: dict[int, Any], concurrency: int,
-    pause: Callable[[], float],
-) -> None:  # fmt: skip
-    """Each finished request is replaced as soon as its user has paused."""
-    left = deque(jobs)
-
-    def turn() -> Generator[Any, Any, None]:
-        yield env.timeout(pause())
-        yield from _enter(env, server, left.popleft(), budgets)
-
-    def refill(_: _Job) -> None:
-        if left:
-            env.process(turn())
-
-    server.finished = refill
-    for _ in range(min(concurrency, len(jobs))):
-        refill(jobs[0])
-
-
-def _result(server: _Server, budgets: dict[int, Any], warm: int) -> Simulated:
-    kept = server.done[warm:]
-    start, end = server.done[warm - 1][1] if warm else 0.0, kept[-1][1]
-    outputs = np.asarray([budgets[id(job)][0] for job, _ in kept], dtype=np.float64)
-    arrived = np.asarray([budgets[id(job)][1] for job, _ in kept])
-    first = np.asarray([job.first for job, _ in kept])
-    ended = np.asarray([at for _, at in kept])
-    decoded = np.maximum(outputs - 1, 1)
-    tokens = sum(count for at, count in server.emitted if start < at <= end)
+    tokens = sum(count for e in engines for at, count in e.emitted if start < at <= end)
+    gaps = np.asarray([g for e in engines for g in e.gaps if start < g[0] <= end])
+    between = np.zeros(int(gaps[:, 2].sum()))
+    between[: len(gaps)] = gaps[:, 1]
     return Simulated(
         tokens_per_s=tokens / (end - start),
         ttft=first - arrived,
-        tpot=((ended - first) / decoded)[outputs > 1],
+        tpot=((ended - first) / np.maximum(outputs - 1, 1))[outputs > 1],
         e2e=ended - arrived,
-        preemptions=server.preemptions,
-        steps=server.steps,
+        gaps=between,
+        preemptions=sum(e.preemptions for e in engines),
+        steps=sum(e.steps for e in engines),
     )
-
-
-def kv_tokens(r: Replica, spec: Speculation) -> float:
-    """Tokens that the cache holds beside weights, draft and workspace."""
-    room = room_of(r, spec)
-    token = float(np.max(kv_sequence_bytes(r.model, r.layout, 1.0, FULL)))
-    mean = float(r.contexts.mean())
-    each = float(room.request_bytes[0]) / mean
-    return float(room.free_bytes[0]) / max(each, token * 1e-9)
-
-
-def step_clock(
-    r: Replica, spec: Speculation
-) -> Callable[[int, float, list[tuple[int, int]]], float]:
-    """Seconds of a step that decodes `count` requests of mean context `ctx` and computes chunks
-    of (new, cached) prompt tokens."""
-    gamma = spec.gamma or 0
-    batch = r.batch[r.batch >= 1]
-    longest = float((r.load.lengths.prompt + r.load.lengths.output).max())
-    ladder = np.linspace(1.0, longest, 24)
-    flat = decode_seconds(
-        r.model, r.layout, r.machine, np.repeat(batch, 24),
-        np.tile(ladder, batch.size)[:, None],
-        np.asarray([gamma + 1.0]), r.limits.kv_passes,
-    )[0, :, 0].reshape(batch.size, 24)  # fmt: skip
-    rounds = rounds_of(r, spec)
-    drafting = rounds.draft_seconds[0, r.batch >= 1]
-    prompts, table = prompts_of(r, spec), r.table
-    host = r.machine.calibration.host
-    at_rows = np.arange(1.0, table.rows[-1])
-    by_rows = np.interp(at_rows, table.rows, table.seconds[0])
-    alone = float(flat[0, 0]) - float(by_rows[gamma])  # sampling, host and launches of one request
-
-    def clock(count: int, ctx: float, chunks: list[tuple[int, int]]) -> float:
-        if count:
-            row = float(np.interp(count, batch, np.arange(batch.size)))
-            low = min(int(row), batch.size - 2)
-            column = (min(ctx, longest) - 1.0) / (longest - 1.0) * 23
-            left = min(int(column), 22)
-            up, along = row - low, column - left
-            corner = flat[low : low + 2, left : left + 2]
-            lines = corner[:, 0] + along * (corner[:, 1] - corner[:, 0])
-            seconds = float(lines[0] + up * (lines[1] - lines[0]))
-            seconds += float(drafting[low] + up * (drafting[low + 1] - drafting[low]))
-        else:
-            seconds = alone
-        if not chunks:
-            return seconds
-        rows, tokens = count * (gamma + 1), sum(new for new, _ in chunks)
-        before = float(by_rows[rows - 1]) if rows else 0.0
-        seconds += float(by_rows[rows + tokens - 1]) - before
-        news = np.asarray([new for new, _ in chunks], dtype=np.float64)
-        cached = np.asarray([c for _, c in chunks], dtype=np.float64)
-        seconds += float(prompts.of(news, cached).sum())
-        return seconds + len(chunks) * host.sequence_seconds
-
-    return clock
-
-
-def acceptor(
-    r: Replica, spec: Speculation, rng: np.random.Generator
-) -> Callable[[int], np.ndarray[Any, Any]]:
-    """Tokens that each of `count` requests emits in a round, drawn from the acceptance model."""
-    if spec.draft is None or spec.acceptance is None or not spec.gamma:
-        return lambda count: np.ones(count, dtype=np.int64)
-    ctx = np.asarray(r.contexts.mean())
-    survival = spec.acceptance.survival(spec.gamma, ctx, spec.draft.budget_tokens)
-    rates = conditional_from_marginal(np.asarray(survival, dtype=np.float64).reshape(-1))
-
-    def accept(count: int) -> np.ndarray[Any, Any]:
-        kept = rng.random((count, rates.size)) < rates
-        return np.asarray(1 + np.cumprod(kept, axis=1).sum(axis=1))
-
-    return accept

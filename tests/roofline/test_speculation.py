@@ -9,6 +9,7 @@ import pytest
 
 from magicplan.acceptance_specs.counts import counted
 from magicplan.hardware_specs.calibration import Residual
+from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (
     Z80,
@@ -29,8 +30,9 @@ from magicplan.roofline.drafts import (
     self_draft,
     streaming,
 )
-from magicplan.roofline.speculation import Scene, rounds, static_efficiency
-from magicplan.roofline.timing import Machine
+from magicplan.roofline.speculation import Scene, rounds, static_efficiency, verify_seconds
+from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.traffic import Pass, forward
 from tests.shapes import A100, FITTED, IDEAL, LLAMA, SLIDING, fitted_calibration
 
 SELF = self_draft(DraftRequest(target=LLAMA, view=streaming(512)))
@@ -247,3 +249,23 @@ def test_a_smaller_model_starts_a_round_with_two_tokens(machine: Machine) -> Non
         )
         drafting = rounds(at, draft, Iid(alpha=0.8, origin="t"), 4).draft_seconds.ravel()
         assert drafting == pytest.approx([0.0, *(first + k * later for k in range(4))])
+
+
+@pytest.mark.parametrize("model", [LLAMA, SLIDING], ids=["full", "sliding"])
+def test_a_grid_of_passes_is_each_pass_alone(model: ModelShape) -> None:
+    """What no context changes is computed once for the batches and degrees that occur."""
+    batch = np.array([[1.0, 1.0, 2.0], [48.0, 96.0, 96.0], [7.0, 7.0, 7.0]])
+    tp = np.array([[1.0, 2.0, 2.0], [4.0, 2.0, 2.0], [1.0, 1.0, 8.0]])
+    pp = np.array([[1.0, 1.0, 1.0], [1.0, 1.0, 2.0], [4.0, 4.0, 1.0]])
+    ctx, query = np.array([[512.0, 8192.0, 70000.0]]), np.array([1.0, 3.0, 9.0])
+    asked = replace(scene(), target=model, batch=batch, ctx=ctx, kv_passes=2.0,
+                    layout=Deployment(tp=tp, pp=pp))  # fmt: skip
+    found = verify_seconds(asked, query)
+    for b, c, q in np.ndindex(3, 3, 3):
+        work = Pass(batch=batch[b, c], ctx=ctx[0, c], query_tokens=query[q],
+                    kv_passes=min(2.0, query[q]))  # fmt: skip
+        ops = forward(model, Deployment(tp=tp[b, c], pp=pp[b, c]), work)
+        host = asked.machine.calibration.host.pass_seconds(work.batch, work.batch * query[q])
+        assert found[b, c, q] == pytest.approx(
+            step_cost(ops, asked.machine, host).seconds, rel=1e-14
+        )
