@@ -10,14 +10,10 @@ import numpy as np
 from accuracy_layout import table
 from calibrations import believed
 
-from magicplan.hardware_specs.calibration_files import (
-    AMD,
-    CALIBRATED,
-    CALIBRATIONS,
-    stack_constants,
-    streamed_rounds,
-)
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.calibration_files import read as read_calibration
+from magicplan.hardware_specs.stacks import stack_constants, streamed_rounds
+from magicplan.hardware_specs.transfer import AMD, CALIBRATED
 from magicplan.report.replay import summaries, worst
 from magicplan.roofline.deployment import Array
 from magicplan.validate.experts_fit import fit_experts

@@ -21,13 +21,9 @@ import tomli_w
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import load
 from magicplan.hardware_specs.calibration import Calibration, Residual
-from magicplan.hardware_specs.calibration_files import (
-    AMD,
-    CALIBRATIONS,
-    calibration_for,
-    forget,
-    stack_tables,
-)
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS
+from magicplan.hardware_specs.stacks import stack_tables
+from magicplan.hardware_specs.transfer import AMD, calibration_for, forget
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
 from magicplan.validate.evidence import borrowed

@@ -18,7 +18,7 @@ from scipy.optimize import least_squares
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import HostFit, Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATED
+from magicplan.hardware_specs.transfer import CALIBRATED
 from magicplan.planning.placement import place, scene_of
 from magicplan.planning.request import Request, resolve
 from magicplan.roofline.deployment import Array

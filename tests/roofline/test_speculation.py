@@ -10,7 +10,7 @@ import pytest
 
 from magicplan.acceptance_specs.counts import counted
 from magicplan.hardware_specs.calibration import HostFit, Residual
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from magicplan.errors import SpecError
 from magicplan.hardware_specs.calibration import CollectiveFit, HostFit, LinearFit, Residual
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.timing import (
