@@ -42,8 +42,7 @@ def launch(plan: Record) -> Section:
     feasible = plan.flag("feasible")
     blocks: list[Block] = [] if feasible else [_broken(plan)]
     blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
-    for entry in plan.records("launch"):
-        blocks += fleet_page.command(entry)
+    blocks += fleet_page.commands(plan.records("launch"))
     return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
 
 
