@@ -105,10 +105,10 @@ def sglang(
         words += ["--nnodes", str(nodes), "--node-rank", "NODE_RANK"]
         words += ["--dist-init-addr", "FIRST_HOST:5000"]
         notes.append(f"a replica spans {nodes} hosts: start it on each, NODE_RANK 0 on the first")
-    if role != "serve" or best.replicas > 1:
-        words += ["--host", "0.0.0.0", "--port", "30000"]
+    words += ["--host", "0.0.0.0"]
     if role != "serve":
-        words += ["--disaggregation-mode", role, "--disaggregation-transfer-backend", "nixl"]
+        words += ["--port", "30000", "--disaggregation-mode", role]
+        words += ["--disaggregation-transfer-backend", "nixl"]
         notes.append("needs pip install nixl; Mooncake is the other transfer backend")
     return Command(words=words, notes=notes)
 

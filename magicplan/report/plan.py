@@ -85,7 +85,7 @@ def _facts(plan: Record) -> Iterator[Fact]:
     yield Fact(
         name="headroom",
         value=f"{best.number('headroom'):+.0%}",
-        note="; ".join(filter(None, (ends, "of the requests/s it bears over the peak"))),
+        note="; ".join(filter(None, (ends, "requests/s it bears against the peak"))),
     )
     yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
 

@@ -224,17 +224,15 @@ def accuracy(plan: Record) -> Section:
     causes = _causes(plan)
     if causes:
         blocks += ["What is uncertain:", Bullets(lines=causes)]
-    latencies = [entry for entry in found if entry.text("figure") in LATENCIES]
-    if latencies:
-        blocks.append(f"Latencies, with the table of them above: {latencies[0].text('basis')}.")
     by_basis: dict[str, list[Record]] = {}
     for entry in found:
-        if entry.text("figure") not in LATENCIES:
-            by_basis.setdefault(entry.text("basis"), []).append(entry)
+        by_basis.setdefault(entry.text("basis"), []).append(entry)
     for basis, entries in by_basis.items():
-        rows = tuple(map(_interval, entries))
+        others = [entry for entry in entries if entry.text("figure") not in LATENCIES]
+        above = " (the latencies above, too)" if len(others) < len(entries) else ""
         columns = ("80 % interval", "low", "value", "high")
-        blocks += [f"{basis[:1].upper()}{basis[1:]}:", Grid(columns=columns, rows=rows)]
+        blocks.append(f"{basis[:1].upper()}{basis[1:]}{above}:")
+        blocks.append(Grid(columns=columns, rows=tuple(map(_interval, others))))
     return Section(title="Accuracy", blocks=tuple(blocks))
 
 
