@@ -122,8 +122,8 @@ def vllm_router(best: Candidate) -> tuple[str, list[str]]:
         ports = _hosts("8000", count)
         lines += [f"--{kind}er-ports {ports}" if kind == "prefill" else f"--decoder-ports {ports}"]
     return " \\\n  ".join(lines), [
-        "run it in a checkout of vLLM. Its documentation's own proxy takes turns and is called a "
-        "toy: for production, put a router with prefill and decode pools in its place",
+        "the proxy of vLLM's documentation, to be run in a checkout of its repository. It calls "
+        "itself a toy: for production, put a router with pools of both kinds in its place",
         _names(best),
     ]
 

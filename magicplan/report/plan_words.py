@@ -183,13 +183,15 @@ def spoken(text: str) -> str:
 
 
 def limits_spoken(text: str) -> str:
-    """A text with what a plan file says of limits, `slo.ttft_p95_seconds 2`, put in words."""
-    return spoken(re.sub(
-        rf"\bslo\.{LATENCY} ([0-9.e+-]+)",
-        lambda found: f"the limit of {show(float(found[3]), 'seconds')} on {found[1].upper()} "
-        f"{found[2]}",
+    """A text with what a plan file says of limits, `slo.ttft_p95_seconds 2`, put in words, and its
+    seconds in their unit."""
+    text = re.sub(
+        rf"\bslo\.{LATENCY} ([\d.e+-]+)",
+        lambda found: f"the limit of {found[3]} s on {found[1].upper()} {found[2]}",
         text,
-    ))  # fmt: skip
+    )
+    seconds = r"(\d[\d.]*(?:e[+-]?\d+)?) s\b"
+    return spoken(re.sub(seconds, lambda found: show(float(found[1]), "seconds"), text))
 
 
 def unit_of(name: str) -> Unit:
