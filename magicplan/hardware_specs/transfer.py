@@ -104,8 +104,8 @@ their steps within it; SGLang's attention on A100 and H100 differs by more (docs
 
 
 EXPERT_SPREAD = 1.30
-"""The same for mixtures of experts, whose steps took no part in a stack's residual: it brings 79 % of
-TensorRT-LLM's steps inside whose model took no part in a fit."""
+"""The same for mixtures of experts, whose steps took no part in a stack's residual: it brings 79 %
+of TensorRT-LLM's steps inside whose model took no part in a fit."""
 
 
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
