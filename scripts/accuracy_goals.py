@@ -6,6 +6,7 @@ import numpy as np
 from accuracy_kernels import GPU_OF, Crossing
 from accuracy_layout import table
 from accuracy_published import Unseen, distinct, is_magicdec, naive
+from calibrations import believed
 
 from magicplan.validate.calibrate import Group, rereads
 from magicplan.validate.replay import Outcome, Summary, regrets, sign_accuracy
@@ -35,21 +36,20 @@ def _engine_goals(outcomes: list[Outcome], unseen: list[Unseen]) -> list[str]:
     """Decode steps of whole engines, those held out before those that were fitted."""
 
     def fitted(what: str, goal: int, *, dense: bool) -> str:
-        s = Summary.of(
-            [
-                o for o in outcomes
-                if o.kind == "step" and "serving" in o.case.source and o.case.dense == dense
-            ]
-        )  # fmt: skip
+        rows = [
+            o for o in outcomes
+            if o.kind == "step" and "serving" in o.case.source and o.case.dense == dense
+        ]  # fmt: skip
+        s, fitting = Summary.of(rows), sum(believed(o.case) for o in rows)
         return (
             f"{what} (MAPE, median) | {goal} | {s.mape:.1f}, {s.median:.1f} | {s.naive_mape:.0f} | "
-            f"the {s.rows} rows that fitted the constants"
+            f"{s.rows} rows, {fitting} of which fitted the constants"
         )
 
     once = distinct(outcomes)
     alone = [Summary.of([o for o in once if o.fitted == was]) for was in (False, True)]
     held = [
-        f"{WORDS[u.of]} of {u.stack} (median, MAPE) | {GOALS[u.of]} | "
+        f"{WORDS.get(u.of, u.of)} of {u.stack} (median, MAPE) | {GOALS.get(u.of, '20')} | "
         f"{np.median(u.errors):.1f}, {u.errors.mean():.1f} | {u.naive:.0f} | {len(u.errors)} rows, "
         f"fitted without {u.without}"
         for u in unseen

@@ -18,7 +18,13 @@ from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives, vers
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 from magicplan.validate.calibrate import Group, document, rereads
-from magicplan.validate.fit import Errors, attention_seconds_of, linear_seconds_of, row_label
+from magicplan.validate.fit import (
+    Errors,
+    attention_seconds_of,
+    cold_attention,
+    linear_seconds_of,
+    row_label,
+)
 from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
 
 MODELS = ("llama-2-7b", "llama-3.1-8b", "mistral-7b-v0.3", "qwen3-32b", "llama-3.1-70b")
@@ -29,9 +35,7 @@ BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (4096, 8192, 16384, 32768
 
 def cold(rows: Columns, gpu: str) -> Columns:
     """Attention rows whose bf16 cache is at least twice L2, of whole context."""
-    size = rows["batch"] * rows["kv_len"] * rows["kv_heads"] * rows["head_dim"] * 4
-    l2 = accelerator_of(gpu).l2_bytes or 0
-    return where(rows, (size >= 2 * l2) & (rows["window"] == 0) & (rows["kv_dtype"] == "bf16"))
+    return where(rows, cold_attention(rows, accelerator_of(gpu), "bf16"))
 
 
 def passes(bench: Bench, machine: Machine) -> dict[str, Errors]:

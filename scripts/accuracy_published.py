@@ -23,7 +23,7 @@ from magicplan.validate.replay import Outcome, Summary, replay_with
 from magicplan.validate.request_fit import fit_request
 from magicplan.validate.round_fit import fit_rounds
 from magicplan.validate.serving_rows import Served
-from magicplan.validate.stack_fit import StackFit, fit_host
+from magicplan.validate.stack_fit import StackFit, fit_host, runs_of
 
 
 def published_tables(outcomes: list[Outcome]) -> str:
@@ -102,20 +102,25 @@ def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
     """
     found = []
     for stack in ("vllm", "sglang", "trtllm"):
-        host, grouped = fit_host(stack, cases), fit_experts(stack, believed(cases))
-        own = [o for o in outcomes if o.case.ask["stack"] == stack and not is_magicdec(o)]
+        host, grouped = fit_host(stack, cases), fit_experts(stack, cases, believed)
         dense, experts, chains = (
-            [o for o in own if o.kind == kind and o.case.dense == plain]
+            [o for o in outcomes if o.kind == kind and runs_of(stack, o.case, dense=plain)]
             for kind, plain in (("step", True), ("step", False), ("speedup", True))
         )
         parts = [
             ("dense", "the model on the GPU", host.held_out, _ends(host), dense),
             ("dense", "the GPU", host.gpu_held_out, "-", dense),
-            ("experts", "the model", grouped.held_out, "-", experts),
+            ("experts", "the model", grouped.held_out, _inside(experts), experts),
         ]
+        if len(grouped.held_out) and not grouped.believed.all():
+            trusted = [o for o in experts if believed(o.case)]
+            rest = grouped.held_out[grouped.believed]
+            parts.append(
+                ("steps of experts, two versions left out,", "the model", rest, _inside(trusted), trusted)
+            )
         if chains:
             rounds = fit_rounds(stack, cases, host.host)
-            parts.append(("chains", "the sweep", rounds.held_out, "-", chains))
+            parts.append(("chains", "the sweep", rounds.held_out, _inside(chains), chains))
         found += [
             Unseen(
                 stack=stack, of=of, without=without, errors=100 * np.abs(1 / ratios - 1),
@@ -128,6 +133,11 @@ def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
 
 def _ends(fit: StackFit) -> str:
     return f"{fit.residual.low:.2f} to {fit.residual.high:.2f}, {100 * fit.coverage:.0f}"
+
+
+def _inside(rows: list[Outcome]) -> str:
+    """How many lie inside the interval that ships, to whose constants they belong."""
+    return f"{Summary.of(rows).coverage:.0f}, fitted" if rows else "-"
 
 
 def _naive_median(rows: list[Outcome]) -> float:

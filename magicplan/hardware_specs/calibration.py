@@ -142,6 +142,13 @@ class Calibration:
             _check(self.name, linear)
         for attention in (*self.attention.values(), *self.draft_attention.values()):
             _check(self.name, attention)
+        for residual in (self.step_residual, self.speedup_residual):
+            if not 0 < residual.low <= residual.high < math.inf:
+                raise SpecError(
+                    self.name,
+                    f"a residual goes from {residual.low} to {residual.high}, expected two numbers "
+                    "above 0 that rise",
+                )
         _check(self.name, self.collective)
         _check(self.name, self.host)
 

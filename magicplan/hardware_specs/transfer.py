@@ -21,8 +21,7 @@ from magicplan.hardware_specs.stacks import stack_tables
 STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
 
 # What `benchmarks/naive_roofline.py` prints: published steps take 1.44 to 2.41 times the naive
-# roofline (20th and 80th percentile), and speedups reach .63 to .74 of the naive one. Until a
-# calibration ships, this is all that is known of a stack.
+# roofline (20th and 80th percentile), and speedups reach .63 to .74 of the naive one.
 IDEAL_STEP = Residual(
     low=1.0,
     high=2.41,
@@ -79,10 +78,7 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
                 f"{accelerator.name} ({why}){linked}: efficiencies and launch times are kept, "
                 "rates are the datasheet's, intervals are wider"
             )
-    return ideal(), (
-        f"calibration ideal: none ships for {stack}, so times are datasheet floors and real steps "
-        "take longer"
-    )
+    return ideal(), f"calibration ideal: none ships for {stack}"  # as while they are being fitted
 
 
 CALIBRATED = {
@@ -99,8 +95,8 @@ TRANSFER_SPREAD = 1.10
 public pair of kernel tables within one tells it: versions of one engine on one GPU differ by up to
 this much."""
 STRANGER_SPREAD = 1.35
-"""The same between families. Of the eight (GPU, stack) pairs that can be tried, six have 80 % of
-their steps within it; SGLang's attention on A100 and H100 differs by more (docs/accuracy.md)."""
+"""The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
+their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
 
 
 EXPERT_SPREAD = 1.30
@@ -148,8 +144,8 @@ def _linked_alike(
     over_pcie = accelerator.link_domain <= 1
     if over_pcie == (relative in CALIBRATED["Ada"]):
         return found, ""
-    peer = CALIBRATED["Ada" if over_pcie else "Hopper"][0]
-    alike = _shipped(peer, stack, "")
+    peers = CALIBRATED["Ada" if over_pcie else "Hopper"]
+    alike = next(filter(None, (_shipped(peer, stack, "") for peer in peers)), None)
     if alike is None:
         return found, ""
     way = "PCIe" if over_pcie else "a fast link"
@@ -186,7 +182,7 @@ def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
     if not versions:
         return None
     versions.sort(key=version_key)
-    if version and not version[0].isdigit():
+    if version and not version[0].isdecimal():
         known = f"known: {', '.join(versions)}"
         raise UnknownName("version", f"{stack}@{version}", versions, known)
     older = [v for v in versions if not version or version_key(v) <= version_key(version)]
@@ -214,6 +210,6 @@ def forget() -> None:
 def version_key(version: str) -> list[int]:
     """Sorts versions by their numbers: 0.5.10 after 0.5.9, release candidates before a release."""
     plain = version.replace("-", " ").replace("rc", " -1 ")
-    spaced = "".join(c if c.isdigit() or c == "-" else " " for c in plain)
+    spaced = "".join(c if c.isdecimal() or c == "-" else " " for c in plain)
     numbers = [int(part) for part in spaced.split()]
     return numbers + [0] * (8 - len(numbers))

@@ -156,8 +156,9 @@ def step_interval(cost: StepCost, calibration: Calibration) -> tuple[Num, Num]:
     Published steps set the ends; where collectives take much of a step, as over PCIe, what they
     miss by adds to it in quadrature of logarithms.
     """
-    found, share = calibration.step_residual, cost.collective_seconds / cost.seconds
-    missed = share * math.log1p(calibration.collective.spread)
+    found, whole = calibration.step_residual, np.maximum(cost.seconds, cost.collective_seconds)
+    share = np.where(np.isfinite(whole) & (whole > 0), cost.collective_seconds, 0.0)
+    missed = share / np.where(share > 0, whole, 1.0) * math.log1p(calibration.collective.spread)
     return (
         np.exp(-np.hypot(math.log(min(found.low, 1.0)), missed)),
         np.exp(np.hypot(math.log(max(found.high, 1.0)), missed)),

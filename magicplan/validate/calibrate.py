@@ -24,6 +24,7 @@ from magicplan.hardware_specs.transfer import version_key
 from magicplan.validate.fit import (
     ROOF_SHARE,
     Fitted,
+    cold_attention,
     fit_attention,
     fit_collective,
     fit_eager,
@@ -131,16 +132,16 @@ def _eager(group: Group, rows: Columns) -> Fitted[Any]:
 
 def _attention(group: Group, rows: Columns, dtype: str) -> Fitted[Any]:
     """Attention after linear layers, whose share of peak FLOP it takes over."""
-    bytes_read = rows["batch"] * rows["kv_len"] * rows["kv_heads"] * rows["head_dim"]
-    cold = (bytes_read * 4 >= 2 * (group.accelerator.l2_bytes or 0)) & (rows["window"] == 0)
-    ideal = bytes_read * (4 if dtype == "bf16" else 2) / group.accelerator.memory_bytes_per_s
-    over = float(np.mean(ideal[cold] > rows["seconds"][cold])) if cold.any() else 0.0
+    cold = where(rows, cold_attention(rows, group.accelerator, dtype))
+    size = cold["batch"] * cold["kv_len"] * cold["kv_heads"] * cold["head_dim"]
+    ideal = size * (4 if dtype == "bf16" else 2) / group.accelerator.memory_bytes_per_s
+    over = float(np.mean(ideal > cold["seconds"])) if len(size) else 0.0
     if over > ROOF_SHARE:
         raise UsageError(
             f"attention: {100 * over:.0f} % of its cold rows beat the datasheet's bandwidth; "
             "are the times in another unit, or does the cache alias?"
         )
-    wide = row_ratio(where(rows, cold))
+    wide = row_ratio(cold)
     if wide is not None:
         group.query_rows[f"attention.{dtype}"] = wide
     linear = group.fits.get("linear.bf16")

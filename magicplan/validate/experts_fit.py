@@ -7,6 +7,7 @@ of neighbours' prefill: the collection's dense runs send requests in waves, thos
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,8 +42,10 @@ class ExpertFit:
 
     constants: dict[str, float]
     held_out: Array
-    """Measured over predicted, each model by constants of the others; empty of a single model.
-    Models of one shape (DeepSeek's V3 and R1) are one."""
+    """Measured over predicted of all rows, each model by constants of the others; empty of a single
+    model. Models of one shape (DeepSeek's V3 and R1) are one."""
+    believed: NDArray[np.bool_]
+    """Rows that took part in the fits."""
     evidence: dict[str, Any]
 
 
@@ -58,17 +61,18 @@ class _Parts:
     fp4: NDArray[np.bool_]
 
 
-def fit_experts(stack: str, cases: list[Case]) -> ExpertFit:
+def fit_experts(
+    stack: str, cases: list[Case], believe: Callable[[Case], bool] = lambda _: True
+) -> ExpertFit:
     """How grouped products of experts differ from single ones in 8 bits, and what prefill shows.
 
-    The stack's host constants are those that shipped calibrations hold. Raises UsageError for too
-    few rows.
+    The stack's host constants are those that shipped calibrations hold. Cases that are not believed
+    take no part in a fit, but are held against it. Raises UsageError for too few rows.
     """
-    usable = [c for c in cases if c.step_seconds and runs_of(stack, c, dense=False)]
-    if len(usable) < MIN_CASES:
-        raise UsageError(f"{stack}: {len(usable)} published steps of experts, needs {MIN_CASES}")
     rows, kept = [], []
-    for case in usable:
+    for case in cases:
+        if not case.step_seconds or not runs_of(stack, case, dense=False):
+            continue
         try:
             ask = resolve(Request(**case.ask))
             scene = scene_of(ask, place(ask))
@@ -76,11 +80,14 @@ def fit_experts(stack: str, cases: list[Case]) -> ExpertFit:
             continue
         rows.append((case.step_seconds, *_known_experts(case, scene)))
         kept.append((case, (ask.model.layers, ask.model.hidden)))
+    believed = np.asarray([believe(case) for case, _ in kept], dtype=np.bool_)
+    if believed.sum() < MIN_CASES:
+        raise UsageError(f"{stack}: {believed.sum()} published steps of experts, needs {MIN_CASES}")
     fp4 = np.asarray([c.ask["dtype"] == "fp4" for c, _ in kept])
     measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
     parts = _Parts(measured, others, launch, busy, prefill, fp4)
     sets = np.unique([set_of(c) for c, _ in kept], return_inverse=True)[1]
-    weight = 1 / np.bincount(sets)[sets]
+    weight = believed / np.maximum(np.bincount(sets, weights=believed)[sets], 1)
     shapes = np.unique([shape for _, shape in kept], axis=0, return_inverse=True)[1]
     found = _solve(parts, weight)
     seen = {"prefill_share": True, "fp8_slowdown": (~fp4).any(), "fp4_slowdown": fp4.any()}
@@ -92,12 +99,13 @@ def fit_experts(stack: str, cases: list[Case]) -> ExpertFit:
     return ExpertFit(
         constants=constants,
         held_out=ratios,
+        believed=believed,
         evidence=evidence(
             "stack experts",
             [f"experts.{name}" for name in constants],
-            [c.source for c, _ in kept],
-            [set_of(c) for c, _ in kept],
-            1 / ratios if len(ratios) else _predict(found, parts) / measured,
+            [c.source for (c, _), took in zip(kept, believed, strict=True) if took],
+            [set_of(c) for (c, _), took in zip(kept, believed, strict=True) if took],
+            (1 / ratios if len(ratios) else _predict(found, parts) / measured)[believed],
             held_out=bool(len(ratios)),
         ),
     )

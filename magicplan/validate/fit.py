@@ -199,14 +199,23 @@ def fit_attention(
     return _better_than_naive("attention", rows, split if pays else plain)
 
 
+def cold_attention(rows: Columns, accelerator: Accelerator, kv_dtype: str) -> NDArray[np.bool_]:
+    """Rows of whole contexts whose cache is at least twice L2, as in serving."""
+    size = rows["batch"] * rows["kv_len"] * rows["kv_heads"] * rows["head_dim"]
+    held = size * (4 if kv_dtype == "bf16" else 2) >= 2 * (accelerator.l2_bytes or 0)
+    return np.asarray(held & (rows["window"] == 0) & (rows["kv_dtype"] == kv_dtype))
+
+
 def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[CollectiveFit]:
     """All-reduces inside CUDA graphs over 2 and more GPUs, up to the sizes of a decode step."""
     machine = Machine(accelerator=accelerator, calibration=ideal())
     rows = where(rows, rows["bytes"] <= ALL_REDUCE_BYTES)
     ranks, measured = rows["num_gpus"], rows["seconds"]
     sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
-    good = np.ones(len(measured), dtype=np.bool_)
-    _identifiable("all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
+    naive = 2 * (ranks - 1) / ranks * sending
+    good = np.asarray(naive <= measured)
+    _believable("all-reduce", rows, naive, np.ones(len(measured), dtype=np.bool_))
+    _identifiable("all-reduce", where(rows, good), {"num_gpus": 2, "bytes": 4}, least=20)
 
     def predict(form: CollectiveFit, at: Array) -> Array:
         return np.asarray(all_reduce_time(form, ranks[at], sending[at]))
@@ -216,7 +225,6 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
          "two_shot_efficiency": 0.5, "hop_seconds": 0.5}
         for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
     ]  # fmt: skip
-    naive = 2 * (ranks - 1) / ranks * sending
     found = _fit(CollectiveFit, predict, rows, good, COLLECTIVE, starts, naive)
     return _better_than_naive("all-reduce", rows, found)
 

@@ -135,8 +135,8 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 kind="step",
                 measured=case.step_seconds,
                 predicted=b.step_seconds + added,
-                low=b.low_seconds + added,
-                high=b.high_seconds + added,
+                low=(b.step_seconds + added) * b.low_seconds / b.step_seconds,
+                high=(b.step_seconds + added) * b.high_seconds / b.step_seconds,
                 naive=p.ideal.step_seconds
                 + prefill_of(case, replace(p.scene, machine=replace(machine, calibration=ideal()))),
                 floor=p.ideal.step_seconds,

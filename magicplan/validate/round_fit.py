@@ -97,8 +97,8 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> RoundFit:
             ROUND_CONSTANTS,
             [c.source for c in kept],
             [set_of(c) for c in kept],
-            1 / ratios,
-            held_out=True,
+            1 / ratios if len(ratios) else chains.speedup(found) / chains.measured,
+            held_out=bool(len(ratios)),
         ),
     )
 

@@ -8,7 +8,7 @@ it is never paid (fitted freely, its share was 0 for every stack).
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -92,10 +92,9 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
     (Source, GPU, model, format) sets count equally, however many rows they print; a fold holds
     all of a model on a GPU.
     """
-    usable = [c for c in cases if c.step_seconds and runs_of(stack, c)]
-    if len(usable) < MIN_CASES:
-        raise UsageError(f"{stack}: {len(usable)} published steps, the fit needs {MIN_CASES}")
-    parts, kept = _taken_apart(usable)
+    parts, kept = _taken_apart([c for c in cases if c.step_seconds and runs_of(stack, c)])
+    if len(kept) < MIN_CASES:
+        raise UsageError(f"{stack}: {len(kept)} published steps, the fit needs {MIN_CASES}")
     sets = np.unique([set_of(c) for c in kept], return_inverse=True)[1]
     weight = 1 / np.bincount(sets)[sets]
     solved = _solve(parts, weight)
@@ -169,7 +168,8 @@ def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
             continue
         rows.append((case.step_seconds, *_known(case, scene)))
         kept.append(case)
-    return _Parts(*np.asarray(rows, dtype=np.float64).T), kept
+    columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_Parts)))
+    return _Parts(*columns.T), kept
 
 
 def _known(case: Case, scene: Scene) -> tuple[float, ...]:

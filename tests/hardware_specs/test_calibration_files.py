@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,9 @@ import pytest
 from magicplan import hardware_specs
 from magicplan.errors import SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.calibration_files import read
-from magicplan.hardware_specs.transfer import STACKS, calibration_for
+from magicplan.hardware_specs.transfer import STACKS, calibration_for, ideal
 
 OWN = """
 name = "mine"
@@ -77,9 +80,18 @@ def test_the_newest_version_or_the_nearest_to_the_one_named(asked: str, taken: s
     assert ("the nearest to" in basis) == (version not in ("", taken))
 
 
-def test_a_version_that_is_none() -> None:
+@pytest.mark.parametrize("version", ["newest", "²"])
+def test_a_version_that_is_none(version: str) -> None:
     with pytest.raises(UnknownName, match=r"0\.5\.9, 0\.5\.10"):
-        calibration_for(hardware_specs.load("b200"), "sglang@newest")
+        calibration_for(hardware_specs.load("b200"), f"sglang@{version}")
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(0.0, 1.1), (1.2, 0.9), (0.9, math.inf), (math.nan, 1.1)]
+)
+def test_a_residual_that_is_none(low: float, high: float) -> None:
+    with pytest.raises(SpecError, match="two numbers above 0 that rise"):
+        replace(ideal(), step_residual=Residual(low=low, high=high, basis="by hand"))
 
 
 def test_an_unknown_stack() -> None:

@@ -165,3 +165,8 @@ def test_collectives_that_miss_their_form_widen_a_step_by_their_share() -> None:
     low, high = step_interval(half, missing)
     assert float(high) == pytest.approx(math.exp(math.hypot(1, 2)))
     assert float(low * high) == pytest.approx(1)
+    nothing, endless = StepCost(), StepCost(collective_seconds=math.inf)
+    for cost in (nothing, endless):
+        assert [float(end) for end in step_interval(cost, missing)] == pytest.approx(
+            [1 / math.e, math.e]
+        )
