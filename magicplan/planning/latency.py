@@ -13,14 +13,11 @@ from statistics import NormalDist
 
 import numpy as np
 
-from magicplan.planning.serving import Steady, remaining
+from magicplan.planning.serving import Steady, long_step
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
 PERCENTILES = (50.0, 95.0, 99.0)
-AVERAGED = 0.73
-"""Of the variance of the batch, what is left when a request averages it over its own stay:
-2 (exp(-1) - 1 + 1) for correlations that decay over one stay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +59,7 @@ class Entry:
 def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
     """The mean of `sample`'s time to first token without a wait for slots, [config, b]."""
     mixed, busy = state.mixed_seconds, state.busy_share
-    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
+    long = long_step(mixed, share)
     decoding = (1 - busy) * -np.expm1(-state.in_flight)
     step = (busy * long + decoding * state.round_seconds) / 2
     if closed:
@@ -89,12 +86,13 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     """
     groups = load.groups
     size = load.decoded.size
-    first, second, third, normal = _lattice(size)
+    first, second, third, fourth, normal = _lattice(size)
     own = state.own_seconds[:, 0, groups.group]
     step = _next_step if load.replaces else _step_wait
-    wait = step(state, groups.share, first) + _backlog(state, second)
-    ttft = wait + _slot_wait(load, state, entry, third) + own
-    decoding = _decoding(load, state, groups.share, slope, normal)
+    behind = _backlog(state, second)
+    ttft = step(state, groups.share, first) + behind + _slot_wait(load, state, entry, third) + own
+    rounds, alone = _rounds(load, state, slope, normal)
+    decoding = alone + _met_prompts(load, state, rounds, alone, behind + own, fourth)
     gaps, itl_mean, itl_cv = _gaps(state, groups.share)
     return Sampled(
         ttft=ttft,
@@ -107,23 +105,36 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
 
 
 @cache
-def _lattice(size: int) -> tuple[Array, Array, Array, Array]:
-    """Three sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
+def _lattice(size: int) -> tuple[Array, Array, Array, Array, Array]:
+    """Four sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
     the requests' order.
 
     Fractional parts of multiples of the square roots of primes are equidistributed (Weyl).
     """
     index = np.arange(size)
-    a, b, c, d = ((index * root + 0.5 / size) % 1.0 for root in np.sqrt([2.0, 3.0, 5.0, 7.0]))
+    roots = np.sqrt([2.0, 3.0, 5.0, 13.0, 7.0])
+    a, b, c, d, e = ((index * root + 0.5 / size) % 1.0 for root in roots)
     normal = NormalDist()
-    return a, b, c, np.asarray([normal.inv_cdf(float(share)) for share in d])
+    return a, b, c, d, np.asarray([normal.inv_cdf(float(share)) for share in e])
+
+
+def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
+    """A delay that there is with probability `waits`, of a `mean` and mean `square` where there is
+    one, at equally likely numbers `chance`: Weibull-distributed, its shape by the rule of
+    Justus et al. (J. Appl. Meteorol. 17, 1978); exponential where mean and deviation are equal."""
+    from scipy.special import gamma
+
+    variation = np.maximum(square / np.maximum(mean, 1e-30) ** 2 - 1, 1e-6)
+    power = np.minimum(variation ** (1.086 / 2), 8.0)  # one over the shape
+    left = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)
+    wait = mean / gamma(1 + power) * (-np.log(np.minimum(left, 1.0))) ** power
+    return np.asarray(np.where(left < 1, wait, 0.0))
 
 
 def _step_wait(state: Steady, share: Array, chance: Array) -> Array:
     """Until the step under way ends: one with prompts, one without, or none on an idle engine."""
     busy = state.busy_share
-    mixed = state.mixed_seconds[:, 0]
-    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
+    long = long_step(state.mixed_seconds[:, 0], share)
     idle = (1 - busy) * np.exp(-state.in_flight)
     in_mixed = chance / np.maximum(busy, 1e-12) * long[:, None]
     left = (chance - busy) / np.maximum(1 - busy - idle, 1e-12)
@@ -142,10 +153,9 @@ def _next_step(state: Steady, share: Array, chance: Array) -> Array:
 
 
 def _backlog(state: Steady, chance: Array) -> Array:
-    """Behind other prompts: exponential where there are any, beyond the step under way."""
-    load, mean = np.clip(state.backlog_load, 0.0, 1.0), state.backlog_seconds
-    ratio = np.maximum(chance, 1e-12) / np.maximum(load, 1e-12)
-    wait = np.where(chance < load, -np.log(ratio) * mean, 0.0)
+    """Behind other prompts, beyond the step under way."""
+    load = np.clip(state.backlog_load, 0.0, 1.0)
+    wait = delay(chance, load, state.backlog_seconds, state.backlog_square)
     half = state.mixed_seconds[:, 0].mean(axis=-1, keepdims=True) / 2
     return np.asarray(np.maximum(wait - half, 0.0))
 
@@ -157,40 +167,65 @@ def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
         queue = (entry.queued / np.maximum(state.rate[:, 0], 1e-12))[:, None]
         return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
     use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
-    waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)
+    busy = np.maximum(state.in_flight[:, 0], 1e-9)
+    waits = _chance_to_wait(busy, state.peakedness[:, 0], entry.slots)
     cv2 = load.decoded.var() / max(float(load.decoded.mean()), 1e-3) ** 2
-    mean = (load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use))
-    ratio = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)[:, None]
-    return np.asarray(np.where(ratio < 1, -np.log(np.minimum(ratio, 1.0)) * mean[:, None], 0.0))
+    mean = ((load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use)))[:, None]
+    return delay(chance, waits[:, None], mean, 2 * mean**2)
 
 
-def _chance_to_wait(busy: Array, slots: Array) -> Array:
-    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(busy) (Halfin and Whitt, 1981)."""
-    beta = np.maximum((slots - busy) / np.sqrt(busy), 0.0)
+def _chance_to_wait(busy: Array, peakedness: Array, slots: Array) -> Array:
+    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(z busy) (Halfin and Whitt, 1981;
+    peaked by z as of Hayward)."""
+    beta = np.maximum((slots - busy) / np.sqrt(peakedness * busy), 0.0)
     below = 0.5 * np.asarray([math.erfc(-b / math.sqrt(2)) for b in beta])
     density = np.exp(-(beta**2) / 2) / math.sqrt(2 * math.pi)
     return np.asarray(1 / (1 + beta * below / np.maximum(density, 1e-300)))
 
 
-def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, normal: Array) -> Array:
-    """From the first token to the last: rounds times their mean, and a lognormal deviation from
-    three independent causes (accepted tokens, prompts met, batch met)."""
+def _rounds(
+    load: Load, state: Steady, slope: Array | None, normal: Array
+) -> tuple[Array, Array]:
+    """A request's rounds, and their seconds without prompts: lognormal by the tokens accepted and
+    the batch met, whose fluctuation a stay averages as far as it settles meanwhile."""
     emitted = load.decoded
     over = state.rounds_per_request * state.tokens_per_round - load.decoded.mean()
     rounds = np.where(emitted > 0, (emitted + over) / state.tokens_per_round, 0.0)
-    kept = remaining(state.turnover * rounds)
-    step = state.fast_seconds + (state.slow_seconds - state.fast_seconds) * kept
-    mean = rounds * step
+    mean = rounds * state.round_seconds
     accepting = emitted * state.tokens_variance / state.tokens_per_round**3
-    variance = accepting * step**2
-    long = (state.mixed_seconds[:, 0] * share).sum(axis=-1, keepdims=True) - state.round_seconds
-    present = rounds**2 * long**2 * state.busy_share * (1 - state.busy_share)
-    variance = variance + np.minimum(mean * state.rate * state.prefill_square, present)
-    if slope is not None and load.users is None:
-        swing = slope[:, None] ** 2 * AVERAGED * np.maximum(state.in_flight, 0.0)
+    variance = accepting * state.round_seconds**2
+    if slope is not None and not load.replaces:
+        settles = state.settling
+        averaged = 2 * (np.expm1(-settles) + settles) / settles**2
+        swing = slope[:, None] ** 2 * averaged * state.peakedness * np.maximum(state.in_flight, 0.0)
         variance = variance + rounds**2 * swing
     spread = np.sqrt(np.log1p(variance / np.maximum(mean, 1e-12) ** 2))
-    return np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
+    return rounds, np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
+
+
+def _met_prompts(
+    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array, chance: Array
+) -> Array:
+    """Seconds that others' prompts add to a request's rounds.
+
+    Prompts go first, so that decoding is work of the least priority in M/G/1: all who come while it
+    is under way, and who came behind the request in the `lag` before its first token, delay it by a
+    busy period that starts with their prompt, of mean S / (1 - r) and mean square S^2 / (1 - r)^3.
+    None lasts for more rounds than the request has. Who keeps a fixed concurrency meets prompts
+    one by one.
+    """
+    grows, exposed = state.stretch, alone + lag
+    if load.replaces:
+        grows, exposed = np.ones_like(state.stretch), alone * state.stretch
+    number = state.others_rate * exposed
+    waits = -np.expm1(-number)
+    mean = number * state.prefill_seconds * grows
+    square = number * state.prefill_square * grows**3 + mean**2
+    some = np.maximum(waits, 1e-12)
+    late = delay(chance, waits, mean / some, square / some)
+    long = long_step(state.mixed_seconds[:, 0], load.groups.share)
+    most = rounds * np.maximum(long[:, None] - state.round_seconds, 0.0)
+    return np.asarray(np.where(rounds > 0, np.minimum(late, most), 0.0))
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

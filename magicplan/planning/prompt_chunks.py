@@ -56,9 +56,12 @@ class Mix:
     """Seconds of a request's own steps, a request: prompts that share steps share their time."""
     work: Array
     """Seconds of a prompt when full steps follow each other; of a mean one."""
-    work_biased: Array
-    """The same of the prompt that one in the queue finds, halved: mean square over twice the
-    mean."""
+    work_square: Array
+    """Its mean square."""
+    left: Array
+    """What is left of the prompt that one in the queue finds: mean square over twice the mean."""
+    left_square: Array
+    """Its mean square: mean cube over three times the mean."""
     part: Array
     """Full steps that a mean prompt fills."""
 
@@ -111,7 +114,7 @@ def mix_prompts(
     if load.replaces:  # the clock of such a queue is the full step
         work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
     work, part = work / deep, part / deep
-    work_mean = (work * share).sum(axis=-1)
+    work_mean, work_square = (work * share).sum(axis=-1), (work**2 * share).sum(axis=-1)
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
@@ -121,7 +124,9 @@ def mix_prompts(
         own_mean=own_mean,
         alone=own_mean / delayed,
         work=work_mean,
-        work_biased=(work**2 * share).sum(axis=-1) / (2 * work_mean),
+        work_square=work_square,
+        left=work_square / (2 * work_mean),
+        left_square=(work**3 * share).sum(axis=-1) / (3 * work_mean),
         part=(part * share).sum(axis=-1),
     )
 
@@ -160,15 +165,26 @@ class Queue:
 
     offered: Array
     """Prompt tokens that arrive over those that full steps take."""
-    load: Array
-    """The same as another prompt meets it."""
+    waits: Array
+    """Probability that another prompt is ahead."""
     wait: Array
     """Mean seconds of a wait, where there is one."""
+    wait_square: Array
+    """Its mean square."""
+    others_rate: Array
+    """Prompts a second that a request meets: all but its own."""
     busy: Array
     """Share of time spent in steps with prompts."""
 
+    @property
+    def mean(self) -> Array:
+        """Seconds that a prompt waits."""
+        return self.waits * self.wait
 
-def queue_prompts(load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix) -> Queue:
+
+def queue_prompts(
+    load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix, cv2: Array | float
+) -> Queue:
     """Random arrivals queue as in M/G/1 (Pollaczek and Khinchine), burstier ones longer.
 
     Of a closed population of K, a prompt meets the K - 1 others (mean value analysis as by
@@ -178,21 +194,43 @@ def queue_prompts(load: Load, rate: Array, in_flight: Array, arrivals: Array, mi
     """
     offered = arrivals * mix.part if load.replaces else rate * mix.work
     others = np.ones_like(rate)
-    if load.users is None:
-        wait = (1 + load.arrival_cv2) / 2 * mix.work_biased / np.maximum(1 - offered, 1e-3)
-    else:
-        others = others / 2
-        for _ in range(POPULATION_ROUNDS):
-            use = np.minimum(others * offered, 1 - 1e-6)
-            wait = mix.work_biased / (1 - use)
-            people = in_flight + rate * (load.think_seconds + mix.own_mean + use * wait)
-            others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
+    waits, wait, square = _wait(np.minimum(offered, 1 - 1e-3), cv2, mix)
+    for _ in range(0 if load.users is None else POPULATION_ROUNDS):
+        people = in_flight + rate * (load.think_seconds + mix.own_mean + waits * wait)
+        others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
+        waits, wait, square = _wait(np.minimum(others * offered, 1 - 1e-3), cv2, mix)
     return Queue(
         offered=offered,
-        load=others * offered,
+        waits=waits,
         wait=wait,
+        wait_square=square,
+        others_rate=others * rate,
         busy=np.minimum(others * rate * mix.alone, 1.0),
     )
+
+
+def _wait(use: Array, cv2: Array | float, mix: Mix) -> tuple[Array, Array, Array]:
+    """Chance of a wait, and where there is one its mean and mean square.
+
+    It is a geometric number of pieces (Pollaczek and Khinchine): of what is left of a prompt under
+    way, and of whole prompts of the same burst. Bursts of geometric size m come at once, which
+    makes gaps between arrivals vary by 2 m - 1; calmer arrivals wait less in proportion.
+    """
+    burst = np.maximum(burst_size(cv2), 1.0)
+    goes_on = 1 - (1 - use) / burst
+    whole = (burst - 1) / np.maximum(burst - 1 + use, 1e-12)
+    piece = (1 - whole) * mix.left + whole * mix.work
+    piece_square = (1 - whole) * mix.left_square + whole * mix.work_square
+    mean = piece / (1 - goes_on)
+    square = piece_square / (1 - goes_on) + 2 * goes_on * mean**2
+    calm = np.minimum(burst_size(cv2), 1.0)
+    return goes_on, calm * mean, calm**2 * square
+
+
+def burst_size(cv2: Array | float) -> Array:
+    """Mean size of bursts at once whose gaps have this squared coefficient of variation; less than
+    1 for arrivals calmer than random."""
+    return np.asarray((1 + np.asarray(cv2)) / 2)
 
 
 def others_share(

@@ -240,8 +240,8 @@ def _disaggregated(case: Case) -> _Asked:
     r, load = case.replica, case.replica.load
     found, pools = states(r, case.spec), pool(r, prompts_of(r, case.spec))
     if case.kind == "open":
-        edge = edge_of(without_prefill(found), SAFE_MARGIN)
-        one = min(float(reached(without_prefill(found).rate, edge)[0]), float(pools.rate[0, -1]))
+        edge = edge_of(without_prefill(load, found), SAFE_MARGIN)
+        one = min(float(reached(without_prefill(load, found).rate, edge)[0]), float(pools.rate[0, -1]))
         load = replace(load, requests_per_s=REPLICAS * case.utilisation * one)
     sized = size_split(load, found, pools, {}, max(case.utilisation, 0.3))
     replicas = int(sized.replicas[0])
