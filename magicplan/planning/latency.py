@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from magicplan.planning.serving import Steady, long_step
+from magicplan.planning.serving import Steady, long_step, mean_within
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
@@ -56,25 +56,28 @@ class Entry:
     """Users of a closed population for whom there is no slot."""
 
 
-def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
+def mean_ttft(load: Load, state: Steady) -> Array:
     """The mean of `sample`'s time to first token without a wait for slots, [config, b]."""
-    mixed, busy = state.mixed_seconds, state.busy_share
-    long = long_step(mixed, share)
-    decoding = (1 - busy) * -np.expm1(-state.in_flight)
-    step = (busy * long + decoding * state.round_seconds) / 2
-    if closed:
-        mean = (mixed * share).sum(axis=-1) - state.round_seconds
-        step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + state.mixed_share * mean)
-    mean, half = state.backlog_seconds, mixed.mean(axis=-1) / 2
-    behind = np.clip(state.backlog_load, 0, 1) * mean * np.exp(-half / np.maximum(mean, 1e-12))
-    return np.asarray(step + behind + (state.own_seconds * share).sum(axis=-1))
+    share = load.groups.share
+    own = (state.own_seconds * share).sum(axis=-1)
+    ahead = state.backlog_load * state.backlog_seconds
+    if load.replaces:
+        mixed, mean = state.mixed_seconds, state.backlog_seconds
+        longer = state.mixed_share * ((mixed * share).sum(axis=-1) - state.round_seconds)
+        step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + longer)
+        beyond = np.exp(-mixed.mean(axis=-1) / 2 / np.maximum(mean, 1e-12))
+        return np.asarray(step + np.minimum(ahead, mean) * beyond + own)
+    decoding = (1 - state.backlog_load) * -np.expm1(-state.in_flight)
+    number = state.others_rate * (1 - state.prompt_load) * ahead + state.burst - 1
+    room = (state.room_seconds * share).sum(axis=-1)
+    joined = mean_within(number * state.prefill_seconds, room)
+    return np.asarray(ahead + decoding * state.round_seconds / 2 + joined + own)
 
 
 def population(load: Load, state: Steady) -> Array:
     """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
     stay = (
-        mean_ttft(state, load.groups.share, closed=load.replaces)
-        + state.rounds_per_request * state.step_seconds
+        mean_ttft(load, state) + state.rounds_per_request * state.step_seconds
     )
     return np.asarray(state.rate * (load.think_seconds + stay))
 
@@ -86,13 +89,21 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     """
     groups = load.groups
     size = load.decoded.size
-    first, second, third, fourth, normal = _lattice(size)
+    first, second, third, fourth, fifth, normal = _lattice(size)
     own = state.own_seconds[:, 0, groups.group]
-    step = _next_step if load.replaces else _step_wait
-    behind = _backlog(state, second)
-    ttft = step(state, groups.share, first) + behind + _slot_wait(load, state, entry, third) + own
     rounds, alone = _rounds(load, state, slope, normal)
-    decoding = alone + _met_prompts(load, state, rounds, alone, behind + own, fourth)
+    if load.replaces:
+        ahead = _next_step(state, groups.share, first) + _backlog(state, second)
+        prefill, behind, exposed = ahead + own, 0.0, alone * state.stretch
+    else:
+        ahead = _ahead(state, first, second)
+        came = (1 - state.prompt_load) * ahead  # within the step under way
+        come = _come(state, came, fifth)
+        joined = np.minimum(come, state.room_seconds[:, 0, groups.group])
+        prefill, behind = ahead + own + joined, come - joined
+        exposed = alone + prefill - came
+    ttft = prefill + _slot_wait(load, state, entry, third)
+    decoding = alone + _met_prompts(load, state, rounds, exposed, behind, fourth)
     gaps, itl_mean, itl_cv = _gaps(state, groups.share)
     return Sampled(
         ttft=ttft,
@@ -105,17 +116,16 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
 
 
 @cache
-def _lattice(size: int) -> tuple[Array, Array, Array, Array, Array]:
-    """Four sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
+def _lattice(size: int) -> tuple[Array, ...]:
+    """Five sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
     the requests' order.
 
     Fractional parts of multiples of the square roots of primes are equidistributed (Weyl).
     """
-    index = np.arange(size)
-    roots = np.sqrt([2.0, 3.0, 5.0, 13.0, 7.0])
-    a, b, c, d, e = ((index * root + 0.5 / size) % 1.0 for root in roots)
+    roots = np.sqrt([2.0, 3.0, 5.0, 13.0, 17.0, 7.0])
+    *even, last = ((np.arange(size) * root + 0.5 / size) % 1.0 for root in roots)
     normal = NormalDist()
-    return a, b, c, d, np.asarray([normal.inv_cdf(float(share)) for share in e])
+    return (*even, np.asarray([normal.inv_cdf(float(share)) for share in last]))
 
 
 def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
@@ -131,15 +141,24 @@ def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
     return np.asarray(np.where(left < 1, wait, 0.0))
 
 
-def _step_wait(state: Steady, share: Array, chance: Array) -> Array:
-    """Until the step under way ends: one with prompts, one without, or none on an idle engine."""
-    busy = state.busy_share
-    long = long_step(state.mixed_seconds[:, 0], share)
-    idle = (1 - busy) * np.exp(-state.in_flight)
-    in_mixed = chance / np.maximum(busy, 1e-12) * long[:, None]
-    left = (chance - busy) / np.maximum(1 - busy - idle, 1e-12)
-    in_decode = np.where(left < 1, left * state.round_seconds, 0.0)
-    return np.asarray(np.where(chance < busy, in_mixed, in_decode))
+def _ahead(state: Steady, chance: Array, other: Array) -> Array:
+    """Until the prompt's own first step: prompts ahead, from what is left of the step under way on;
+    or the rest of a step without prompts; or nothing on an idle engine."""
+    wait = delay(chance, state.backlog_load, state.backlog_seconds, state.backlog_square)
+    decoding = -np.expm1(-state.in_flight)
+    left = np.where(other < decoding, other / np.maximum(decoding, 1e-12), 0.0)
+    return np.where(wait > 0, wait, left * state.round_seconds)
+
+
+def _come(state: Steady, came: Array, chance: Array) -> Array:
+    """Seconds of prompts that come behind one within the seconds `came`, its own burst's included:
+    a compound Poisson number and a geometric one, see `delay`."""
+    mates = state.burst - 1
+    number, mean, square = state.others_rate * came, state.prefill_seconds, state.prefill_square
+    whole = (number + mates) * mean
+    spread = (number + mates) * square + mates * (2 * number + mates) * mean**2
+    some = np.maximum(1 - np.exp(-number / state.burst) / state.burst, 1e-12)
+    return delay(chance, some, whole / some, (spread + whole**2) / some)
 
 
 def _next_step(state: Steady, share: Array, chance: Array) -> Array:
@@ -204,28 +223,25 @@ def _rounds(
 
 
 def _met_prompts(
-    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array, chance: Array
+    load: Load, state: Steady, rounds: Array, exposed: Array, behind: Array | float, chance: Array
 ) -> Array:
     """Seconds that others' prompts add to a request's rounds.
 
-    Prompts go first, so that decoding is work of the least priority in M/G/1: all who come while it
-    is under way, and who came behind the request in the `lag` before its first token, delay it by a
-    busy period that starts with their prompt, of mean S / (1 - r) and mean square S^2 / (1 - r)^3.
-    None lasts for more rounds than the request has. Who keeps a fixed concurrency meets prompts
-    one by one.
+    Prompts go first, so that decoding is work of the least priority in M/G/1: each that comes while
+    it is under way, or came behind it before its first token (`exposed` seconds in all), delays it
+    by a busy period that starts with that prompt, of mean S / (1 - r) and mean square
+    S^2 / (1 - r)^3; and so do seconds of prompts `behind` it from the beginning. None lasts for
+    more steps than the request has rounds. Who keeps a fixed concurrency meets prompts one by one.
     """
-    grows, exposed = state.stretch, alone + lag
-    if load.replaces:
-        grows, exposed = np.ones_like(state.stretch), alone * state.stretch
-    number = state.others_rate * exposed
-    waits = -np.expm1(-number)
+    grows = np.ones_like(state.stretch) if load.replaces else state.stretch
+    number, mates = state.others_rate * exposed, state.burst - 1
+    some = np.maximum(-np.expm1(-number / state.burst), 1e-12)
     mean = number * state.prefill_seconds * grows
-    square = number * state.prefill_square * grows**3 + mean**2
-    some = np.maximum(waits, 1e-12)
-    late = delay(chance, waits, mean / some, square / some)
-    long = long_step(state.mixed_seconds[:, 0], load.groups.share)
-    most = rounds * np.maximum(long[:, None] - state.round_seconds, 0.0)
-    return np.asarray(np.where(rounds > 0, np.minimum(late, most), 0.0))
+    each = state.prefill_square + 2 * mates * state.prefill_seconds**2
+    late = delay(chance, some, mean / some, (number * each * grows**3 + mean**2) / some)
+    long = long_step(state.mixed_seconds[:, 0], load.groups.share)[:, None]
+    most = rounds * np.maximum(long - state.round_seconds, 0.0)
+    return np.minimum(late + behind * grows, most)
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

@@ -59,9 +59,11 @@ class Mix:
     work_square: Array
     """Its mean square."""
     left: Array
-    """What is left of the prompt that one in the queue finds: mean square over twice the mean."""
+    """What is left of the own steps of a prompt under way: mean square over twice the mean."""
     left_square: Array
     """Its mean square: mean cube over three times the mean."""
+    room: Array
+    """Seconds of others' chunks that its last step has room for, by group."""
     part: Array
     """Full steps that a mean prompt fills."""
 
@@ -107,13 +109,19 @@ def mix_prompts(
     )
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
-    own = (full + 1) * seen[..., None] + extra
+    joint = ((full + 1) * seen[..., None] + extra) * share
+    own = joint / share
+    if not load.replaces:  # who joins is drawn for each request, see `latency.sample`
+        own = whole * full_extra + table.at(decoded + deep * rest) - base + sequence_seconds
+        own = own + attention + (whole + 1) * seen[..., None]
     own_mean = (own * share).sum(axis=-1)
     part = groups.new / wide
     work = part * (rounds.round_seconds[..., None] + full_extra) + attention
     if load.replaces:  # the clock of such a queue is the full step
         work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
     work, part = work / deep, part / deep
+    found = work if load.replaces else own
+    found_mean = (found * share).sum(axis=-1)
     work_mean, work_square = (work * share).sum(axis=-1), (work**2 * share).sum(axis=-1)
     return Mix(
         own=own,
@@ -122,11 +130,12 @@ def mix_prompts(
         extra_square=(extra**2 * share).sum(axis=-1) / delayed,
         steps=steps * together / delayed,
         own_mean=own_mean,
-        alone=own_mean / delayed,
+        alone=joint.sum(axis=-1) / delayed,
         work=work_mean,
         work_square=work_square,
-        left=work_square / (2 * work_mean),
-        left_square=(work**3 * share).sum(axis=-1) / (3 * work_mean),
+        left=(found**2 * share).sum(axis=-1) / (2 * found_mean),
+        left_square=(found**3 * share).sum(axis=-1) / (3 * found_mean),
+        room=(1 - rest / wide) * full_extra,
         part=(part * share).sum(axis=-1),
     )
 
@@ -165,6 +174,8 @@ class Queue:
 
     offered: Array
     """Prompt tokens that arrive over those that full steps take."""
+    load: Array
+    """The same as another prompt meets it."""
     waits: Array
     """Probability that another prompt is ahead."""
     wait: Array
@@ -193,14 +204,16 @@ def queue_prompts(
     the second, and so does the queue's clock.
     """
     offered = arrivals * mix.part if load.replaces else rate * mix.work
+    each = offered if load.replaces else rate * mix.alone
     others = np.ones_like(rate)
-    waits, wait, square = _wait(np.minimum(offered, 1 - 1e-3), cv2, mix)
+    waits, wait, square = _wait(offered, each, cv2, mix)
     for _ in range(0 if load.users is None else POPULATION_ROUNDS):
         people = in_flight + rate * (load.think_seconds + mix.own_mean + waits * wait)
         others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
-        waits, wait, square = _wait(np.minimum(others * offered, 1 - 1e-3), cv2, mix)
+        waits, wait, square = _wait(others * offered, others * each, cv2, mix)
     return Queue(
         offered=offered,
+        load=others * offered,
         waits=waits,
         wait=wait,
         wait_square=square,
@@ -209,28 +222,29 @@ def queue_prompts(
     )
 
 
-def _wait(use: Array, cv2: Array | float, mix: Mix) -> tuple[Array, Array, Array]:
+def _wait(load: Array, busy: Array, cv2: Array | float, mix: Mix) -> tuple[Array, Array, Array]:
     """Chance of a wait, and where there is one its mean and mean square.
 
     It is a geometric number of pieces (Pollaczek and Khinchine): of what is left of a prompt under
     way, and of whole prompts of the same burst. Bursts of geometric size m come at once, which
     makes gaps between arrivals vary by 2 m - 1; calmer arrivals wait less in proportion.
     """
-    burst = np.maximum(burst_size(cv2), 1.0)
+    use = np.minimum(load, 1 - 1e-3)
+    burst = bursts(cv2)
     goes_on = 1 - (1 - use) / burst
+    starts = 1 - (1 - np.clip(busy, 0.0, 1.0)) / burst
     whole = (burst - 1) / np.maximum(burst - 1 + use, 1e-12)
     piece = (1 - whole) * mix.left + whole * mix.work
     piece_square = (1 - whole) * mix.left_square + whole * mix.work_square
     mean = piece / (1 - goes_on)
     square = piece_square / (1 - goes_on) + 2 * goes_on * mean**2
-    calm = np.minimum(burst_size(cv2), 1.0)
-    return goes_on, calm * mean, calm**2 * square
+    calm = np.minimum((1 + cv2) / 2, 1.0)
+    return starts, calm * mean, calm**2 * square
 
 
-def burst_size(cv2: Array | float) -> Array:
-    """Mean size of bursts at once whose gaps have this squared coefficient of variation; less than
-    1 for arrivals calmer than random."""
-    return np.asarray((1 + np.asarray(cv2)) / 2)
+def bursts(cv2: Array | float) -> Array:
+    """Mean size of bursts at once whose gaps have this squared coefficient of variation."""
+    return np.maximum((1 + np.asarray(cv2)) / 2, 1.0)
 
 
 def others_share(

@@ -9,7 +9,6 @@ Axes are [config, batch]; prompts add a last axis of groups [k].
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,7 +20,7 @@ from magicplan.planning.prompt_chunks import (
     Mix,
     Queue,
     Rounds,
-    burst_size,
+    bursts,
     mix_prompts,
     others_share,
     queue_prompts,
@@ -91,6 +90,10 @@ class Steady:
     """Share of steps that carry chunks of others' prompts, as a decoding request meets them."""
     busy_share: Array
     """Share of time spent in such steps."""
+    burst: Array
+    """Requests that arrive at once, on average."""
+    prompt_load: Array
+    """Prompt tokens that arrive over those that full steps could take; below 1, or queues grow."""
     backlog_load: Array
     """Probability that a prompt waits for others."""
     backlog_seconds: Array
@@ -103,6 +106,8 @@ class Steady:
     """[config, b, k]: a prompt's own steps, from its first to its first token."""
     mixed_seconds: Array
     """[config, b, k]: one step that carries such a prompt or a chunk of it."""
+    room_seconds: Array
+    """[config, b, k]: of others' chunks, that the last step of such a prompt has room for."""
     kv_share: Array
     """Mean share of the cache in use."""
     kv_margin: Array
@@ -215,12 +220,15 @@ def steady_states(
         prefill_square=mix.extra_square,
         mixed_share=np.minimum(mix.steps * flow.met, 1.0),
         busy_share=flow.queue.busy,
+        burst=bursts(spread_cv2(load, flow.rate)),
+        prompt_load=flow.queue.load,
         backlog_load=flow.queue.waits,
         backlog_seconds=flow.queue.wait,
         backlog_square=flow.queue.wait_square,
         prompt_seconds=mix.work,
         own_seconds=mix.own + prefill.request_seconds,
         mixed_seconds=mix.mixed,
+        room_seconds=mix.room,
         kv_share=use,
         kv_margin=margin,
         holds=holds & (fed < batched_tokens),
@@ -248,25 +256,37 @@ def _flow(
 ) -> _Flow:
     """The rate at which so many decode, by Little's law over the time that is left to decoding.
 
-    Prompts stretch it. A request stays for its own rounds and for what `latency.met_prompts` adds:
-    prompts that come while it decodes, and those behind it when it begins.
+    Prompts stretch it. A request stays for its own rounds and for others' prompts: those that come
+    meanwhile, and those behind it when it begins (see `latency.sample`).
     """
     alone = per_request * rounds.round_seconds
     met = arrivals * others_share(load, rounds, decoding, per_request, arrivals, mix)
     stretch = 1 + met * mix.extra / rounds.round_seconds
     rate = decoding / (alone * stretch)
     queue = queue_prompts(load, rate, decoding, arrivals, mix, spread_cv2(load, rate))
-    lag = mix.own_mean + queue.waits * queue.wait
-    stay = alone * stretch
-    if not load.replaces:
-        long = long_step(mix.mixed, load.groups.share)
-        most = per_request * np.maximum(long - rounds.round_seconds, 0.0)
-        exposed = queue.others_rate * (alone + lag)
-        chance = np.maximum(-np.expm1(-exposed), 1e-12)
-        mean = exposed * mix.extra * stretch / chance
-        stay = alone - chance * mean * np.expm1(-most / np.maximum(mean, 1e-12))
-    away = load.think_seconds + lag
+    share = load.groups.share
+    ahead, burst = queue.waits * queue.wait, bursts(spread_cv2(load, rate))
+    if load.replaces:
+        away = ahead + mix.own_mean
+        return _Flow(
+            rate=rate, stretch=stretch, met=met, stay=alone * stretch, away=away, queue=queue
+        )
+    came = (1 - queue.load) * ahead
+    behind = queue.others_rate * came + burst - 1
+    joined = mean_within(behind * mix.extra, (mix.room * share).sum(axis=-1))
+    prefill = ahead + mix.own_mean + joined
+    number = queue.others_rate * (alone + prefill - came)
+    late = (number + behind) * mix.extra - joined
+    some = np.maximum(-np.expm1(-number), 1e-12)
+    most = per_request * np.maximum(long_step(mix.mixed, share) - rounds.round_seconds, 0.0)
+    stay = alone + some * mean_within(late * stretch / some, most)
+    away = load.think_seconds + prefill
     return _Flow(rate=rate, stretch=stretch, met=met, stay=stay, away=away, queue=queue)
+
+
+def mean_within(mean: Array, most: Array) -> Array:
+    """Mean of the lesser of an exponential variable and a bound."""
+    return np.asarray(-mean * np.expm1(-most / np.maximum(mean, 1e-12)))
 
 
 def long_step(mixed: Array, share: Array) -> Array:
@@ -278,8 +298,8 @@ def spread_cv2(load: Load, rate: Array) -> Array:
     """Squared variation of the gaps between arrivals at one of as many replicas as serve the load
     at this rate each: bursts of m are spread at random, 1 + (m - 1) / replicas to each that gets
     any."""
-    part = 1.0 if math.isnan(load.requests_per_s) else rate / load.requests_per_s
-    return np.asarray(1 + (load.arrival_cv2 - 1) * np.clip(part, 0.0, 1.0))
+    part = np.minimum(rate / load.requests_per_s, 1.0) if load.users is None else np.ones_like(rate)
+    return np.asarray(1 + (load.arrival_cv2 - 1) * part)
 
 
 def _settling(load: Load, rounds: Rounds, flow: _Flow) -> Array:
@@ -357,7 +377,7 @@ def without_prefill(load: Load, state: Steady) -> Steady:
     zero = np.zeros_like(state.rate)
     in_flight, peakedness = state.batch, zero
     if not load.replaces:
-        noise = burst_size(spread_cv2(load, state.rate))
+        noise = bursts(spread_cv2(load, state.rate))
         peakedness = noise / state.settling
         seen = peakedness * np.minimum(state.batch, 1.0)
         in_flight = np.maximum(state.batch - seen, 0.0)
@@ -373,6 +393,7 @@ def without_prefill(load: Load, state: Steady) -> Steady:
         prefill_square=zero,
         mixed_share=zero,
         busy_share=zero,
+        prompt_load=zero,
         backlog_load=zero,
         backlog_seconds=zero,
         backlog_square=zero,
@@ -415,7 +436,8 @@ def prefill_pool(
         busy_share=queue.busy, backlog_load=queue.waits, backlog_seconds=queue.wait,
         backlog_square=queue.wait_square, prompt_seconds=mix.work,
         own_seconds=mix.own + moving[:, None, :] + prefill.request_seconds,
-        mixed_seconds=mix.mixed, kv_share=zero,
+        mixed_seconds=mix.mixed, room_seconds=mix.room, burst=bursts(cv2),
+        prompt_load=queue.load, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
 
