@@ -94,7 +94,7 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     rounds, alone = _rounds(load, state, slope, normal)
     if load.replaces:
         ahead = _next_step(state, groups.share, first) + _backlog(state, second)
-        prefill, behind, exposed = ahead + own, 0.0, alone * state.stretch
+        prefill, behind, exposed = ahead + own, 0.0, alone
     else:
         ahead = _ahead(state, first, second)
         came = (1 - state.prompt_load) * ahead  # within the step under way
@@ -233,15 +233,15 @@ def _met_prompts(
     S^2 / (1 - r)^3; and so do seconds of prompts `behind` it from the beginning. None lasts for
     more steps than the request has rounds. Who keeps a fixed concurrency meets prompts one by one.
     """
-    grows = np.ones_like(state.stretch) if load.replaces else state.stretch
     number, mates = state.others_rate * exposed, state.burst - 1
-    some = np.maximum(-np.expm1(-number / state.burst), 1e-12)
-    mean = number * state.prefill_seconds * grows
+    number = number * state.stretch  # those who come in busy periods included
+    some = np.maximum(-np.expm1(-number / state.heap / state.burst), 1e-12)
+    mean = number * state.prefill_seconds
     each = state.prefill_square + 2 * mates * state.prefill_seconds**2
-    late = delay(chance, some, mean / some, (number * each * grows**3 + mean**2) / some)
+    late = delay(chance, some, mean / some, (number * each * state.heap**2 + mean**2) / some)
     long = long_step(state.mixed_seconds[:, 0], load.groups.share)[:, None]
     most = rounds * np.maximum(long - state.round_seconds, 0.0)
-    return np.minimum(late + behind * grows, most)
+    return np.minimum(late + behind * state.stretch, most)
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

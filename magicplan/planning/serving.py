@@ -77,6 +77,8 @@ class Steady:
     """A mean round of a mean request, prompts included."""
     stretch: Array
     """Seconds that pass for each second of rounds, while prompts come and go."""
+    heap: Array
+    """Prompts that follow each other, where one sets out and more come while it is computed."""
     rounds_per_request: Array
     rate: Array
     """Requests a second that keep this many in flight."""
@@ -213,6 +215,7 @@ def steady_states(
         settling=settling,
         step_seconds=flow.stay / per_request,
         stretch=flow.stretch,
+        heap=flow.heap,
         rounds_per_request=per_request,
         rate=flow.rate,
         others_rate=flow.queue.others_rate,
@@ -242,6 +245,9 @@ class _Flow:
 
     rate: Array
     stretch: Array
+    heap: Array
+    follow: Array
+    """Share of the prompts that come while others are computed, of those that come on average."""
     met: Array
     """Prompts that a decoding request meets in a round."""
     stay: Array
@@ -264,24 +270,40 @@ def _flow(
     stretch = 1 + met * mix.extra / rounds.round_seconds
     rate = decoding / (alone * stretch)
     queue = queue_prompts(load, rate, decoding, arrivals, mix, spread_cv2(load, rate))
+    follow = _follow(load, stretch, mix)
+    heap = 1 / (1 - (1 - 1 / stretch) * follow)
     share = load.groups.share
     ahead, burst = queue.waits * queue.wait, bursts(spread_cv2(load, rate))
     if load.replaces:
         away = ahead + mix.own_mean
         return _Flow(
-            rate=rate, stretch=stretch, met=met, stay=alone * stretch, away=away, queue=queue
-        )
+            rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=alone * stretch,
+            away=away, queue=queue,
+        )  # fmt: skip
     came = (1 - queue.load) * ahead
     behind = queue.others_rate * came + burst - 1
     joined = mean_within(behind * mix.extra, (mix.room * share).sum(axis=-1))
     prefill = ahead + mix.own_mean + joined
     number = queue.others_rate * (alone + prefill - came)
     late = (number + behind) * mix.extra - joined
-    some = np.maximum(-np.expm1(-number), 1e-12)
+    some = np.maximum(-np.expm1(-number * stretch / heap), 1e-12)
     most = per_request * np.maximum(long_step(mix.mixed, share) - rounds.round_seconds, 0.0)
     stay = alone + some * mean_within(late * stretch / some, most)
     away = load.think_seconds + prefill
-    return _Flow(rate=rate, stretch=stretch, met=met, stay=stay, away=away, queue=queue)
+    return _Flow(
+        rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=stay, away=away,
+        queue=queue,
+    )  # fmt: skip
+
+
+def _follow(load: Load, stretch: Array, mix: Mix) -> Array:
+    """See `_Flow`: all at random arrivals; of users those who think for longer than prompts are
+    computed without a break, since nobody who waits for an answer asks; none at a fixed
+    concurrency."""
+    if load.users is None:
+        return np.ones_like(stretch)
+    busy = mix.extra_square / np.maximum(mix.extra, 1e-12) * stretch**2
+    return np.asarray(load.think_seconds / (load.think_seconds + busy))
 
 
 def mean_within(mean: Array, most: Array) -> Array:
@@ -305,8 +327,8 @@ def spread_cv2(load: Load, rate: Array) -> Array:
 def _settling(load: Load, rounds: Rounds, flow: _Flow) -> Array:
     """How much of a change of the number in flight is undone within one stay: all where requests
     come and go independently. Rounds of more requests take longer; users in flight do not think."""
-    slower = np.gradient(np.log(rounds.round_seconds), np.log(rounds.batch), axis=-1)
-    settling = np.clip(1 - slower, LEAST_SETTLING, 1.0)
+    rise = np.gradient(rounds.round_seconds, rounds.batch, axis=-1) / rounds.round_seconds
+    settling = np.clip(1 - rise * np.maximum(rounds.batch - 1, 0.0), LEAST_SETTLING, 1.0)
     return np.asarray(settling if load.users is None else settling + flow.stay / flow.away)
 
 
@@ -323,7 +345,8 @@ def _decoding(
     """
     alone = per_request * rounds.round_seconds
     cv2 = spread_cv2(load, flow.rate)
-    kept = per_request / (per_request + mix.steps)  # of a heap, by when its last prompt is done
+    # of a heap, by when its last prompt is done
+    kept = flow.follow * per_request / (per_request + mix.steps)
     mean, square = kept * mix.extra, kept * mix.extra_square
     seen = np.minimum(rounds.batch, 1.0) / settling
     constant = rounds.batch - seen * (cv2 + 1) / 2
@@ -387,6 +410,7 @@ def without_prefill(load: Load, state: Steady) -> Steady:
         peakedness=peakedness,
         step_seconds=state.round_seconds,
         stretch=zero + 1,
+        heap=zero + 1,
         rate=in_flight / (state.rounds_per_request * state.round_seconds),
         others_rate=zero,
         prefill_seconds=zero,
@@ -430,7 +454,7 @@ def prefill_pool(
     return Steady(
         batch=zero, gamma=zero, depth=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, peakedness=zero + 1, settling=zero + 1,
-        step_seconds=step, stretch=zero + 1, rate=rate, others_rate=queue.others_rate,
+        step_seconds=step, stretch=zero + 1, heap=zero + 1, rate=rate, others_rate=queue.others_rate,
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.waits, backlog_seconds=queue.wait,

@@ -202,11 +202,12 @@ class _Asked:
 def _mixed(case: Case) -> _Asked:
     found = states(case.replica, case.spec)
     edge = edge_of(found, SAFE_MARGIN if case.kind == "open" else 0.0)
-    rate = reached(found.rate, edge)
     load = case.replica.load
     if case.kind == "open":
-        load = replace(load, requests_per_s=case.utilisation * float(rate[0]))
-        ladder, wanted = found.rate, case.utilisation * rate
+        wanted = case.utilisation * reached(found.rate, edge)
+        load = replace(load, requests_per_s=float(wanted[0]))
+        found = states(replace(case.replica, load=load), case.spec)  # all bursts are its own
+        ladder = found.rate
     else:
         ladder, wanted = population(load, found), np.asarray([float(case.concurrency)])
     queued = np.maximum(wanted - reached(ladder, edge), 0.0)
@@ -243,6 +244,8 @@ def _disaggregated(case: Case) -> _Asked:
         edge = edge_of(without_prefill(load, found), SAFE_MARGIN)
         one = min(float(reached(without_prefill(load, found).rate, edge)[0]), float(pools.rate[0, -1]))
         load = replace(load, requests_per_s=REPLICAS * case.utilisation * one)
+        r = replace(r, load=load)
+        found, pools = states(r, case.spec), pool(r, prompts_of(r, case.spec))
     sized = size_split(load, found, pools, {}, max(case.utilisation, 0.3))
     replicas = int(sized.replicas[0])
     rate = float(sized.state.rate[0, 0]) * replicas
