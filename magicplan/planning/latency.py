@@ -68,7 +68,8 @@ def mean_ttft(load: Load, state: Steady) -> Array:
         beyond = np.exp(-mixed.mean(axis=-1) / 2 / np.maximum(mean, 1e-12))
         return np.asarray(step + np.minimum(ahead, mean) * beyond + own)
     decoding = (1 - state.backlog_load) * -np.expm1(-state.in_flight)
-    number = state.others_rate * (1 - state.prompt_load) * ahead + state.burst - 1
+    came = (1 - state.prompt_load) * ahead
+    number = state.follow * state.others_rate * came + state.burst - 1
     room = (state.room_seconds * share).sum(axis=-1)
     joined = mean_within(number * state.prefill_seconds, room)
     return np.asarray(ahead + decoding * state.round_seconds / 2 + joined + own)
@@ -94,16 +95,16 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     rounds, alone = _rounds(load, state, slope, normal)
     if load.replaces:
         ahead = _next_step(state, groups.share, first) + _backlog(state, second)
-        prefill, behind, exposed = ahead + own, 0.0, alone
+        prefill, behind, lag = ahead + own, 0.0, 0.0
     else:
         ahead = _ahead(state, first, second)
         came = (1 - state.prompt_load) * ahead  # within the step under way
         come = _come(state, came, fifth)
         joined = np.minimum(come, state.room_seconds[:, 0, groups.group])
         prefill, behind = ahead + own + joined, come - joined
-        exposed = alone + prefill - came
+        lag = state.follow * (prefill - came)
     ttft = prefill + _slot_wait(load, state, entry, third)
-    decoding = alone + _met_prompts(load, state, rounds, exposed, behind, fourth)
+    decoding = alone + _met_prompts(load, state, rounds, alone, lag, behind, fourth)
     gaps, itl_mean, itl_cv = _gaps(state, groups.share)
     return Sampled(
         ttft=ttft,
@@ -154,7 +155,7 @@ def _come(state: Steady, came: Array, chance: Array) -> Array:
     """Seconds of prompts that come behind one within the seconds `came`, its own burst's included:
     a compound Poisson number and a geometric one, see `delay`."""
     mates = state.burst - 1
-    number, mean, square = state.others_rate * came, state.prefill_seconds, state.prefill_square
+    number, mean, square = state.follow * state.others_rate * came, state.prefill_seconds, state.prefill_square
     whole = (number + mates) * mean
     spread = (number + mates) * square + mates * (2 * number + mates) * mean**2
     some = np.maximum(1 - np.exp(-number / state.burst) / state.burst, 1e-12)
@@ -223,8 +224,9 @@ def _rounds(
 
 
 def _met_prompts(
-    load: Load, state: Steady, rounds: Array, exposed: Array, behind: Array | float, chance: Array
-) -> Array:
+    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array | float,
+    behind: Array | float, chance: Array,
+) -> Array:  # fmt: skip
     """Seconds that others' prompts add to a request's rounds.
 
     Prompts go first, so that decoding is work of the least priority in M/G/1: each that comes while
@@ -233,15 +235,15 @@ def _met_prompts(
     S^2 / (1 - r)^3; and so do seconds of prompts `behind` it from the beginning. None lasts for
     more steps than the request has rounds. Who keeps a fixed concurrency meets prompts one by one.
     """
-    number, mates = state.others_rate * exposed, state.burst - 1
-    number = number * state.stretch  # those who come in busy periods included
-    some = np.maximum(-np.expm1(-number / state.heap / state.burst), 1e-12)
+    heaps = state.others_rate * (alone * state.stretch / state.heap + lag)
+    number, mates = heaps * state.heap, state.burst - 1
+    some = np.maximum(-np.expm1(-heaps / state.burst), 1e-12)
     mean = number * state.prefill_seconds
     each = state.prefill_square + 2 * mates * state.prefill_seconds**2
     late = delay(chance, some, mean / some, (number * each * state.heap**2 + mean**2) / some)
     long = long_step(state.mixed_seconds[:, 0], load.groups.share)[:, None]
     most = rounds * np.maximum(long - state.round_seconds, 0.0)
-    return np.minimum(late + behind * state.stretch, most)
+    return np.minimum(late + behind * state.heap, most)
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

@@ -79,6 +79,8 @@ class Steady:
     """Seconds that pass for each second of rounds, while prompts come and go."""
     heap: Array
     """Prompts that follow each other, where one sets out and more come while it is computed."""
+    follow: Array
+    """Share of the prompts that come while others are computed, of those that come on average."""
     rounds_per_request: Array
     rate: Array
     """Requests a second that keep this many in flight."""
@@ -216,6 +218,7 @@ def steady_states(
         step_seconds=flow.stay / per_request,
         stretch=flow.stretch,
         heap=flow.heap,
+        follow=flow.follow,
         rounds_per_request=per_request,
         rate=flow.rate,
         others_rate=flow.queue.others_rate,
@@ -247,7 +250,6 @@ class _Flow:
     stretch: Array
     heap: Array
     follow: Array
-    """Share of the prompts that come while others are computed, of those that come on average."""
     met: Array
     """Prompts that a decoding request meets in a round."""
     stay: Array
@@ -281,14 +283,14 @@ def _flow(
             away=away, queue=queue,
         )  # fmt: skip
     came = (1 - queue.load) * ahead
-    behind = queue.others_rate * came + burst - 1
+    behind = follow * queue.others_rate * came + burst - 1
     joined = mean_within(behind * mix.extra, (mix.room * share).sum(axis=-1))
     prefill = ahead + mix.own_mean + joined
-    number = queue.others_rate * (alone + prefill - came)
-    late = (number + behind) * mix.extra - joined
-    some = np.maximum(-np.expm1(-number * stretch / heap), 1e-12)
+    heaps = queue.others_rate * (alone * stretch / heap + follow * (prefill - came))
+    late = heap * ((heaps + behind) * mix.extra - joined)
+    some = np.maximum(-np.expm1(-heaps), 1e-12)
     most = per_request * np.maximum(long_step(mix.mixed, share) - rounds.round_seconds, 0.0)
-    stay = alone + some * mean_within(late * stretch / some, most)
+    stay = alone + some * mean_within(late / some, most)
     away = load.think_seconds + prefill
     return _Flow(
         rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=stay, away=away,
@@ -297,7 +299,7 @@ def _flow(
 
 
 def _follow(load: Load, stretch: Array, mix: Mix) -> Array:
-    """See `_Flow`: all at random arrivals; of users those who think for longer than prompts are
+    """See `Steady`: all at random arrivals; of users those who think for longer than prompts are
     computed without a break, since nobody who waits for an answer asks; none at a fixed
     concurrency."""
     if load.users is None:
@@ -411,6 +413,7 @@ def without_prefill(load: Load, state: Steady) -> Steady:
         step_seconds=state.round_seconds,
         stretch=zero + 1,
         heap=zero + 1,
+        follow=zero,
         rate=in_flight / (state.rounds_per_request * state.round_seconds),
         others_rate=zero,
         prefill_seconds=zero,
@@ -454,7 +457,7 @@ def prefill_pool(
     return Steady(
         batch=zero, gamma=zero, depth=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, peakedness=zero + 1, settling=zero + 1,
-        step_seconds=step, stretch=zero + 1, heap=zero + 1, rate=rate, others_rate=queue.others_rate,
+        step_seconds=step, stretch=zero + 1, heap=zero + 1, follow=zero + 1, rate=rate, others_rate=queue.others_rate,
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.waits, backlog_seconds=queue.wait,
