@@ -90,9 +90,9 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     """
     groups = load.groups
     size = load.decoded.size
-    first, second, third, fourth, fifth, normal = _lattice(size)
+    first, second, third, fourth, fifth, crowd, normal = _lattice(size)
     own = state.own_seconds[:, 0, groups.group]
-    rounds, alone = _rounds(load, state, slope, normal)
+    rounds, alone = _rounds(load, state, slope, normal, crowd)
     if load.replaces:
         ahead = _next_step(state, groups.share, first) + _backlog(state, second)
         prefill, behind, lag = ahead + own, 0.0, 0.0
@@ -118,15 +118,16 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
 
 @cache
 def _lattice(size: int) -> tuple[Array, ...]:
-    """Five sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
-    the requests' order.
+    """Five sets of evenly spread numbers in (0, 1), the normal scores of the fourth (high for low
+    numbers), and a set of normal numbers: unlike each other and the requests' order.
 
     Fractional parts of multiples of the square roots of primes are equidistributed (Weyl).
     """
     roots = np.sqrt([2.0, 3.0, 5.0, 13.0, 17.0, 7.0])
     *even, last = ((np.arange(size) * root + 0.5 / size) % 1.0 for root in roots)
-    normal = NormalDist()
-    return (*even, np.asarray([normal.inv_cdf(float(share)) for share in last]))
+    score = NormalDist().inv_cdf
+    crowd, normal = (np.asarray([score(float(x)) for x in xs]) for xs in (1 - even[3], last))
+    return (*even, crowd, normal)
 
 
 def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
@@ -204,23 +205,27 @@ def _chance_to_wait(busy: Array, peakedness: Array, slots: Array) -> Array:
 
 
 def _rounds(
-    load: Load, state: Steady, slope: Array | None, normal: Array
+    load: Load, state: Steady, slope: Array | None, normal: Array, crowd: Array
 ) -> tuple[Array, Array]:
     """A request's rounds, and their seconds without prompts: lognormal by the tokens accepted and
-    the batch met, whose fluctuation a stay averages as far as it settles meanwhile."""
+    the batch met, whose fluctuation a stay averages as far as it settles meanwhile. What is in it
+    beyond that of independent requests comes with the prompts met, whose normal score is `crowd`.
+    """
     emitted = load.decoded
     over = state.rounds_per_request * state.tokens_per_round - load.decoded.mean()
     rounds = np.where(emitted > 0, (emitted + over) / state.tokens_per_round, 0.0)
     mean = rounds * state.round_seconds
-    accepting = emitted * state.tokens_variance / state.tokens_per_round**3
-    variance = accepting * state.round_seconds**2
+    alone = emitted * state.tokens_variance / state.tokens_per_round**3 * state.round_seconds**2
+    crowded = np.zeros_like(mean)
     if slope is not None and not load.replaces:
         settles = state.settling
         averaged = 2 * (np.expm1(-settles) + settles) / settles**2
-        swing = slope[:, None] ** 2 * averaged * state.peakedness * np.maximum(state.in_flight, 0.0)
-        variance = variance + rounds**2 * swing
-    spread = np.sqrt(np.log1p(variance / np.maximum(mean, 1e-12) ** 2))
-    return rounds, np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
+        swing = rounds**2 * slope[:, None] ** 2 * averaged * np.maximum(state.in_flight, 0.0)
+        own = np.minimum(state.peakedness, 1 / settles)
+        alone, crowded = alone + swing * own, swing * (state.peakedness - own)
+    spreads = [np.log1p(v / np.maximum(mean, 1e-12) ** 2) for v in (alone, crowded)]
+    swings = np.sqrt(spreads[0]) * normal + np.sqrt(spreads[1]) * crowd
+    return rounds, np.asarray(mean * np.exp(swings - sum(spreads) / 2))
 
 
 def _met_prompts(
