@@ -77,9 +77,7 @@ def mean_ttft(load: Load, state: Steady) -> Array:
 
 def population(load: Load, state: Steady) -> Array:
     """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
-    stay = (
-        mean_ttft(load, state) + state.rounds_per_request * state.step_seconds
-    )
+    stay = mean_ttft(load, state) + state.rounds_per_request * state.step_seconds
     return np.asarray(state.rate * (load.think_seconds + stay))
 
 
@@ -95,7 +93,7 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     rounds, alone = _rounds(load, state, slope, normal, crowd)
     if load.replaces:
         ahead = _next_step(state, groups.share, first) + _backlog(state, second)
-        prefill, behind, lag = ahead + own, 0.0, 0.0
+        prefill, behind, lag = ahead + own, np.zeros_like(own), np.zeros_like(own)
     else:
         ahead = _ahead(state, first, second)
         came = (1 - state.prompt_load) * ahead  # within the step under way
@@ -156,7 +154,11 @@ def _come(state: Steady, came: Array, chance: Array) -> Array:
     """Seconds of prompts that come behind one within the seconds `came`, its own burst's included:
     a compound Poisson number and a geometric one, see `delay`."""
     mates = state.burst - 1
-    number, mean, square = state.follow * state.others_rate * came, state.prefill_seconds, state.prefill_square
+    number, mean, square = (
+        state.follow * state.others_rate * came,
+        state.prefill_seconds,
+        state.prefill_square,
+    )
     whole = (number + mates) * mean
     spread = (number + mates) * square + mates * (2 * number + mates) * mean**2
     some = np.maximum(1 - np.exp(-number / state.burst) / state.burst, 1e-12)
@@ -229,8 +231,8 @@ def _rounds(
 
 
 def _met_prompts(
-    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array | float,
-    behind: Array | float, chance: Array,
+    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array,
+    behind: Array, chance: Array,
 ) -> Array:  # fmt: skip
     """Seconds that others' prompts add to a request's rounds.
 

@@ -457,7 +457,8 @@ def prefill_pool(
     return Steady(
         batch=zero, gamma=zero, depth=zero, round_seconds=step, tokens_per_round=zero + 1,
         tokens_variance=zero, in_flight=zero, peakedness=zero + 1, settling=zero + 1,
-        step_seconds=step, stretch=zero + 1, heap=zero + 1, follow=zero + 1, rate=rate, others_rate=queue.others_rate,
+        step_seconds=step, stretch=zero + 1, heap=zero + 1, follow=zero + 1, rate=rate,
+        others_rate=queue.others_rate,
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
         busy_share=queue.busy, backlog_load=queue.waits, backlog_seconds=queue.wait,
@@ -508,7 +509,7 @@ def reached(values: Array, at: Array) -> Array:
 
 
 def slope_at(state: Steady, config: NDArray[np.int64], at: Array) -> Array:
-    """Seconds that one more request in the batch adds to a round, [n], around fractional indices."""
+    """Seconds that one more request in the batch adds to a round, [n], at fractional indices."""
     low = np.clip(np.floor(at).astype(np.int64), 0, max(state.rate.shape[1] - 2, 0))
     high = np.minimum(low + 1, state.rate.shape[1] - 1)
     rise = state.round_seconds[config, high] - state.round_seconds[config, low]

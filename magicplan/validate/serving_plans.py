@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 
 from magicplan import hardware_specs
+from magicplan.errors import UsageError
 from magicplan.planning.fleet import fleet
 from magicplan.planning.plan_candidates import SPLIT, Choice
 from magicplan.planning.plan_choices import choices_of, ranked
 from magicplan.planning.plan_files import read_plan
+from magicplan.planning.plan_request import SLO_KEYS
 from magicplan.planning.prices import prices_for
 from magicplan.planning.replica import Replica, Speculation, one_of, replica
-from magicplan.planning.sizing import SLO_KEYS
 from magicplan.planning.traffic_load import load_of
+from magicplan.roofline.deployment import Array
 from magicplan.validate.serving_simulation import Simulated, simulate
 
 
@@ -39,13 +41,15 @@ class Planned:
 
 def planned(path: Path | str) -> Planned:
     """The recommended fleet of a plan file: one replica and its share of the load, or all where
-    some only prefill."""
+    some only prefill. Raises SpecError, UsageError."""
     ask = read_plan(path, {})
     load = load_of(ask)
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     prices = prices_for(gpus, ask.prices, needed=False)
-    choice = ranked(ask, choices_of(ask, load, fleet(ask, load), prices, Counter()))[0]
-    return _of(choice, dict(ask.slo))
+    choices = ranked(ask, choices_of(ask, load, fleet(ask, load), prices, Counter()))
+    if not choices:
+        raise UsageError(f"{path}: no GPU given can serve this workload")
+    return _of(choices[0], dict(ask.slo))
 
 
 def _of(choice: Choice, limits: Mapping[str, float]) -> Planned:
@@ -58,13 +62,13 @@ def _of(choice: Choice, limits: Mapping[str, float]) -> Planned:
     load = replace(load, users=users, requests_per_s=load.requests_per_s * part)
     gamma, depth = (int(getattr(sized.state, name)[i, 0]) for name in ("gamma", "depth"))
     if depth < gamma:
-        raise NotImplementedError("the simulation drafts chains only")
+        raise UsageError("the plan drafts trees: the simulation has chains only")
     one = replica(
         row.replica.model, row.replica.machine, one_of(row.replica.layout, row.layout), load,
         row.replica.limits, row.replica.longest,
     )  # fmt: skip
-    rate = float(sized.state.rate[i, 0]) * simulated
-    tokens = rate * float(load.lengths.output.mean())
+    tokens = float(sized.state.rate[i, 0]) * simulated * float(load.lengths.output.mean())
+    predicted = {key: float(sized.figures[key][i]) for key in SLO_KEYS} | {"tokens_per_s": tokens}
     return Planned(
         name=f"{simulated} of {count} x {row.resolved.machine.accelerator.name} tp{row.tp}",
         replica=one,
@@ -72,21 +76,49 @@ def _of(choice: Choice, limits: Mapping[str, float]) -> Planned:
         concurrency=None if users is None else round(users),
         replicas=simulated,
         prefill_replicas=int(sized.prefill_replicas[i]),
-        predicted={key: float(sized.figures[key][i]) for key in SLO_KEYS} | {"tokens_per_s": tokens},
+        predicted=predicted,
         limits=limits,
     )
 
 
-def simulated(plan: Planned, *, requests: int, seed: int) -> tuple[dict[str, float], Simulated]:
-    """The same figures, and the run that they are of."""
-    found = simulate(
-        plan.replica, plan.spec, requests=requests, seed=seed, concurrency=plan.concurrency,
-        replicas=plan.replicas, prefill_replicas=plan.prefill_replicas,
-    )  # fmt: skip
-    figures = {"tokens_per_s": found.tokens_per_s}
-    for key in SLO_KEYS:
-        metric, statistic, _ = key.split("_")
-        values = found.gaps if metric == "itl" else getattr(found, metric)
-        mean = statistic == "mean"
-        figures[key] = float(values.mean() if mean else np.percentile(values, float(statistic[1:])))
-    return figures, found
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Check:
+    """A plan beside simulations of it, one for each seed."""
+
+    planned: Planned
+    simulated: Mapping[str, Array]
+    """[seed], by the names of `Planned.predicted`."""
+    preempted: Array
+    """[seed]: preemptions over requests."""
+
+    def error(self, key: str) -> float:
+        """Predicted over the mean of the simulated, minus 1."""
+        return self.planned.predicted[key] / float(self.simulated[key].mean()) - 1
+
+
+def check(path: Path | str, *, requests: int, seeds: int) -> Check:
+    """A plan file's recommended fleet, simulated at its planned load. Raises SpecError, UsageError,
+    MissingExtra."""
+    plan = planned(path)
+    runs = [
+        simulate(
+            plan.replica, plan.spec, requests=requests, seed=seed, concurrency=plan.concurrency,
+            replicas=plan.replicas, prefill_replicas=plan.prefill_replicas,
+        )
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return Check(
+        planned=plan,
+        simulated={key: np.asarray([_figure(run, key) for run in runs]) for key in plan.predicted},
+        preempted=np.asarray([run.preemptions / requests for run in runs]),
+    )
+
+
+def _figure(run: Simulated, key: str) -> float:
+    if key == "tokens_per_s":
+        return run.tokens_per_s
+    metric, statistic, _ = key.split("_")
+    values = run.gaps if metric == "itl" else getattr(run, metric)
+    if statistic == "mean":
+        return float(values.mean())
+    return float(np.percentile(values, float(statistic[1:])))
