@@ -66,6 +66,8 @@ class Mix:
     """Seconds of others' chunks that its last step has room for, by group."""
     part: Array
     """Full steps that a mean prompt fills."""
+    stages: Array
+    """Of the pipeline, whose prompts are computed side by side."""
 
 
 def mix_prompts(
@@ -137,6 +139,7 @@ def mix_prompts(
         left_square=(found**3 * share).sum(axis=-1) / (3 * found_mean),
         room=(1 - rest / wide) * full_extra,
         part=(part * share).sum(axis=-1),
+        stages=stages,
     )
 
 

@@ -301,11 +301,12 @@ def _flow(
 def _follow(load: Load, stretch: Array, mix: Mix) -> Array:
     """See `Steady`: all at random arrivals; of users those who think for longer than prompts are
     computed without a break, since nobody who waits for an answer asks; none at a fixed
-    concurrency."""
-    if load.users is None:
-        return np.ones_like(stretch)
+    concurrency. Other pipeline stages compute what comes meanwhile: only a prompt's own follows."""
     busy = mix.extra_square / np.maximum(mix.extra, 1e-12) * stretch**2
-    return np.asarray(load.think_seconds / (load.think_seconds + busy))
+    think = load.think_seconds / np.maximum(load.think_seconds + busy, 1e-12)
+    if load.users is None:
+        think = np.ones_like(stretch)
+    return np.asarray(think / mix.stages)
 
 
 def mean_within(mean: Array, most: Array) -> Array:
@@ -392,7 +393,7 @@ def _memory(
     cube_root = np.cbrt(room.free_bytes[:, None] / np.maximum(mean, 1.0))
     margin = 3 * np.sqrt(shape) * (cube_root - 1 + 1 / (9 * shape))
     use = mean / np.maximum(room.free_bytes[:, None], 1.0)
-    one = room.free_bytes[:, None] >= batch * request
+    one = room.free_bytes[:, None] >= np.maximum(in_flight, np.minimum(batch, 1.0)) * request
     return use, margin, np.asarray(one & (batch <= room.max_sequences), dtype=np.bool_)
 
 
