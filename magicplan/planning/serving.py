@@ -112,6 +112,10 @@ class Steady:
     """[config, b, k]: one step that carries such a prompt or a chunk of it."""
     room_seconds: Array
     """[config, b, k]: of others' chunks, that the last step of such a prompt has room for."""
+    request_share: Array
+    """Cache of a mean request in flight over all there is for requests."""
+    request_spread: Array
+    """Mean square of that share, over the requests in flight."""
     kv_share: Array
     """Mean share of the cache in use."""
     kv_margin: Array
@@ -204,7 +208,16 @@ def steady_states(
     flow = _flow(load, rounds, decoding, per_request, decoding / per_request, mix)
     in_flight = flow.rate * flow.stay
     peakedness = _peakedness(load, batch, decoding)
-    use, margin, holds = _memory(room, batch, in_flight, peakedness, flow.rate, mix.own, load)
+    request, spread = _request_shares(room)
+    beside = (
+        flow.rate
+        * (mix.own * load.groups.share).sum(axis=-1)
+        * _share(room, room.prefilling_bytes[:, None])
+    )
+    use, margin = _memory(in_flight, peakedness, request, spread, beside)
+    holds = (np.maximum(in_flight, np.minimum(batch, 1.0)) * request <= 1) & (
+        batch <= room.max_sequences
+    )
     return Steady(
         batch=batch,
         gamma=np.broadcast_to(rounds.gamma, batch.shape),
@@ -235,6 +248,8 @@ def steady_states(
         own_seconds=mix.own + prefill.request_seconds,
         mixed_seconds=mix.mixed,
         room_seconds=mix.room,
+        request_share=request + np.zeros_like(batch),
+        request_spread=spread + np.zeros_like(batch),
         kv_share=use,
         kv_margin=margin,
         holds=holds & (fed < batched_tokens),
@@ -374,27 +389,31 @@ def _overshoot(rounds: Rounds) -> Array:
     return np.asarray((rounds.tokens_variance + mean**2 - mean) / (2 * mean))
 
 
+def _share(room: Room, bytes_held: Array) -> Array:
+    return np.asarray(bytes_held / np.maximum(room.free_bytes[:, None], 1.0))
+
+
+def _request_shares(room: Room) -> tuple[Array, Array]:
+    """Cache of a request in flight over all there is, [config, 1 or b]: mean and mean square."""
+    mean, more = room.request_bytes[:, None], room.lookahead_bytes
+    square = room.request_bytes_squared[:, None] + more * (2 * mean + more)
+    return _share(room, mean + more), square / np.maximum(room.free_bytes[:, None], 1.0) ** 2
+
+
 def _memory(
-    room: Room, batch: Array, in_flight: Array, peakedness: Array, rate: Array, own: Array,
-    load: Load,
-) -> tuple[Array, Array, Flags]:  # fmt: skip
-    """Mean use of the cache, margin in standard deviations, and whether the batch may run.
+    in_flight: Array, peakedness: Array, request: Array, spread: Array, beside: Array | float
+) -> tuple[Array, Array]:
+    """Mean use of the cache, and the margin in standard deviations.
 
     Each request in flight has a length of its own, and their number varies. Use is skewed to the
     right, like a gamma variable, whose cube root is nearly normal (Wilson and Hilferty).
     """
-    prefilling = rate * (own * load.groups.share).sum(axis=-1)
-    more = room.lookahead_bytes
-    request = room.request_bytes[:, None] + more
-    square = room.request_bytes_squared[:, None] + more * (request + room.request_bytes[:, None])
-    mean = in_flight * request + prefilling * room.prefilling_bytes[:, None]
-    varies = np.maximum(in_flight, 0.0) * (square + (peakedness - 1) * request**2)
-    shape = np.maximum(mean, 1.0) ** 2 / np.maximum(varies, 1.0)
-    cube_root = np.cbrt(room.free_bytes[:, None] / np.maximum(mean, 1.0))
-    margin = 3 * np.sqrt(shape) * (cube_root - 1 + 1 / (9 * shape))
-    use = mean / np.maximum(room.free_bytes[:, None], 1.0)
-    one = room.free_bytes[:, None] >= np.maximum(in_flight, np.minimum(batch, 1.0)) * request
-    return use, margin, np.asarray(one & (batch <= room.max_sequences), dtype=np.bool_)
+    use = in_flight * request + beside
+    varies = np.maximum(in_flight, 0.0) * (spread + (peakedness - 1) * request**2)
+    mean = np.maximum(use, 1e-9)
+    shape = mean**2 / np.maximum(varies, 1e-18)
+    margin = 3 * np.sqrt(shape) * (np.cbrt(1 / mean) - 1 + 1 / (9 * shape))
+    return np.asarray(use), np.asarray(margin)
 
 
 def without_prefill(load: Load, state: Steady) -> Steady:
@@ -407,8 +426,12 @@ def without_prefill(load: Load, state: Steady) -> Steady:
         peakedness = noise / state.settling
         seen = peakedness * np.minimum(state.batch, 1.0)
         in_flight = np.maximum(state.batch - seen, 0.0)
+    held = state.request_share, state.request_spread
+    use, margin = _memory(in_flight, peakedness, *held, 0.0)
     return replace(
         state,
+        kv_share=use,
+        kv_margin=margin,
         in_flight=in_flight,
         peakedness=peakedness,
         step_seconds=state.round_seconds,
@@ -466,7 +489,7 @@ def prefill_pool(
         backlog_square=queue.wait_square, prompt_seconds=mix.work,
         own_seconds=mix.own + moving[:, None, :] + prefill.request_seconds,
         mixed_seconds=mix.mixed, room_seconds=mix.room, burst=bursts(cv2),
-        prompt_load=queue.load, kv_share=zero,
+        prompt_load=queue.load, request_share=zero, request_spread=zero, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
 

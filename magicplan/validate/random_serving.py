@@ -133,7 +133,7 @@ def random_case(seed: int) -> Case:
     common = float(np.floor(lengths.prompt.min() * rng.uniform(0.2, 0.9)))
     shared = common if chance[1] < 0.15 else 0.0
     cv2 = 4.0 if kind == "open" and chance[2] < 0.25 else 1.0
-    cv2 = cv2**2 if chance[2] < 0.1 else cv2
+    cv2 = 9.0 if cv2 > 1 and chance[2] < 0.1 else cv2
     shape = model_specs.load(model)
     accelerator = hardware_specs.load(gpu)
     machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
@@ -147,7 +147,7 @@ def random_case(seed: int) -> Case:
             gamma=gamma,
         )
     load = Load(
-        requests_per_s=1.0, peak_over_mean=1.0,
+        requests_per_s=1e-9, peak_over_mean=1.0,  # little, so that all bursts are a replica's own
         users=None if kind == "open" else float(concurrency), think_seconds=pause,
         arrival_cv2=cv2, lengths=lengths, prefix_hit_rate=hits,
         shared_prefix_tokens=shared, source="random",
@@ -222,7 +222,6 @@ def _mixed(case: Case) -> _Asked:
         most = reached(found.rate, edge)  # none where a burst alone may fill the cache
         wanted = case.utilisation * np.where(most > 0, most, reached(found.rate, edge_of(found)))
         load = replace(load, requests_per_s=float(wanted[0]))
-        found = states(replace(case.replica, load=load), case.spec)  # all bursts are its own
         ladder = found.rate
     else:
         ladder, wanted = population(load, found), np.asarray([float(case.concurrency)])
