@@ -11,7 +11,7 @@ from h200_suites import Suite
 
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, HostFit
-from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import Machine
 from magicplan.roofline.tree_speculation import best_tree, tree_times

@@ -8,7 +8,8 @@ import numpy as np
 from accuracy_kernels import GPU_OF, cold
 
 from magicplan import hardware_specs, model_specs
-from magicplan.hardware_specs.calibration_files import as_toml, calibration_for
+from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.timing import Machine, op_seconds
 from magicplan.roofline.traffic import Pass, forward

@@ -10,6 +10,9 @@ from accuracy_published import Unseen, distinct, is_magicdec, naive
 from magicplan.validate.calibrate import Group, rereads
 from magicplan.validate.replay import Outcome, Summary, regrets, sign_accuracy
 
+WORDS = {"dense": "steps of dense models", "experts": "steps of experts", "chains": "speedups"}
+GOALS = {"dense": "10", "experts": "20", "chains": "-"}
+
 
 def goals(
     outcomes: list[Outcome],
@@ -46,7 +49,7 @@ def _engine_goals(outcomes: list[Outcome], unseen: list[Unseen]) -> list[str]:
     once = distinct(outcomes)
     alone = [Summary.of([o for o in once if o.fitted == was]) for was in (False, True)]
     held = [
-        f"steps of {u.stack}, {u.of} (median, MAPE) | {10 if u.of == 'dense' else 20} | "
+        f"{WORDS[u.of]} of {u.stack} (median, MAPE) | {GOALS[u.of]} | "
         f"{np.median(u.errors):.1f}, {u.errors.mean():.1f} | {u.naive:.0f} | {len(u.errors)} rows, "
         f"fitted without {u.without}"
         for u in unseen

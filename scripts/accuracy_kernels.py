@@ -13,13 +13,8 @@ from kernel_steps import BUDGET, Bench, predicted_seconds
 
 from magicplan import model_specs
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import (
-    CALIBRATED,
-    as_toml,
-    ideal,
-    relatives,
-    version_key,
-)
+from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives, version_key
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 from magicplan.validate.calibrate import Group, document, rereads

@@ -10,14 +10,10 @@ import numpy as np
 from accuracy_layout import table
 from calibrations import believed
 
-from magicplan.hardware_specs.calibration_files import (
-    AMD,
-    CALIBRATED,
-    CALIBRATIONS,
-    stack_constants,
-    streamed_rounds,
-)
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.calibration_files import read as read_calibration
+from magicplan.hardware_specs.stacks import stack_constants, streamed_rounds
+from magicplan.hardware_specs.transfer import AMD, CALIBRATED
 from magicplan.report.replay import summaries, worst
 from magicplan.roofline.deployment import Array
 from magicplan.validate.experts_fit import fit_experts
@@ -25,8 +21,9 @@ from magicplan.validate.magicdec_fit import fit_each, magicdec_coverage
 from magicplan.validate.published import Case
 from magicplan.validate.replay import Outcome, Summary, replay_with
 from magicplan.validate.request_fit import fit_request
+from magicplan.validate.round_fit import fit_rounds
 from magicplan.validate.serving_rows import Served
-from magicplan.validate.stack_fit import fit_host
+from magicplan.validate.stack_fit import StackFit, fit_host
 
 
 def published_tables(outcomes: list[Outcome]) -> str:
@@ -74,11 +71,11 @@ def transferred(outcomes: list[Outcome]) -> list[str]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unseen:
-    """Published steps of one stack by constants fitted without them, errors in percent."""
+    """Published values of one stack by constants fitted without them, errors in percent."""
 
     stack: str
     of: str
-    """dense, or experts."""
+    """Steps of dense models, steps of experts, or speedups of chains."""
     without: str
     """What the constants were fitted without."""
     errors: Array
@@ -97,7 +94,7 @@ class Unseen:
         )
 
 
-def unseen_steps(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
+def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
     """Steps of whole engines, a model on a GPU, a GPU, or a model of experts held out.
 
     Of SGLang's dense models and of vLLM's and SGLang's mixtures of experts one was published each:
@@ -106,28 +103,35 @@ def unseen_steps(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
     found = []
     for stack in ("vllm", "sglang", "trtllm"):
         host, grouped = fit_host(stack, cases), fit_experts(stack, believed(cases))
-        ends = f"{host.residual.low:.2f} to {host.residual.high:.2f}, {100 * host.coverage:.0f}"
-        for of, without, ratios, inside in (
-            ("dense", "the model on the GPU", host.held_out, ends),
-            ("dense", "the GPU", host.gpu_held_out, "-"),
-            ("experts", "the model", grouped.held_out, "-"),
-        ):
-            if len(ratios):
-                found.append(
-                    Unseen(
-                        stack=stack, of=of, without=without, errors=100 * np.abs(1 / ratios - 1),
-                        naive=_naive_median(outcomes, stack, dense=of == "dense"), inside=inside,
-                    )
-                )  # fmt: skip
+        own = [o for o in outcomes if o.case.ask["stack"] == stack and not is_magicdec(o)]
+        dense, experts, chains = (
+            [o for o in own if o.kind == kind and o.case.dense == plain]
+            for kind, plain in (("step", True), ("step", False), ("speedup", True))
+        )
+        parts = [
+            ("dense", "the model on the GPU", host.held_out, _ends(host), dense),
+            ("dense", "the GPU", host.gpu_held_out, "-", dense),
+            ("experts", "the model", grouped.held_out, "-", experts),
+        ]
+        if chains:
+            rounds = fit_rounds(stack, cases, host.host)
+            parts.append(("chains", "the sweep", rounds.held_out, "-", chains))
+        found += [
+            Unseen(
+                stack=stack, of=of, without=without, errors=100 * np.abs(1 / ratios - 1),
+                naive=_naive_median(rows), inside=inside,
+            )
+            for of, without, ratios, inside, rows in parts if len(ratios)
+        ]  # fmt: skip
     return found
 
 
-def _naive_median(outcomes: list[Outcome], stack: str, *, dense: bool) -> float:
-    seen = [
-        o for o in outcomes
-        if o.kind == "step" and o.case.dense == dense and o.case.ask["stack"] == stack
-    ]  # fmt: skip
-    return 100 * float(np.median([abs(o.naive / o.measured - 1) for o in seen]))
+def _ends(fit: StackFit) -> str:
+    return f"{fit.residual.low:.2f} to {fit.residual.high:.2f}, {100 * fit.coverage:.0f}"
+
+
+def _naive_median(rows: list[Outcome]) -> float:
+    return 100 * float(np.median([abs(o.naive / o.measured - 1) for o in rows]))
 
 
 def first_tokens(rows: list[Served]) -> list[str]:

@@ -21,13 +21,9 @@ import tomli_w
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import load
 from magicplan.hardware_specs.calibration import Calibration, Residual
-from magicplan.hardware_specs.calibration_files import (
-    AMD,
-    CALIBRATIONS,
-    calibration_for,
-    forget,
-    stack_tables,
-)
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS
+from magicplan.hardware_specs.stacks import stack_tables
+from magicplan.hardware_specs.transfer import AMD, calibration_for, forget
 from magicplan.validate import kernel_tables, published
 from magicplan.validate.calibrate import document, fit_groups, write
 from magicplan.validate.evidence import borrowed
@@ -41,8 +37,9 @@ from magicplan.validate.magicdec_fit import (
 from magicplan.validate.published import Case
 from magicplan.validate.relative_fit import fit_slowdown, slowed
 from magicplan.validate.request_fit import fit_request
+from magicplan.validate.round_fit import ROUND_CONSTANTS, fit_rounds
 from magicplan.validate.serving_rows import served
-from magicplan.validate.stack_fit import ROUND_CONSTANTS, constants, fit_host, fit_rounds
+from magicplan.validate.stack_fit import constants, fit_host
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -61,11 +58,15 @@ def stacks(cases: list[Case]) -> None:
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
         try:
-            host, speedup, rounds = fit_rounds(stack, cases, fit.host)
+            found = fit_rounds(stack, cases, fit.host)
+            host, speedup, rounds = found.host, found.residual, found.evidence
         except UsageError as problem:
             rounds = borrowed("stack rounds", ROUND_CONSTANTS, f"vllm's ({problem})")
             vllm = tables["vllm"]["host"]
-            taken = {name: vllm[name] for name in ("draft_step_seconds", "round_seconds")}
+            taken = {
+                name: vllm[name]
+                for name in ("draft_step_seconds", "draft_step_spread", "round_seconds")
+            }
             host = replace(fit.host, **taken)
             old = tables["vllm"]["speedup_residual"]
             speedup = Residual(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -250,7 +251,8 @@ def fleet(
         pages = [page_of(document, "fleet")]
         if html or markdown:
             both = zip(found, files, strict=True)
-            pages += [page_of(plan.to_dict(), str(path)) for plan, path in both]
+            alone = [page_of(plan.to_dict(), str(path)) for plan, path in both]
+            pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
         _hand_out(tuple(pages), html, markdown)
     if json:
         from magicplan.report.terminal import print_json

@@ -86,6 +86,8 @@ class HostFit:
     """Added to any pass for each token it feeds: logits and sampling."""
     draft_step_seconds: float = 0.0
     """The same for one draft step."""
+    draft_step_spread: float = 0.0
+    """Share of `draft_step_seconds` by which that of one published sweep differs at most."""
     round_seconds: float = 0.0
     """Accept, reject and bookkeeping of one speculation round."""
     request_seconds: float = 0.0
@@ -175,7 +177,7 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
         value = getattr(part, entry.name)
         if entry.name.endswith("seconds") and not 0 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a time of 0 or more")
-        if entry.name == "spread" and not 0 <= value < math.inf:
+        if entry.name.endswith("spread") and not 0 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a share of 0 or more")
         if entry.name.endswith("share") and not 0 <= value <= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")

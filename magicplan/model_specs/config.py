@@ -99,10 +99,12 @@ def from_config(config: Mapping[str, Any], where: str, name: str = "") -> ModelS
         read = Reader(merged, where)
         model_type = read.text("model_type")
     _refuse(read, model_type)
-    notes += _quantisation(Reader(config, where))
+    method = _quantisation(Reader(config, where))
+    if method:
+        notes += (f"the checkpoint is quantised ({method}): --dtype says how it is served",)
     family = FAMILIES[model_type]
     shape = family(read, _plain(read, name or where))
-    return replace(shape, notes=shape.notes + notes)
+    return replace(shape, notes=shape.notes + notes, quantised=method)
 
 
 def _refuse(read: Reader, model_type: str) -> None:
@@ -119,17 +121,18 @@ def _refuse(read: Reader, model_type: str) -> None:
         )
 
 
-def _quantisation(read: Reader) -> tuple[str, ...]:
+def _quantisation(read: Reader) -> str:
+    """How the published checkpoint is quantised, "" if it is not."""
     method = Reader(read.part("quantization_config"), read.where).text("quant_method")
     if not method and not read.part("quantization_config"):
-        return ()
+        return ""
     if method not in QUANTISED:
         raise SpecError(
             read.where,
             f"quantization_config.quant_method {_show(method)} is not modelled; known: "
             f"{', '.join(QUANTISED)}",
         )
-    return (f"the checkpoint is quantised ({method}): --dtype says how it is served",)
+    return method
 
 
 def _plain(read: Reader, name: str) -> ModelShape:

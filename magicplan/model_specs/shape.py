@@ -69,6 +69,8 @@ class ModelShape:
     query_key_norms: bool = False
     """Every head's query and key is normalised (Qwen3, GLM-4.5, Gemma 3)."""
     native_dtype: str = "bf16"
+    quantised: str = ""
+    """How the published checkpoint is quantised, by its own name; "" if it is not."""
     mtp_layers: int = 0
     published_parameters: int | None = None
     notes: tuple[str, ...] = ()

@@ -25,6 +25,8 @@ class Entry:
     seen: str
     name: str = ""
     """What the engine calls the method."""
+    option: str = ""
+    """What its flag for a format takes."""
     methods: tuple[str, ...] = ()
     """Methods that the capability holds for; () for all."""
     since: str = ""

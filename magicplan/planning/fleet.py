@@ -15,6 +15,7 @@ from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.draft_request import every_budget
+from magicplan.planning.engine_limits import kv_refusal
 from magicplan.planning.plan_layouts import layouts_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.replica import (
@@ -33,7 +34,7 @@ from magicplan.planning.replica import (
 from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
-from magicplan.planning.tree_engines import tree_kind
+from magicplan.planning.tree_engines import engine_of, tree_kind
 from magicplan.roofline.deployment import Deployment
 
 SMALL_DRAFTS = {
@@ -163,11 +164,20 @@ def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Res
                     verify_kv_passes=ask.verify_kv_passes,
                 )  # fmt: skip
                 try:
-                    yield resolve(question)
+                    found = resolve(question)
+                    _refuse_format(ask.stack, found)
+                    yield found
                 except UsageError as problem:
                     if len(ask.gpus) * len(ask.dtypes) * len(ask.kv_dtypes) == 1:
                         raise
                     rejected[str(problem)] += 1
+
+
+def _refuse_format(stack: str, base: Resolved) -> None:
+    """Raises UsageError for a KV format that the stack's engine has no way to hold."""
+    engine = engine_of(stack)
+    if engine and (why := kv_refusal(engine, base.model, base.layout.kv_dtype)):
+        raise UsageError(f"kv_dtypes {base.layout.kv_dtype}: {why}")
 
 
 def _plain(dtype: str) -> str | None:

@@ -1,4 +1,4 @@
-"""Commands that start a plan's servers. An engine's own option names stand in one place each."""
+"""Commands that start a plan's servers, or why an engine cannot start them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from dataclasses import replace
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
+from magicplan.planning.engine_commands import COMMANDS, Command
+from magicplan.planning.engine_limits import Wanted, crowded, refusal
+from magicplan.planning.engine_table import Engine, load
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Launch
 from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import Planned, Settings, model_id, settings
+from magicplan.planning.settings import Planned, Settings, accepted, cannot, drafted, settings
+from magicplan.planning.tree_engines import engine_of
 from magicplan.planning.tree_settings import planned_tree
 from magicplan.roofline.tree import Tree
 
@@ -22,31 +26,68 @@ def launch_commands(
     grid: Prediction | None,
     planned: Planned | None,
 ) -> tuple[Launch, ...]:
-    """One command for each engine and role. `ctx_tokens` is the longest request; `grid` carries
-    the speculation settings, `planned` what they have to leave as it is."""
-    roles = ("serve",) if best.layout == "mixed" else ("prefill", "decode")
-    found = []
-    for engine, write in (("vllm", _vllm), ("sglang", _sglang)):
-        asked = ask.stack if ask.stack.partition("@")[0] == engine else engine
-        drafted = _speculation(asked, best, grid, planned)
-        for role in roles:
-            words, more = write(ask, best, ctx_tokens, role)
-            spoken = drafted.text if role != "prefill" else ""
-            command = " \\\n  ".join([shlex.join(words[:3]), *_pairs(words[3:])])
-            if spoken:
-                command += " \\\n  " + spoken
-            found.append(
-                Launch(
-                    engine=engine, role=role, command=command,
-                    notes=(
-                        *_replica_notes(best, role), *_length_notes(ask, ctx_tokens), *more,
-                        *drafted.notes,
-                    ),
-                    file_name=drafted.file_name if spoken else "",
-                    file_text=drafted.file_text if spoken else "",
-                )
-            )  # fmt: skip
+    """One command for each engine and role, the stack's own engine first; of an engine that cannot
+    run the plan, why. `ctx_tokens` is the longest request; `grid` carries the speculation settings,
+    `planned` what they have to leave as it is."""
+    own = ask.stack.partition("@")[0]
+    found: list[Launch] = []
+    for name in sorted(COMMANDS, key=lambda name: name != own):
+        engine = (engine_of(ask.stack) if name == own else None) or load(name)
+        wanted = _wanted(ask, best, grid)
+        why = refusal(engine, wanted)
+        if why:
+            found.append(Launch(engine=name, role="serve", command="", notes=(), refused=why))
+            continue
+        drafting = _speculation(engine, best, grid, planned, wanted)
+        found += _of_engine(ask, best, ctx_tokens, engine, drafting)
     return tuple(found)
+
+
+def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> Wanted:
+    return Wanted(
+        model=model_specs.load(ask.model), kv_dtype=best.kv_dtype, pp=best.pp, tp=best.tp,
+        ep=best.ep, attention_dp=best.attention_dp, split=best.prefill_replicas > 0,
+        draft=grid.resolved.draft if grid is not None and best.draft != "none" else None,
+    )  # fmt: skip
+
+
+def _of_engine(
+    ask: PlanRequest, best: Candidate, ctx_tokens: int, engine: Engine, drafting: Settings
+) -> list[Launch]:
+    """Every role of a plan in one engine. Both kinds of replicas of a split fleet get the draft,
+    whose cache is written by prompts and moves with the target's."""
+    write, route = COMMANDS[engine.name]
+    roles = ("serve",) if not best.prefill_replicas else ("prefill", "decode")
+    found = []
+    for role in roles:
+        command = write(ask, best, ctx_tokens, role, engine, drafts=bool(drafting.text))
+        found.append(
+            Launch(
+                engine=engine.name,
+                role=role,
+                command=_text(command, drafting.text),
+                notes=(
+                    *_replica_notes(best, role), *_length_notes(ask, ctx_tokens), *command.notes,
+                    *(drafting.notes if role != "prefill" else ()),
+                ),
+                file_name=drafting.file_name,
+                file_text=drafting.file_text,
+            )
+        )  # fmt: skip
+    if best.prefill_replicas:
+        text, notes = route(best)
+        notes.append(engine.cite("disaggregation"))
+        found.append(Launch(engine=engine.name, role="router", command=text, notes=tuple(notes)))
+    return found
+
+
+def _text(command: Command, drafting: str) -> str:
+    """A command with an option and its value a line."""
+    lines = [shlex.join(command.words[:3]), *_pairs(command.words[3:])]
+    if command.before:
+        lines[0] = f"{command.before} \\\n{lines[0]}"
+    lines += _pairs(shlex.split(drafting))
+    return " \\\n  ".join(lines)
 
 
 def _pairs(words: list[str]) -> list[str]:
@@ -64,7 +105,12 @@ def _replica_notes(best: Candidate, role: str) -> tuple[str, ...]:
     count = best.prefill_replicas if role == "prefill" else best.replicas
     if count == 1:
         return ()
-    return (f"start {count} of these behind a load balancer that sends a session to one of them",)
+    if role != "serve":
+        return (f"start {count} of these",)
+    return (
+        f"start {count} of these behind a load balancer that keeps a session on one of them, "
+        "where its prefix is cached",
+    )
 
 
 def _length_notes(ask: PlanRequest, ctx_tokens: int) -> tuple[str, ...]:
@@ -75,78 +121,27 @@ def _length_notes(ask: PlanRequest, ctx_tokens: int) -> tuple[str, ...]:
 
 
 def _speculation(
-    engine: str, best: Candidate, grid: Prediction | None, planned: Planned | None
+    engine: Engine,
+    best: Candidate,
+    grid: Prediction | None,
+    planned: Planned | None,
+    wanted: Wanted,
 ) -> Settings:
-    none = Settings(engine=engine, text="", schedule=(), notes=())
+    """Settings of the draft, or of another where the engine cannot run it; where the acceptance
+    is from is written once, in the plan."""
+    none = Settings(engine=engine.asked, text="", schedule=(), notes=())
     if best.draft == "none" or grid is None:
         return none
+    if cannot(drafted(grid.resolved), engine) and crowded(engine, wanted, ""):
+        why = f"{engine.asked} {cannot(drafted(grid.resolved), engine)}"
+        return replace(none, notes=(f"{why}; no other draft is looked for beside this layout",))
     try:
+        found = None
         if best.tree:
-            tree = planned_tree(grid.resolved, Tree(parents=best.tree.parents), engine)
-            if tree:
-                return tree
-        return settings(grid, engine, planned)
+            tree = Tree(parents=best.tree.parents)
+            found = planned_tree(grid.resolved, tree, engine.asked)
+        found = found or settings(grid, engine.asked, planned)
     except UsageError as problem:
         return replace(none, notes=(str(problem),))
-
-
-def _vllm(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str
-) -> tuple[list[str], list[str]]:
-    words = ["vllm", "serve", model_id(ask.model), "--tensor-parallel-size", str(best.tp)]
-    if best.pp > 1:
-        words += ["--pipeline-parallel-size", str(best.pp)]
-    if best.attention_dp > 1:
-        words += ["--data-parallel-size", str(best.attention_dp)]
-    if best.ep > 1:
-        words += ["--enable-expert-parallel"]
-    rank = best.attention_dp  # whose scheduler counts for itself
-    sequences, tokens = (-(-n // rank) for n in (_sequences(ask, best), ask.batched_tokens))
-    words += ["--max-model-len", str(ctx_tokens), "--max-num-seqs", str(sequences)]
-    words += ["--max-num-batched-tokens", str(tokens)]
-    words += ["--gpu-memory-utilization", f"{ask.memory_fraction:g}"]
-    notes = []
-    if best.dtype not in ("bf16", "fp16"):
-        words += ["--quantization", best.dtype] if best.dtype == "fp8" else []
-        notes.append(f"weights in {best.dtype}: serve a checkpoint in that format")
-    if best.kv_dtype in ("fp8", "int8"):
-        words += ["--kv-cache-dtype", "fp8"]
-    if role != "serve":
-        kind = "kv_producer" if role == "prefill" else "kv_consumer"
-        config = f'{{"kv_connector": "NixlConnector", "kv_role": "{kind}"}}'
-        words += ["--kv-transfer-config", config]
-        notes.append("connector names change between versions: check yours")
-    return words, notes
-
-
-def _sglang(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str
-) -> tuple[list[str], list[str]]:
-    words = ["python", "-m", "sglang.launch_server", "--model-path", model_id(ask.model)]
-    words += ["--tp-size", str(best.tp * best.attention_dp)]
-    if best.pp > 1:
-        words += ["--pp-size", str(best.pp)]
-    if best.attention_dp > 1:
-        words += ["--enable-dp-attention", "--dp-size", str(best.attention_dp)]
-    if best.ep > 1:
-        words += ["--ep-size", str(best.ep)]
-    words += ["--context-length", str(ctx_tokens)]
-    words += ["--max-running-requests", str(_sequences(ask, best))]
-    words += ["--chunked-prefill-size", str(ask.batched_tokens)]
-    words += ["--mem-fraction-static", f"{min(ask.memory_fraction, 0.9):g}"]
-    notes = ["chunks ride along with decoding only with --enable-mixed-chunk"]
-    words += ["--enable-mixed-chunk"]
-    if best.dtype == "fp8":
-        words += ["--quantization", "fp8"]
-    elif best.dtype not in ("bf16", "fp16"):
-        notes.append(f"weights in {best.dtype}: serve a checkpoint in that format")
-    if best.kv_dtype in ("fp8", "int8"):
-        words += ["--kv-cache-dtype", "fp8_e4m3"]
-    if role != "serve":
-        words += ["--disaggregation-mode", role]
-    return words, notes
-
-
-def _sequences(ask: PlanRequest, best: Candidate) -> int:
-    """Requests a replica may run: what the plan counted on, not more than it holds safely."""
-    return max(1, min(ask.max_sequences, best.max_batch_per_replica))
+    basis = accepted(grid.resolved)
+    return replace(found, notes=tuple(note for note in found.notes if note != basis))

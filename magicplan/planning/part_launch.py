@@ -36,6 +36,6 @@ def launch_of(ask: PlanRequest, one: Candidate, replicas: int) -> tuple[Launch, 
         f"replica requests by what it bears: {bears:.3g} a second each of these"
     )
     return tuple(
-        replace(found, notes=(note, *found.notes))
+        replace(found, notes=() if found.refused else (note, *found.notes))
         for found in launch_commands(own, replace(one, replicas=1), longest, grid, planned)
     )

@@ -254,7 +254,8 @@ def _roofline(choice: Choice) -> Roofline:
 def _strangers(ask: PlanRequest, calibration: Calibration) -> list[str]:
     """GPUs that a calibration of the user's own was not fitted on, though they are compared."""
     others = [n for n in ask.gpus if hardware_specs.load(n).name != calibration.accelerator]
-    if not calibration.accelerator or not others:
+    own = ask.stack.endswith(".toml") or "/" in ask.stack
+    if not own or not calibration.accelerator or not others:
         return []
     return [
         f"warning: {ask.stack} was fitted on {calibration.accelerator}; {', '.join(others)} "

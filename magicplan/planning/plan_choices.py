@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
+from magicplan.planning.engine_limits import Wanted, refusal
+from magicplan.planning.engine_table import Engine
 from magicplan.planning.fleet import Configuration, Fleet
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import PriceUsed
 from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load
+from magicplan.planning.tree_engines import engine_of
 
 
 def choices_of(
@@ -28,10 +31,10 @@ def choices_of(
     if ask.disaggregation != "off":
         split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
         sized.append((SPLIT, split))
-    choices = []
+    choices, engine = [], engine_of(ask.stack)
     for layout, one in sized:
         for index, row in enumerate(found.rows):
-            reason = _left_out(row, one, index)
+            reason = _left_out(row, one, index) or _unlaunchable(engine, row, one, index, layout)
             if reason:
                 rejected[reason] += 1
                 continue
@@ -56,3 +59,18 @@ def _left_out(row: Configuration, sized: Sized, index: int) -> str:
     if row.draft != "none" and sized.state.gamma[index, 0] == 0:
         return "its draft does not pay at the planned batch"
     return ""
+
+
+def _unlaunchable(
+    engine: Engine | None, row: Configuration, sized: Sized, index: int, layout: str
+) -> str:
+    """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
+    if engine is None:
+        return ""
+    drafts = bool(sized.state.gamma[index, 0])
+    wanted = Wanted(
+        model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
+        ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT,
+        draft=row.spec.draft if drafts else None,
+    )  # fmt: skip
+    return refusal(engine, wanted)

@@ -255,12 +255,14 @@ class Launch:
 
     engine: str
     role: str
-    """serve, prefill or decode."""
+    """serve, prefill, decode, or router, before the two of them."""
     command: str
     notes: tuple[str, ...]
     file_name: str = ""
     """Of a file that the command reads, beside it; its text is `file_text`."""
     file_text: str = ""
+    refused: str = ""
+    """Why the engine cannot start the plan, and what can; `command` is empty then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.planning.placement import Placement, place, scene_of
 from magicplan.planning.prediction import (
     AcceleratorUsed,

@@ -10,11 +10,7 @@ import numpy as np
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration_files import (
-    EXPERT_SPREAD,
-    calibration_for,
-    widened,
-)
+from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.draft_request import acceptance_of, draft_notes, draft_of
 from magicplan.roofline.acceptance import Acceptance

@@ -9,7 +9,7 @@ import numpy as np
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.speculation import Scene, batch_efficiency, spread
+from magicplan.roofline.speculation import Scene, batch_efficiency, speedup_factors
 from magicplan.roofline.tree_speculation import BestTree, best_tree, tree_times
 from magicplan.roofline.trees import (
     Tree,
@@ -77,11 +77,11 @@ class TreeCells:
         middle, low, high = (
             self._rate(tree, ranks, row, column) for ranks in (where.ranks, *where.ends)
         )
-        timing = self.scene.machine.calibration.speedup_residual
-        return (
-            speedup / float(spread(middle / low, 1 / timing.low)),
-            speedup * float(spread(high / middle, timing.high)),
+        often = float(self.best.depth[row, column] - 1) / float(
+            self.best.round_seconds[row, column]
         )
+        below, above = speedup_factors(self.scene, middle / low, high / middle, often)
+        return speedup / float(below), speedup * float(above)
 
     def _rate(self, tree: Tree, ranks: Ranks, row: int, column: int) -> float:
         """Tokens a round, less what a static batch loses."""

@@ -30,22 +30,51 @@ def parts(found: Record) -> tuple[Block, ...]:
     listed = found.records("parts")
     blocks: list[Block] = [Grid(columns=COLUMNS, rows=tuple(map(_row, listed)))]
     for part in listed:
-        for entry in part.records("launch"):
-            blocks += command(entry, f" on {part.text('gpu')} for {part.text('workload')}")
+        where = f" on {part.text('gpu')} for {part.text('workload')}"
+        blocks += commands(part.records("launch"), where)
     return tuple(blocks)
 
 
-def command(entry: Record, where: str = "") -> list[Block]:
-    """A command to paste, the file it reads, and what it could not express."""
-    role, engine = entry.text("role"), entry.text("engine")
-    what = ENGINES.get(engine, engine) + (f", {role}" if role != "serve" else "")
-    title = f"Launch a replica{where} with {what}"
+def commands(launch: Iterable[Record], where: str = "") -> list[Block]:
+    """Commands to paste, by engine: each with its notes, those of all its commands once at the
+    end; of an engine that cannot start the plan, why."""
+    engines: dict[str, list[Record]] = {}
+    for entry in launch:
+        engines.setdefault(entry.text("engine"), []).append(entry)
+    blocks: list[Block] = []
+    for name, entries in engines.items():
+        engine = ENGINES.get(name, name)
+        every = [set(entry.texts("notes")) for entry in entries if entry.text("role") != "router"]
+        shared = set.intersection(*every) if len(every) > 1 else set()
+        for entry in entries:
+            blocks += _command(entry, engine, where, shared)
+        if shared:
+            ordered = tuple(note for note in entries[0].texts("notes") if note in shared)
+            blocks += [f"Of all replicas with {engine}:", Bullets(lines=ordered)]
+    return blocks
+
+
+TITLES = {
+    "serve": "Launch a replica{where} with {engine}",
+    "prefill": "Launch a replica{where} that prefills with {engine}",
+    "decode": "Launch a replica{where} that decodes with {engine}",
+    "router": "Route requests between both with {engine}",
+}
+
+
+def _command(entry: Record, engine: str, where: str, shared: set[str]) -> list[Block]:
+    """A command, the file it reads, and what it alone could not express."""
+    refused = entry.text("refused", "")
+    if refused:
+        return [f"No command for {engine}{where}: {refused}."]
+    title = TITLES.get(entry.text("role"), TITLES["serve"]).format(where=where, engine=engine)
     blocks: list[Block] = [Code(title=title, text=entry.text("command"))]
     if entry.text("file_name", ""):
         beside = f"{entry.text('file_name')}, beside it"
         blocks.append(Code(title=beside, text=entry.text("file_text")))
-    if entry.texts("notes"):
-        blocks.append(Bullets(lines=entry.texts("notes")))
+    own = tuple(note for note in entry.texts("notes") if note not in shared)
+    if own:
+        blocks.append(Bullets(lines=own))
     return blocks
 
 
@@ -63,8 +92,11 @@ def facts(found: Record, *, alone: bool = True) -> Iterable[Fact]:
     if each is None:
         yield Fact(name="each alone", value=show(None), note="one has no plan of a single kind")
         return
-    saved = f"{show(100 * (1 - cost / each), 'percent')} saved by the mix"
-    note = saved if each > cost * 1.0005 else ""
+    note = ""
+    if each > cost * 1.0005:
+        note = f"{show(100 * (1 - cost / each), 'percent')} saved by the mix"
+    elif each < cost / 1.0005:
+        note = "cheaper, but the GPUs at hand do not allow all of them at once"
     yield Fact(name="each by its own plan", value=show(each, "usd"), note=note)
 
 

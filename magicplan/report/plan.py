@@ -12,7 +12,6 @@ from magicplan.report.plan_words import (
     ends_words,
     is_mix,
     latency_of,
-    limit_name,
     limits_of,
     shape_words,
     spaced,
@@ -82,12 +81,11 @@ def _facts(plan: Record) -> Iterator[Fact]:
     ]  # fmt: skip
     for key, value, unit in rows:
         yield Fact(name=spaced(key), value=show(value, unit), note=ends_words(plan, key, unit))
-    bound = f"against the peak; what binds: {limit_name(best.text('binding'))}"
     ends = ends_words(plan, "headroom", "share")
     yield Fact(
         name="headroom",
         value=f"{best.number('headroom'):+.0%}",
-        note=f"{ends}; {bound}" if ends else bound,
+        note="; ".join(filter(None, (ends, "requests/s it bears against the peak"))),
     )
     yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
 

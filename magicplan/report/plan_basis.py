@@ -7,7 +7,14 @@ import json
 from magicplan.report import plan_figures as figures
 from magicplan.report.charts import show
 from magicplan.report.page import Block, Bullets, Code, Grid, Plot, Section
-from magicplan.report.plan_words import range_sentence, spaced, tokens_words, tree_words, unit_of
+from magicplan.report.plan_words import (
+    LATENCIES,
+    range_sentence,
+    spaced,
+    tokens_words,
+    tree_words,
+    unit_of,
+)
 from magicplan.report.record import Record
 
 
@@ -104,7 +111,9 @@ def schedule(plan: Record) -> Section | None:
     grid = Grid(
         columns=("batch of a replica", "context", "draft tokens", "loss"),
         rows=rows,
-        note="loss: throughput given up at most by sharing a draft length over the range.",
+        note="Above, in a cell: speedup, draft length \u03b3"
+        + (", 80 % interval" if schedule.data.get("speedups_low") else "")
+        + ". loss: throughput given up at most by sharing a draft length over the range.",
     )
     rule = Code(title="The schedule as JSON", text=_rules(schedule), quiet=True)
     trees = (_trees(schedule),) if schedule.records("tree_rules") else ()
@@ -212,16 +221,18 @@ def accuracy(plan: Record) -> Section:
         "formats: none of them has an interval.",
     ]
     found = plan.records("intervals")
-    causes = tuple(dict.fromkeys(cause for entry in found for cause in entry.texts("causes")))
+    causes = _causes(plan)
     if causes:
         blocks += ["What is uncertain:", Bullets(lines=causes)]
     by_basis: dict[str, list[Record]] = {}
     for entry in found:
         by_basis.setdefault(entry.text("basis"), []).append(entry)
     for basis, entries in by_basis.items():
-        rows = tuple(map(_interval, entries))
+        others = [entry for entry in entries if entry.text("figure") not in LATENCIES]
+        above = " (the latencies above, too)" if len(others) < len(entries) else ""
         columns = ("80 % interval", "low", "value", "high")
-        blocks += [f"{basis[:1].upper()}{basis[1:]}:", Grid(columns=columns, rows=rows)]
+        blocks.append(f"{basis[:1].upper()}{basis[1:]}{above}:")
+        blocks.append(Grid(columns=columns, rows=tuple(map(_interval, others))))
     return Section(title="Accuracy", blocks=tuple(blocks))
 
 
@@ -232,12 +243,25 @@ def _interval(entry: Record) -> tuple[str, ...]:
     return (spaced(name), show(low, unit_of(name)), show(value, unit_of(name)), end)
 
 
+def _causes(plan: Record) -> tuple[str, ...]:
+    """What was put to its own ends, each once."""
+    found = plan.records("intervals")
+    return tuple(dict.fromkeys(cause for entry in found for cause in entry.texts("causes")))
+
+
 def assumptions(plan: Record) -> Section:
+    """What has not been said under Accuracy: assumptions, then prices."""
+    said = tuple(cause.partition(":")[0] + ":" for cause in _causes(plan))
+    basis = plan.text("calibration_basis")
+    lines = tuple(
+        line.removesuffix(f": {basis}")
+        for line in plan.texts("assumptions")
+        if not line.startswith((*said, "price indicative:"))
+    )
     prices = tuple(
         f"price of {p.text('gpu')}: {show(p.maybe('usd_per_hour'), 'usd')} an hour"
-        f"{', indicative' if p.flag('indicative') else ''}"
+        f"{', indicative: state your own with prices' if p.flag('indicative') else ''}"
         f"{' (' + p.text('note') + ')' if p.text('note') else ''}"
         for p in plan.records("prices")
     )
-    lines = (*plan.texts("assumptions"), *prices)
-    return Section(title="Rests on", blocks=(Bullets(lines=lines),))
+    return Section(title="Rests on", blocks=(Bullets(lines=(*lines, *prices)),))

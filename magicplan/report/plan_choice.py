@@ -16,6 +16,7 @@ from magicplan.report.plan_words import (
     draft_words,
     ends_of,
     limit_name,
+    limits_spoken,
     range_sentence,
     seconds_of,
     shape_words,
@@ -41,9 +42,8 @@ def launch(plan: Record) -> Section:
     """What to rent, and the commands to paste."""
     feasible = plan.flag("feasible")
     blocks: list[Block] = [] if feasible else [_broken(plan)]
-    blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
-    for entry in plan.records("launch"):
-        blocks += fleet_page.command(entry)
+    blocks.append(Grid(columns=("", ""), rows=_serves(plan), prose=True))
+    blocks += fleet_page.commands(plan.records("launch"))
     return Section(title="Buy and launch" if feasible else "Nearest plan", blocks=tuple(blocks))
 
 
@@ -58,19 +58,26 @@ def one_kind(plan: Record) -> Section:
     blocks: list[Block] = [reading]
     if plan.record("best").record("violations").data:
         blocks.append(_broken(plan))
-    blocks.append(Grid(columns=("", ""), rows=_fleet(plan), prose=True))
+    blocks.append(Grid(columns=("", ""), rows=(*_fleet(plan), *_serves(plan)), prose=True))
     return Section(title="One kind alone", blocks=tuple(blocks))
 
 
 def _fleet(plan: Record) -> tuple[tuple[str, str], ...]:
+    """What the first numbers of a page say where one kind of replica is the answer."""
+    best = plan.record("best")
+    return (
+        ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}" + _sure(plan, "gpus")),
+        ("layout", shape_words(best)),
+        ("speculation", draft_words(best)),
+    )
+
+
+def _serves(plan: Record) -> tuple[tuple[str, str], ...]:
     best = plan.record("best")
     headroom, joules = best.number("headroom"), best.maybe("energy_joules_per_token")
     kept = "" if best.record("violations").data else " within the limits"
     side = "over" if headroom >= 0 else "below"
     return (
-        ("GPUs", f"{best.number('gpus'):.0f} x {best.text('gpu')}" + _sure(plan, "gpus")),
-        ("layout", shape_words(best)),
-        ("speculation", draft_words(best)),
         ("requests at once", f"{best.number('batch_per_replica'):.3g}"
          f"{_sure(plan, 'batch_per_replica')} decode on a replica, of at most "
          f"{best.number('max_batch_per_replica'):.0f}, mean context "
@@ -140,7 +147,7 @@ def observed(plan: Record) -> Section | None:
 
 def limits(plan: Record) -> Section | None:
     """What is broken, or kept only if the prediction is right, and what to do about it."""
-    lines = plan.texts("advice")
+    lines = tuple(map(limits_spoken, plan.texts("advice")))
     return Section(title="Limits", blocks=(Bullets(lines=lines),)) if lines else None
 
 
@@ -163,6 +170,8 @@ def latency(plan: Record) -> Section:
         f"At the peak; the figure behind a slash is the limit. {names}. Gaps between tokens have a "
         f"standard deviation of {best.record('latency').number('itl_cv'):.2f} means."
     )
+    if seconds_of(best, "itl", "p50") == 0:
+        note += " An ITL of 0: a round's tokens arrive together."
     grid = Grid(columns=("latency", "predicted", "80 %"), rows=rows, note=note)
     return Section(title="Latency", blocks=(grid,))
 
@@ -171,18 +180,14 @@ def candidates(plan: Record) -> Section:
     listed = plan.records("candidates")
     shown = _shown(listed)
     best = plan.record("best").text("name")
-    columns = ("candidate", "$/h", "$/M", "TTFT p95", "TPOT p95", "room", "meets")
+    columns = ("candidate, and why not", "$/h", "$/M", "TTFT p95", "TPOT p95", "room", "meets")
     grid = Grid(
         columns=columns,
         rows=tuple(_candidate(c) for c in shown),
         best=frozenset(i for i, c in enumerate(shown) if c.text("name") == best),
         note=_looked_at(plan, len(shown), len(listed)),
     )
-    losers = [c for c in shown if c.text("why_not", "")]
-    lines = tuple(f"{c.text('name')}: {spoken(c.text('why_not'))}" for c in losers)
     blocks: tuple[Block, ...] = (grid,)
-    if lines:
-        blocks += ("Why the others lose:", Bullets(lines=lines))
     rejected = [(name, count) for name, count in plan.record("rejected").items() if count]
     if rejected:
         blocks += ("Never became candidates:", Bullets(lines=tuple(
@@ -204,8 +209,9 @@ def _shown(listed: tuple[Record, ...]) -> list[Record]:
 
 
 def _candidate(c: Record) -> tuple[str, ...]:
+    why = c.text("why_not", "")
     return (
-        c.text("name"),
+        f"{c.text('name')}; {spoken(why)}" if why else c.text("name"),
         show(c.maybe("cost_usd_per_hour"), "usd"),
         show(c.maybe("usd_per_million_tokens"), "usd"),
         show(seconds_of(c, "ttft", "p95"), "seconds"),

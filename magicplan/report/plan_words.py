@@ -16,6 +16,8 @@ METRICS = {
 }
 STATISTICS = ("mean", "p50", "p95", "p99")
 LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)
+LATENCY = rf"\b({'|'.join(METRICS)})_({'|'.join(STATISTICS)})_seconds\b"
+"""A latency's field, as a pattern with its metric and its statistic."""
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
 LIMITS = {
     "kv_cache": "the KV cache",
@@ -173,9 +175,23 @@ def limit_name(key: str) -> str:
 
 
 def spoken(text: str) -> str:
-    """A text with the names of latency limits put in words."""
-    pattern = rf"\b({'|'.join(METRICS)})_({'|'.join(STATISTICS)})_seconds\b"
-    return re.sub(pattern, lambda found: f"{found[1].upper()} {found[2]}", text)
+    """A text with the names of limits put in words."""
+    text = re.sub(
+        rf"\bbreaks ({'|'.join(LIMITS)}) by\b", lambda found: f"breaks {LIMITS[found[1]]} by", text
+    )
+    return re.sub(LATENCY, lambda found: f"{found[1].upper()} {found[2]}", text)
+
+
+def limits_spoken(text: str) -> str:
+    """A text with what a plan file says of limits, `slo.ttft_p95_seconds 2`, put in words, and its
+    seconds in their unit."""
+    text = re.sub(
+        rf"\bslo\.{LATENCY} ([\d.e+-]+)",
+        lambda found: f"the limit of {found[3]} s on {found[1].upper()} {found[2]}",
+        text,
+    )
+    seconds = r"(\d[\d.]*(?:e[+-]?\d+)?) s\b"
+    return spoken(re.sub(seconds, lambda found: show(float(found[1]), "seconds"), text))
 
 
 def unit_of(name: str) -> Unit:

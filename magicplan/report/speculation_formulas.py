@@ -218,14 +218,26 @@ def _ragged(p: Prediction, draft: Draft) -> Formula:
 
 def _interval(p: Prediction) -> Formula:
     best = p.gammas[int(p.best.gamma) or 1]
-    x, low, t = sp.symbols("speedup Omega_low/Omega t_low", positive=True)
-    timing = p.scene.machine.calibration.speedup_residual
+    x, low, t, h, n, r = sp.symbols("speedup Omega_low/Omega t_low h n t_round", positive=True)
+    timing, host = p.scene.machine.calibration.speedup_residual, p.scene.machine.calibration.host
+    disputed = host.draft_step_seconds * host.draft_step_spread
     return Formula(
         name="Interval of a speedup",
-        formula=sp.Eq(sp.Symbol("low"), x * sp.exp(-sp.sqrt(sp.log(low) ** 2 + sp.log(t) ** 2))),
-        derivation="Acceptance and times err independently and multiply, so the logarithms of "
-        "their 80 % factors add in quadrature.",
-        inputs={"speedup": float(best.speedup), "t_low": timing.low, "t_high": timing.high},
+        formula=sp.Eq(
+            sp.Symbol("low"),
+            x * sp.exp(-sp.sqrt(sp.log(low) ** 2 + sp.log(t) ** 2 + (n * h / r) ** 2)),
+        ),
+        derivation="Acceptance, times and the host's time of a draft step err independently, so "
+        "the logarithms of their 80 % factors add in quadrature. Published sweeps disagree on the "
+        "last by h; n draft steps take n h of a round.",
+        inputs={
+            "speedup": float(best.speedup),
+            "t_low": timing.low,
+            "t_high": timing.high,
+            "h": disputed,
+            "n": float(best.gamma),
+            "t_round": float(best.round_seconds),
+        },
         value=float(best.speedup_low),
         unit="times, the lower end",
         says="Where the lower end is below 1 the draft may lose: measure it first.",

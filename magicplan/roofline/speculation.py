@@ -173,8 +173,7 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
     middle, low, high = rates
-    timing = scene.machine.calibration.speedup_residual
-    below, above = spread(middle / low, 1 / timing.low), spread(high / middle, timing.high)
+    below, above = speedup_factors(scene, middle / low, high / middle, gammas / total)
     speedup = middle * (baseline / total)
     return Rounds(
         gammas=gammas,
@@ -239,10 +238,23 @@ def _over_output(
     return mean, np.maximum(second - mean**2, 0.0)
 
 
-def spread(acceptance: Num, timing: float) -> Array:
-    """Factor to one end of a speedup's interval, from the factors of its two independent causes:
-    their logarithms add in quadrature."""
-    return np.asarray(np.exp(np.hypot(np.log(acceptance), max(np.log(timing), 0.0))))
+def speedup_factors(
+    scene: Scene, low: Num, high: Num, draft_steps_per_s: Num
+) -> tuple[Array, Array]:
+    """Factors from a speedup down to the low and up to the high end of its 80 % interval.
+
+    Three independent causes add in quadrature of logarithms: acceptance, whose factors on emitted
+    tokens are `low` and `high`; round times; and the host's time of a draft step, on which
+    published sweeps disagree, so that it counts by its share of a round.
+    """
+    timing, host = scene.machine.calibration.speedup_residual, scene.machine.calibration.host
+    missed = draft_steps_per_s * host.draft_step_seconds * host.draft_step_spread
+
+    def factor(acceptance: Num, residual: float) -> Array:
+        timed = np.hypot(max(math.log(residual), 0.0), missed)
+        return np.asarray(np.exp(np.hypot(np.log(acceptance), timed)))
+
+    return factor(low, 1 / timing.low), factor(high, timing.high)
 
 
 def batch_efficiency(scene: Scene, mean: Num, variance: Num) -> Array:

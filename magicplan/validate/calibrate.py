@@ -18,13 +18,9 @@ import numpy as np
 from magicplan.errors import MissingExtra, UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import LinearFit
-from magicplan.hardware_specs.calibration_files import (
-    as_toml,
-    engine_fits,
-    stack_constants,
-    stack_evidence,
-    version_key,
-)
+from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.hardware_specs.stacks import engine_fits, stack_constants, stack_evidence
+from magicplan.hardware_specs.transfer import version_key
 from magicplan.validate.fit import (
     ROOF_SHARE,
     Fitted,

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from magicplan.roofline.deployment import Array
 
 WANTED = 0.8
-TAILS = tuple(range(10, -1, -1))
-"""Percent left out at each end: rows of one source err alike, so that the tenth that lies outside
-for the rows at hand is more for a source not at hand."""
+STEPS = tuple((tail, 1.0) for tail in range(10, -1, -1)) + tuple(
+    (0, reach / 10) for reach in range(11, 16)
+)
+"""Percent left out at each end, then by how much the logarithms of both ends grow: rows of one
+source err alike, so that the tenth that lies outside for the rows at hand is more for a source not
+at hand; and few sources may not even hold the next between their extremes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,22 +49,24 @@ def covering(ratios: Array, folds: NDArray[np.int64], least: tuple[float, float]
     fold nothing is known about another: all of its rows lie inside, and the coverage is NaN.
     """
     if len(np.unique(folds)) < 2:
-        low, high = _ends(ratios, 0.0, least)
+        low, high = _ends(ratios, 0, 1.0, least)
         return Covering(low=low, high=high, coverage=float("nan"))
     found = Covering(low=least[0], high=least[1], coverage=0.0)
-    for tail in TAILS:
+    for tail, reach in STEPS:
         inside = []
         for fold in np.unique(folds):
-            low, high = _ends(ratios[folds != fold], tail, least)
+            low, high = _ends(ratios[folds != fold], tail, reach, least)
             unseen = ratios[folds == fold]
             inside.append((unseen >= low) & (unseen <= high))
-        low, high = _ends(ratios, tail, least)
+        low, high = _ends(ratios, tail, reach, least)
         found = Covering(low=low, high=high, coverage=float(np.concatenate(inside).mean()))
         if found.coverage >= WANTED:
             break
     return found
 
 
-def _ends(ratios: Array, tail: float, least: tuple[float, float]) -> tuple[float, float]:
+def _ends(
+    ratios: Array, tail: float, reach: float, least: tuple[float, float]
+) -> tuple[float, float]:
     low, high = np.percentile(ratios, [tail, 100 - tail])
-    return min(float(low), least[0]), max(float(high), least[1])
+    return min(float(low), least[0]) ** reach, max(float(high), least[1]) ** reach

@@ -24,7 +24,8 @@ from magicplan.hardware_specs.calibration import (
     HostFit,
     LinearFit,
 )
-from magicplan.hardware_specs.calibration_files import as_toml, ideal
+from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft, draft_step

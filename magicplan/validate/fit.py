@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import AttentionFit, CollectiveFit, LinearFit
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.timing import (
     Machine,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import catch_up_seconds, draft_step

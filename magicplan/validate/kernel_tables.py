@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from magicplan import hardware_specs
 from magicplan.errors import MissingExtra, SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.calibration_files import version_key
+from magicplan.hardware_specs.transfer import version_key
 
 Columns = dict[str, NDArray[Any]]
 """Equally long columns by name. Times are seconds under `seconds`; `file` and `row`, counted from

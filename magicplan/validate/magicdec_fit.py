@@ -25,7 +25,8 @@ from magicplan.roofline.timing import Machine
 from magicplan.validate.covering import Covering, covering
 from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
-from magicplan.validate.stack_fit import LEAST, MIN_CASES
+from magicplan.validate.round_fit import LEAST
+from magicplan.validate.stack_fit import MIN_CASES
 
 NUMBERS: dict[str, tuple[float, float, float]] = {
     "step_us": (1, 3000, 3e4),

@@ -33,6 +33,12 @@ NODE_GPUS = 8
 """GPUs of one server of the published runs."""
 STEP_METRICS = ("decode throughput", "per-user throughput", "output throughput")
 TIME_METRICS = ("tpot", "itl")
+METHODS = {
+    r"eagle-3|eagle3|eagle.*reduced vocab": "eagle3", "eagle": "eagle", "mtp": "mtp",
+    "n-?gram": "ngram",
+}  # fmt: skip
+"""How a published method begins, and the draft that it is. EAGLE's head knows the whole vocabulary,
+unless its source says that it was reduced, as EAGLE-3's is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +183,8 @@ def _speculation(name: str, source: str, row: Row) -> Case:
     gamma = re.search(r"chain (?:k=)?(\d+)", row["gamma_tree"].lower())
     if gamma is None:
         raise _Unusable(f"draft {row['gamma_tree'] or 'length not stated'} is not a chain")
-    drafts = {"eagle": "eagle3", "mtp": "mtp", "ngram": "ngram", "n-gram": "ngram"}
-    draft = next((d for key, d in drafts.items() if row["method"].lower().startswith(key)), None)
+    method = row["method"].lower()
+    draft = next((d for start, d in METHODS.items() if re.match(start, method)), None)
     if draft is None:
         raise _Unusable(f"draft method {row['method']} is not modelled")
     length = int(gamma[1])

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan import hardware_specs, model_specs
-from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.planning.latency import PERCENTILES, Entry, population, sample
 from magicplan.planning.lengths import independent
 from magicplan.planning.replica import (

@@ -12,7 +12,8 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import AMD, CALIBRATED, ideal, prefill_share
+from magicplan.hardware_specs.stacks import prefill_share
+from magicplan.hardware_specs.transfer import AMD, CALIBRATED, ideal
 from magicplan.planning.predict import answer, predict
 from magicplan.planning.prediction import Prediction
 from magicplan.planning.request import Request, resolve

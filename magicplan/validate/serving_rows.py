@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.calibration_files import prefill_share, streamed_rounds
+from magicplan.hardware_specs.stacks import prefill_share, streamed_rounds
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Run, expect

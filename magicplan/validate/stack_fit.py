@@ -1,7 +1,7 @@
 """What kernels leave out, fitted on published runs of whole engines: few constants a stack.
 
 The floor of an element-wise kernel, the host's time a step and a sequence, and what of neighbours'
-prefill a benchmark shows; and of a round of speculation, the draft step and the bookkeeping.
+prefill a benchmark shows.
 Engines quantise activations in the norm or activation before: the time that kernel tables hold for
 it is never paid (fitted freely, its share was 0 for every stack).
 """
@@ -18,11 +18,11 @@ from scipy.optimize import least_squares
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import HostFit, Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATED
+from magicplan.hardware_specs.transfer import CALIBRATED
 from magicplan.planning.placement import place, scene_of
 from magicplan.planning.request import Request, resolve
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.speculation import Scene, rounds
+from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.validate.covering import Covering, covering, held_out
@@ -31,10 +31,8 @@ from magicplan.validate.published import Case, engine_stack
 from magicplan.validate.replay import prefill_of
 
 MIN_CASES = 10
-LEAST = (0.95, 1.05)
-"""No interval is narrower: sources that repeat their own sweep differ by about 5 %."""
 LEAST_STEP = (0.9, 1.1)
-"""The same for a step, where two versions of one engine already differ by 3 to 9 %."""
+"""No interval is narrower: two versions of one engine already differ by 3 to 9 %."""
 ONE_SET = (0.8, 1.2)
 """The same where all rows are of one model on one GPU: what other stacks miss by elsewhere."""
 
@@ -86,7 +84,6 @@ CONSTANTS: dict[str, tuple[float, float, float]] = {
 STEP_CONSTANTS = (
     "host.kernel_seconds", "host.step_seconds", "host.sequence_seconds", "prefill_share",
 )  # fmt: skip
-ROUND_CONSTANTS = ("host.draft_step_seconds", "host.round_seconds")
 
 
 def fit_host(stack: str, cases: list[Case]) -> StackFit:
@@ -218,56 +215,6 @@ def _predict(x: Array, parts: _Parts) -> Array:
         + step * 1e-3
         + parts.batch * sequence * 1e-6
         + prefill * parts.prefill
-    )
-
-
-def fit_rounds(
-    stack: str, cases: list[Case], host: HostFit
-) -> tuple[HostFit, Residual, dict[str, Any]]:
-    """Time of a draft step and of a round beyond its kernels, from published speedups of chains;
-    and what they rest on.
-
-    Raises UsageError for too few. The residual is that of the fitted rows themselves.
-    """
-    usable = [c for c in cases if c.speedup and runs_of(stack, c)]
-    rows, kept = [], []
-    for case in usable:
-        try:
-            ask = resolve(Request(**case.ask))
-            scene = scene_of(ask, place(ask))
-        except UsageError:
-            continue
-        known = replace(scene.machine.calibration, host=host)
-        scene = replace(scene, machine=replace(scene.machine, calibration=known))
-        table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
-        gain = float(table.tokens_per_round.flat[-1]) * float(table.round_seconds.flat[0])
-        rows.append((case.speedup or 1.0, gain, float(table.round_seconds.flat[-1]), ask.max_gamma))
-        kept.append(case)
-    if len(rows) < MIN_CASES:
-        raise UsageError(f"{stack}: {len(rows)} published speedups, the fit needs {MIN_CASES}")
-    measured, gain, known_round, gamma = np.asarray(rows, dtype=np.float64).T
-
-    def speedup(x: Array) -> Array:
-        return np.asarray(gain / (known_round + gamma * x[0] * 1e-3 + x[1] * 1e-3))
-
-    found = least_squares(
-        lambda x: np.log(speedup(x) / measured), [0.2, 0.3], bounds=(0, 10), loss="soft_l1",
-        f_scale=0.1,
-    )  # fmt: skip
-    low, high = np.percentile(measured / speedup(found.x), [10, 90])
-    basis = f"measured over fitted speedup of {len(rows)} published chains of {stack}"
-    draft, whole = found.x * 1e-3
-    return (
-        replace(host, draft_step_seconds=float(draft), round_seconds=float(whole)),
-        Residual(low=min(float(low), LEAST[0]), high=max(float(high), LEAST[1]), basis=basis),
-        evidence(
-            "stack rounds",
-            ROUND_CONSTANTS,
-            [c.source for c in kept],
-            [set_of(c) for c in kept],
-            speedup(found.x) / measured,
-            held_out=False,
-        ),
     )
 
 

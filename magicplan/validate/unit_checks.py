@@ -13,7 +13,7 @@ import numpy as np
 
 from magicplan.errors import SpecError
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 from magicplan.units import human_seconds

@@ -9,7 +9,8 @@ import pytest
 from magicplan import hardware_specs
 from magicplan.errors import SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.calibration_files import STACKS, calibration_for, read
+from magicplan.hardware_specs.calibration_files import read
+from magicplan.hardware_specs.transfer import STACKS, calibration_for
 
 OWN = """
 name = "mine"

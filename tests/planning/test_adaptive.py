@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from magicplan import hardware_specs, model_specs
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.planning.adaptive import TreePlan, adaptive_trees
 from magicplan.planning.placement import held_by, most_nodes, place, scene_of
 from magicplan.planning.predict import predict

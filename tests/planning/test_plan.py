@@ -395,7 +395,7 @@ def pinned() -> Plan:
 def speculating() -> Plan:
     return mp.plan(
         gpus="h100", tp=1, drafts="eagle3", acceptance="0.7", stack="sglang", requests_per_s=2,
-        prompt=1024, output=256, disaggregation="off",
+        prompt=1024, output=256, disaggregation="off", trees=False,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import magicplan as mp
 from magicplan import hardware_specs
-from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.planning.mixed_fleet import mixed_fleet
 from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_files import read_plan

@@ -10,7 +10,7 @@ import pytest
 import simpy
 
 from magicplan import hardware_specs, model_specs
-from magicplan.hardware_specs.calibration_files import calibration_for
+from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.planning.engine import RowTable, prefill_cost, row_table
 from magicplan.planning.latency import Entry, sample
 from magicplan.planning.plan_request import PlanRequest

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from magicplan.acceptance_specs.counts import counted
-from magicplan.hardware_specs.calibration import Residual
+from magicplan.hardware_specs.calibration import HostFit, Residual
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (
@@ -30,7 +32,13 @@ from magicplan.roofline.drafts import (
     self_draft,
     streaming,
 )
-from magicplan.roofline.speculation import Scene, rounds, static_efficiency, verify_seconds
+from magicplan.roofline.speculation import (
+    Scene,
+    rounds,
+    speedup_factors,
+    static_efficiency,
+    verify_seconds,
+)
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from tests.shapes import A100, FITTED, IDEAL, LLAMA, SLIDING, fitted_calibration
@@ -269,3 +277,16 @@ def test_a_grid_of_passes_is_each_pass_alone(model: ModelShape) -> None:
         assert found[b, c, q] == pytest.approx(
             step_cost(ops, asked.machine, host).seconds, rel=1e-14
         )
+
+
+def test_what_sweeps_disagree_on_counts_by_its_share_of_a_round() -> None:
+    """Half a round in draft steps that a sweep may find 80 % longer: 40 % of the logarithm."""
+    host = HostFit(draft_step_seconds=1e-3, draft_step_spread=0.8)
+    exact = Residual(low=1.0, high=1.0, basis="by hand")
+    known = replace(ideal(), host=host, speedup_residual=exact)
+    where = scene(machine=replace(IDEAL, calibration=known))
+    below, above = speedup_factors(where, 1.0, 1.0, 4 / 8e-3)
+    assert float(below) == float(above) == pytest.approx(math.exp(0.4))
+    below, _ = speedup_factors(where, math.exp(0.3), 1.0, 4 / 8e-3)
+    assert float(below) == pytest.approx(math.exp(0.5))
+    assert float(speedup_factors(where, 1.0, 1.0, 0.0)[0]) == 1.0

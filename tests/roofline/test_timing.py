@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -11,17 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from magicplan.errors import SpecError
-from magicplan.hardware_specs.calibration import HostFit, LinearFit
+from magicplan.hardware_specs.calibration import CollectiveFit, HostFit, LinearFit, Residual
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.timing import (
     BOUNDS,
     Machine,
+    StepCost,
     bound_shares,
     compute_seconds,
     memory_seconds,
     op_seconds,
     step_cost,
+    step_interval,
 )
 from magicplan.roofline.traffic import Op, Pass, forward
 from tests.shapes import A100, FITTED, IDEAL, LLAMA, SHAPES, fitted_calibration
@@ -150,3 +154,14 @@ def test_degrees_may_be_arrays() -> None:
 def test_constants_that_would_beat_the_datasheet_are_refused(part: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match="expected"):
         replace(FITTED.calibration, **part)
+
+
+def test_collectives_that_miss_their_form_widen_a_step_by_their_share() -> None:
+    calibration = replace(ideal(), step_residual=Residual(low=1 / math.e, high=math.e, basis="-"))
+    sure = step_interval(StepCost(linear_seconds=1.0), calibration)
+    assert [float(end) for end in sure] == pytest.approx([1 / math.e, math.e])
+    missing = replace(calibration, collective=CollectiveFit(spread=math.exp(4) - 1))
+    half = StepCost(linear_seconds=1.0, collective_seconds=1.0)
+    low, high = step_interval(half, missing)
+    assert float(high) == pytest.approx(math.exp(math.hypot(1, 2)))
+    assert float(low * high) == pytest.approx(1)

@@ -12,7 +12,8 @@ import pytest
 
 from magicplan import hardware_specs
 from magicplan.errors import SpecError, UsageError
-from magicplan.hardware_specs.calibration_files import as_toml, calibration_for, ideal, read
+from magicplan.hardware_specs.calibration_files import as_toml, read
+from magicplan.hardware_specs.transfer import calibration_for, ideal
 from magicplan.roofline.timing import Machine, op_seconds
 from magicplan.roofline.traffic import Op
 from magicplan.validate.calibrate import (

@@ -11,7 +11,7 @@ import pytest
 import magicplan as mp
 from magicplan import hardware_specs
 from magicplan.hardware_specs.calibration import AttentionFit, Calibration
-from magicplan.hardware_specs.calibration_files import ideal
+from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.timing import Machine, op_seconds
 from magicplan.roofline.traffic import Pass, forward

@@ -30,7 +30,10 @@
 
   function height({ drawing }) {
     const first = drawing.data[0] || {};
-    if (first.type === "bar") return Math.max(240, 150 + 44 * first.y.length);
+    if (first.type === "bar") { /* on a narrow screen a legend may take a line an entry */
+      const legend = narrow.matches ? 22 * drawing.data.length : 0;
+      return Math.max(240, 150 + legend + 44 * first.y.length);
+    }
     const usual = narrow.matches ? 380 : 440;
     return first.type === "heatmap" ? Math.max(usual, 150 + 36 * first.z.length) : usual;
   }
