@@ -30,7 +30,7 @@ from magicplan.roofline.deployment import Array
 
 UTILISATIONS = np.linspace(0.02, 0.95, 32)
 """Of replicas that only prefill."""
-SETTLING_ROUNDS = 3
+SETTLING_ROUNDS = 2
 """Of the iteration between the number in flight and how it fluctuates."""
 LEAST_SETTLING = 0.1
 Flags = NDArray[np.bool_]

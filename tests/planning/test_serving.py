@@ -121,9 +121,9 @@ def test_a_drafter_costs_batch_at_equal_memory() -> None:
     r = a_replica(longest=3, prompt=6000, output=500)
     plain, drafted = states(r, PLAIN), states(r, eagle(r, 0.8))
     assert last_feasible(drafted)[0] <= last_feasible(plain)[0]
-    held = plain.kv_margin[:, 5:] > 0
+    held = plain.kv_margin[:, 5:] > 1
     assert (drafted.kv_margin < plain.kv_margin)[:, 5:][held].all()
-    assert (drafted.kv_share > plain.kv_share)[:, 1:].all()
+    assert (drafted.request_share > plain.request_share).all()
 
 
 def test_speculation_is_chosen_by_batch() -> None:
