@@ -18,6 +18,8 @@ from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
 PERCENTILES = (50.0, 95.0, 99.0)
+POWERS = np.linspace(0.0, 6.0, 1201)
+GAMMAS = np.asarray([math.gamma(1 + power) for power in POWERS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -132,12 +134,11 @@ def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
     """A delay that there is with probability `waits`, of a `mean` and mean `square` where there is
     one, at equally likely numbers `chance`: Weibull-distributed, its shape by the rule of
     Justus et al. (J. Appl. Meteorol. 17, 1978); exponential where mean and deviation are equal."""
-    from scipy.special import gamma
-
     variation = np.maximum(square / np.maximum(mean, 1e-30) ** 2 - 1, 1e-6)
-    power = np.minimum(variation ** (1.086 / 2), 8.0)  # one over the shape
+    power = np.minimum(variation ** (1.086 / 2), POWERS[-1])  # one over the shape
+    scale = mean / np.interp(power, POWERS, GAMMAS)
     left = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)
-    wait = mean / gamma(1 + power) * (-np.log(np.minimum(left, 1.0))) ** power
+    wait = scale * (-np.log(np.minimum(left, 1.0))) ** power
     return np.asarray(np.where(left < 1, wait, 0.0))
 
 

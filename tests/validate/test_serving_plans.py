@@ -71,4 +71,4 @@ def test_tails_of_bursts_agree_with_the_simulation() -> None:
     for name in ("tpot_p95", "ttft_p95", "e2e_p95"):
         assert abs(np.mean([row.error(name) for row in rows])) < 0.25, name
     seen, alone = states(rough, case.spec), states(calm, case.spec)
-    assert (seen.in_flight < alone.in_flight)[0, 1:20].all()  # at the batch that requests see
+    assert (seen.in_flight < alone.in_flight)[0, 5:20].all()  # at the batch that requests see
