@@ -280,7 +280,7 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         f"a step feeds decode tokens first and prompt chunks up to {ask.batched_tokens} tokens "
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
-        "leave cache for 99 % of the time",
+        "leave cache for 99.9 % of the time",
         "energy is not known: the GPU's datasheet states no TDP"
         if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",

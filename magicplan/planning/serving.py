@@ -34,9 +34,10 @@ SETTLING_ROUNDS = 2
 """Of the iteration between the number in flight and how it fluctuates."""
 LEAST_SETTLING = 0.1
 Flags = NDArray[np.bool_]
-SAFE_MARGIN = 2.326
-"""Standard deviations that the cache keeps free: requests in flight outgrow it for at most 1 % of
-the time; a batch with less is one that the replica does not hold."""
+SAFE_MARGIN = 3.09
+"""Standard deviations that the cache keeps free: requests in flight outgrow it for at most 0.1 %
+of the time; a batch with less is one that the replica does not hold. So little, because overflow
+feeds itself: a preempted request brings its prompt again, to be computed before all decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
