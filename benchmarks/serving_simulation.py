@@ -1,10 +1,11 @@
 """Does the closed-form steady state agree with a simulation of the same scheduler?
 
-Random workloads (models, GPUs, lengths, chunk budgets, speculation, pipeline stages, replicas that
-only prefill, shared prefixes, tight caches; open arrivals at a random utilisation, some in bursts,
-a fixed concurrency, or users who think) are simulated request by request with the same step times.
-Prints the error of throughput, times to the first token and per token, p95 latency and gaps between
-tokens, and the worst workloads.
+Random workloads (models, GPUs, lengths, long prompts, chunk budgets, speculation, pipeline stages,
+replicas that only prefill, shared prefixes, tight caches; open arrivals at a random utilisation,
+some in bursts, a fixed concurrency, or users who think) are simulated request by request with the
+same step times. Prints the error of throughput, times to the first token and per token, p95 latency
+and gaps between tokens, and the worst workloads. So are the fleets that the example plans
+recommend, at their planned load: predicted, simulated, and the plan's limit.
 
     python benchmarks/serving_simulation.py [workloads] [requests] [processes]
 """
@@ -15,12 +16,16 @@ import multiprocessing
 import sys
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 from rich.progress import track
 
 from magicplan.validate.random_serving import FEATURES, Comparison, compare, random_case
+from magicplan.validate.serving_plans import check
 
+PLANS = Path(__file__).parent.parent / "examples" / "plans"
+PLAN_REQUESTS, PLAN_SEEDS = 4000, 3
 FEW = 16
 GOALS = {"throughput": 5.0, "tpot": 8.0, "e2e_p95": 15.0}
 LATENCIES = ("throughput", "tpot", "tpot_p95", "ttft", "ttft_p95", "e2e", "e2e_p95")
@@ -52,6 +57,21 @@ def report(title: str, rows: list[Comparison], names: tuple[str, ...]) -> None:
         )
 
 
+def report_plan(path: Path) -> None:
+    """What a plan recommends: predicted, simulated (mean, lowest and highest seed) and limit."""
+    found = check(path, requests=PLAN_REQUESTS, seeds=PLAN_SEEDS)
+    print(f"{path.stem}: {found.planned.name}, preempted {max(found.preempted):.1%} of requests")
+    for key, predicted in found.planned.predicted.items():
+        if key not in found.planned.limits and "p95" not in key and key != "tokens_per_s":
+            continue
+        seeds, limit = found.simulated[key], found.planned.limits.get(key)
+        print(
+            f"  {key:18} predicted {predicted:9.4g}  simulated {seeds.mean():9.4g} "
+            f"({seeds.min():.4g} to {seeds.max():.4g})  {found.error(key):+6.1%}"
+            + ("" if limit is None else f"  limit {limit:g}")
+        )
+
+
 def main() -> None:
     count, requests, processes = (
         int(given) for given in (*sys.argv[1:], *("240", "1500", "2")[len(sys.argv) - 1 :])
@@ -72,6 +92,8 @@ def main() -> None:
         chosen = [r for r in rows if ("speculation" in r.features) == drafted]
         report(title, chosen, GAPS)
     report("all", rows, LATENCIES)
+    for path in sorted(PLANS.glob("*.toml")):
+        report_plan(path)
 
 
 if __name__ == "__main__":

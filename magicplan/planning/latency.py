@@ -13,14 +13,13 @@ from statistics import NormalDist
 
 import numpy as np
 
-from magicplan.planning.serving import Steady, remaining
+from magicplan.planning.serving import Steady, long_step, mean_within
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
 PERCENTILES = (50.0, 95.0, 99.0)
-AVERAGED = 0.73
-"""Of the variance of the batch, what is left when a request averages it over its own stay:
-2 (exp(-1) - 1 + 1) for correlations that decay over one stay."""
+POWERS = np.linspace(0.0, 6.0, 1201)
+GAMMAS = np.asarray([math.gamma(1 + power) for power in POWERS])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -59,26 +58,28 @@ class Entry:
     """Users of a closed population for whom there is no slot."""
 
 
-def mean_ttft(state: Steady, share: Array, *, closed: bool) -> Array:
+def mean_ttft(load: Load, state: Steady) -> Array:
     """The mean of `sample`'s time to first token without a wait for slots, [config, b]."""
-    mixed, busy = state.mixed_seconds, state.busy_share
-    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
-    decoding = (1 - busy) * -np.expm1(-state.in_flight)
-    step = (busy * long + decoding * state.round_seconds) / 2
-    if closed:
-        mean = (mixed * share).sum(axis=-1) - state.round_seconds
-        step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + state.mixed_share * mean)
-    mean, half = state.backlog_seconds, mixed.mean(axis=-1) / 2
-    behind = np.clip(state.backlog_load, 0, 1) * mean * np.exp(-half / np.maximum(mean, 1e-12))
-    return np.asarray(step + behind + (state.own_seconds * share).sum(axis=-1))
+    share = load.groups.share
+    own = (state.own_seconds * share).sum(axis=-1)
+    ahead = state.backlog_load * state.backlog_seconds
+    if load.replaces:
+        mixed, mean = state.mixed_seconds, state.backlog_seconds
+        longer = state.mixed_share * ((mixed * share).sum(axis=-1) - state.round_seconds)
+        step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + longer)
+        beyond = np.exp(-mixed.mean(axis=-1) / 2 / np.maximum(mean, 1e-12))
+        return np.asarray(step + np.minimum(ahead, mean) * beyond + own)
+    decoding = (1 - state.backlog_load) * -np.expm1(-state.in_flight)
+    came = (1 - state.prompt_load) * ahead
+    number = state.follow * state.others_rate * came + state.burst - 1
+    room = (state.room_seconds * share).sum(axis=-1)
+    joined = mean_within(number * state.prefill_seconds, room)
+    return np.asarray(ahead + decoding * state.round_seconds / 2 + joined + own)
 
 
 def population(load: Load, state: Steady) -> Array:
     """Users that a replica serves at each batch seen, [config, b]: each thinks, waits, reads."""
-    stay = (
-        mean_ttft(state, load.groups.share, closed=load.replaces)
-        + state.rounds_per_request * state.step_seconds
-    )
+    stay = mean_ttft(load, state) + state.rounds_per_request * state.step_seconds
     return np.asarray(state.rate * (load.think_seconds + stay))
 
 
@@ -89,12 +90,21 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
     """
     groups = load.groups
     size = load.decoded.size
-    first, second, third, normal = _lattice(size)
+    first, second, third, fourth, fifth, crowd, normal = _lattice(size)
     own = state.own_seconds[:, 0, groups.group]
-    step = _next_step if load.replaces else _step_wait
-    wait = step(state, groups.share, first) + _backlog(state, second)
-    ttft = wait + _slot_wait(load, state, entry, third) + own
-    decoding = _decoding(load, state, groups.share, slope, normal)
+    rounds, alone = _rounds(load, state, slope, normal, crowd)
+    if load.replaces:
+        ahead = _next_step(state, groups.share, first) + _backlog(state, second)
+        prefill, behind, lag = ahead + own, np.zeros_like(own), np.zeros_like(own)
+    else:
+        ahead = _ahead(state, first, second)
+        came = (1 - state.prompt_load) * ahead  # within the step under way
+        come = _come(state, came, fifth)
+        joined = np.minimum(come, state.room_seconds[:, 0, groups.group])
+        prefill, behind = ahead + own + joined, come - joined
+        lag = state.follow * (prefill - came)
+    ttft = prefill + _slot_wait(load, state, entry, third)
+    decoding = alone + _met_prompts(load, state, rounds, alone, lag, behind, fourth)
     gaps, itl_mean, itl_cv = _gaps(state, groups.share)
     return Sampled(
         ttft=ttft,
@@ -107,28 +117,53 @@ def sample(load: Load, state: Steady, entry: Entry, slope: Array | None = None) 
 
 
 @cache
-def _lattice(size: int) -> tuple[Array, Array, Array, Array]:
-    """Three sets of evenly spread numbers in (0, 1) and one of normal ones, unlike each other and
-    the requests' order.
+def _lattice(size: int) -> tuple[Array, ...]:
+    """Five sets of evenly spread numbers in (0, 1), the normal scores of the fourth (high for low
+    numbers), and a set of normal numbers: unlike each other and the requests' order.
 
     Fractional parts of multiples of the square roots of primes are equidistributed (Weyl).
     """
-    index = np.arange(size)
-    a, b, c, d = ((index * root + 0.5 / size) % 1.0 for root in np.sqrt([2.0, 3.0, 5.0, 7.0]))
-    normal = NormalDist()
-    return a, b, c, np.asarray([normal.inv_cdf(float(share)) for share in d])
+    roots = np.sqrt([2.0, 3.0, 5.0, 13.0, 17.0, 7.0])
+    *even, last = ((np.arange(size) * root + 0.5 / size) % 1.0 for root in roots)
+    score = NormalDist().inv_cdf
+    crowd, normal = (np.asarray([score(float(x)) for x in xs]) for xs in (1 - even[3], last))
+    return (*even, crowd, normal)
 
 
-def _step_wait(state: Steady, share: Array, chance: Array) -> Array:
-    """Until the step under way ends: one with prompts, one without, or none on an idle engine."""
-    busy = state.busy_share
-    mixed = state.mixed_seconds[:, 0]
-    long = (mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1)
-    idle = (1 - busy) * np.exp(-state.in_flight)
-    in_mixed = chance / np.maximum(busy, 1e-12) * long[:, None]
-    left = (chance - busy) / np.maximum(1 - busy - idle, 1e-12)
-    in_decode = np.where(left < 1, left * state.round_seconds, 0.0)
-    return np.asarray(np.where(chance < busy, in_mixed, in_decode))
+def delay(chance: Array, waits: Array, mean: Array, square: Array) -> Array:
+    """A delay that there is with probability `waits`, of a `mean` and mean `square` where there is
+    one, at equally likely numbers `chance`: Weibull-distributed, its shape by the rule of
+    Justus et al. (J. Appl. Meteorol. 17, 1978); exponential where mean and deviation are equal."""
+    variation = np.maximum(square / np.maximum(mean, 1e-30) ** 2 - 1, 1e-6)
+    power = np.minimum(variation ** (1.086 / 2), POWERS[-1])  # one over the shape
+    scale = mean / np.interp(power, POWERS, GAMMAS)
+    left = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)
+    wait = scale * (-np.log(np.minimum(left, 1.0))) ** power
+    return np.asarray(np.where(left < 1, wait, 0.0))
+
+
+def _ahead(state: Steady, chance: Array, other: Array) -> Array:
+    """Until the prompt's own first step: prompts ahead, from what is left of the step under way on;
+    or the rest of a step without prompts; or nothing on an idle engine."""
+    wait = delay(chance, state.backlog_load, state.backlog_seconds, state.backlog_square)
+    decoding = -np.expm1(-state.in_flight)
+    left = np.where(other < decoding, other / np.maximum(decoding, 1e-12), 0.0)
+    return np.where(wait > 0, wait, left * state.round_seconds)
+
+
+def _come(state: Steady, came: Array, chance: Array) -> Array:
+    """Seconds of prompts that come behind one within the seconds `came`, its own burst's included:
+    a compound Poisson number and a geometric one, see `delay`."""
+    mates = state.burst - 1
+    number, mean, square = (
+        state.follow * state.others_rate * came,
+        state.prefill_seconds,
+        state.prefill_square,
+    )
+    whole = (number + mates) * mean
+    spread = (number + mates) * square + mates * (2 * number + mates) * mean**2
+    some = np.maximum(1 - np.exp(-number / state.burst) / state.burst, 1e-12)
+    return delay(chance, some, whole / some, (spread + whole**2) / some)
 
 
 def _next_step(state: Steady, share: Array, chance: Array) -> Array:
@@ -142,10 +177,9 @@ def _next_step(state: Steady, share: Array, chance: Array) -> Array:
 
 
 def _backlog(state: Steady, chance: Array) -> Array:
-    """Behind other prompts: exponential where there are any, beyond the step under way."""
-    load, mean = np.clip(state.backlog_load, 0.0, 1.0), state.backlog_seconds
-    ratio = np.maximum(chance, 1e-12) / np.maximum(load, 1e-12)
-    wait = np.where(chance < load, -np.log(ratio) * mean, 0.0)
+    """Behind other prompts, beyond the step under way."""
+    load = np.clip(state.backlog_load, 0.0, 1.0)
+    wait = delay(chance, load, state.backlog_seconds, state.backlog_square)
     half = state.mixed_seconds[:, 0].mean(axis=-1, keepdims=True) / 2
     return np.asarray(np.maximum(wait - half, 0.0))
 
@@ -157,40 +191,67 @@ def _slot_wait(load: Load, state: Steady, entry: Entry, chance: Array) -> Array:
         queue = (entry.queued / np.maximum(state.rate[:, 0], 1e-12))[:, None]
         return np.asarray(np.broadcast_to(queue, (state.configs, chance.size)))
     use = np.clip(state.rate[:, 0] / entry.saturation, 0.0, 0.999)
-    waits = _chance_to_wait(np.maximum(state.in_flight[:, 0], 1e-9), entry.slots)
+    busy = np.maximum(state.in_flight[:, 0], 1e-9)
+    waits = _chance_to_wait(busy, state.peakedness[:, 0], entry.slots)
     cv2 = load.decoded.var() / max(float(load.decoded.mean()), 1e-3) ** 2
-    mean = (load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use))
-    ratio = np.maximum(chance, 1e-12) / np.maximum(waits, 1e-300)[:, None]
-    return np.asarray(np.where(ratio < 1, -np.log(np.minimum(ratio, 1.0)) * mean[:, None], 0.0))
+    mean = ((load.arrival_cv2 + cv2) / 2 / (entry.saturation * (1 - use)))[:, None]
+    return delay(chance, waits[:, None], mean, 2 * mean**2)
 
 
-def _chance_to_wait(busy: Array, slots: Array) -> Array:
-    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(busy) (Halfin and Whitt, 1981)."""
-    beta = np.maximum((slots - busy) / np.sqrt(busy), 0.0)
+def _chance_to_wait(busy: Array, peakedness: Array, slots: Array) -> Array:
+    """1 / (1 + b Phi(b) / phi(b)) with b = (slots - busy) / sqrt(z busy) (Halfin and Whitt, 1981;
+    peaked by z as of Hayward)."""
+    beta = np.maximum((slots - busy) / np.sqrt(peakedness * busy), 0.0)
     below = 0.5 * np.asarray([math.erfc(-b / math.sqrt(2)) for b in beta])
     density = np.exp(-(beta**2) / 2) / math.sqrt(2 * math.pi)
     return np.asarray(1 / (1 + beta * below / np.maximum(density, 1e-300)))
 
 
-def _decoding(load: Load, state: Steady, share: Array, slope: Array | None, normal: Array) -> Array:
-    """From the first token to the last: rounds times their mean, and a lognormal deviation from
-    three independent causes (accepted tokens, prompts met, batch met)."""
+def _rounds(
+    load: Load, state: Steady, slope: Array | None, normal: Array, crowd: Array
+) -> tuple[Array, Array]:
+    """A request's rounds, and their seconds without prompts: lognormal by the tokens accepted and
+    the batch met, whose fluctuation a stay averages as far as it settles meanwhile. What is in it
+    beyond that of independent requests comes with the prompts met, whose normal score is `crowd`.
+    """
     emitted = load.decoded
     over = state.rounds_per_request * state.tokens_per_round - load.decoded.mean()
     rounds = np.where(emitted > 0, (emitted + over) / state.tokens_per_round, 0.0)
-    kept = remaining(state.turnover * rounds)
-    step = state.fast_seconds + (state.slow_seconds - state.fast_seconds) * kept
-    mean = rounds * step
-    accepting = emitted * state.tokens_variance / state.tokens_per_round**3
-    variance = accepting * step**2
-    long = (state.mixed_seconds[:, 0] * share).sum(axis=-1, keepdims=True) - state.round_seconds
-    present = rounds**2 * long**2 * state.busy_share * (1 - state.busy_share)
-    variance = variance + np.minimum(mean * state.rate * state.prefill_square, present)
-    if slope is not None and load.users is None:
-        swing = slope[:, None] ** 2 * AVERAGED * np.maximum(state.in_flight, 0.0)
-        variance = variance + rounds**2 * swing
-    spread = np.sqrt(np.log1p(variance / np.maximum(mean, 1e-12) ** 2))
-    return np.asarray(mean * np.exp(spread * normal - spread**2 / 2))
+    mean = rounds * state.round_seconds
+    alone = emitted * state.tokens_variance / state.tokens_per_round**3 * state.round_seconds**2
+    crowded = np.zeros_like(mean)
+    if slope is not None and not load.replaces:
+        settles = state.settling
+        averaged = 2 * (np.expm1(-settles) + settles) / settles**2
+        swing = rounds**2 * slope[:, None] ** 2 * averaged * np.maximum(state.in_flight, 0.0)
+        own = np.minimum(state.peakedness, 1 / settles)
+        alone, crowded = alone + swing * own, swing * (state.peakedness - own)
+    spreads = [np.log1p(v / np.maximum(mean, 1e-12) ** 2) for v in (alone, crowded)]
+    swings = np.sqrt(spreads[0]) * normal + np.sqrt(spreads[1]) * crowd
+    return rounds, np.asarray(mean * np.exp(swings - sum(spreads) / 2))
+
+
+def _met_prompts(
+    load: Load, state: Steady, rounds: Array, alone: Array, lag: Array,
+    behind: Array, chance: Array,
+) -> Array:  # fmt: skip
+    """Seconds that others' prompts add to a request's rounds.
+
+    Prompts go first, so that decoding is work of the least priority in M/G/1: each that comes while
+    it is under way, or came behind it before its first token (`exposed` seconds in all), delays it
+    by a busy period that starts with that prompt, of mean S / (1 - r) and mean square
+    S^2 / (1 - r)^3; and so do seconds of prompts `behind` it from the beginning. None lasts for
+    more steps than the request has rounds. Who keeps a fixed concurrency meets prompts one by one.
+    """
+    heaps = state.others_rate * (alone * state.stretch / state.heap + lag)
+    number, mates = heaps * state.heap, state.burst - 1
+    some = np.maximum(-np.expm1(-heaps / state.burst), 1e-12)
+    mean = number * state.prefill_seconds
+    each = state.prefill_square + 2 * mates * state.prefill_seconds**2
+    late = delay(chance, some, mean / some, (number * each * state.heap**2 + mean**2) / some)
+    long = long_step(state.mixed_seconds[:, 0], load.groups.share)[:, None]
+    most = rounds * np.maximum(long - state.round_seconds, 0.0)
+    return np.minimum(late + behind * state.heap, most)
 
 
 def _gaps(state: Steady, share: Array) -> tuple[Array, Array, Array]:

@@ -39,7 +39,7 @@ from magicplan.planning.plan_sensitivity import sensitivities
 from magicplan.planning.plan_trees import trees_left_out
 from magicplan.planning.prices import prices_for
 from magicplan.planning.sizing import HAIR
-from magicplan.planning.traffic_load import Load, load_of, traffic_used
+from magicplan.planning.traffic_load import Load, arrivals_of, load_of, traffic_used
 from magicplan.roofline.timing import op_seconds
 
 WRITTEN_OUT = 120
@@ -272,16 +272,15 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
             f"{model.name} was made for"
         )
     lines += _strangers(ask, row.resolved.machine.calibration)
-    arrivals = "arrive at random (Poisson)" if load.users is None else "come from users in turns"
     gamma, batch = int(choice.sized.state.gamma[choice.index, 0]), choice.sized.batch[choice.index]
     left_out = trees_left_out(row, gamma, float(batch))
     lines += [
-        f"requests {arrivals}; lengths: {load.source}",
+        f"requests {arrivals_of(load)}; lengths: {load.source}",
         *([left_out] if left_out else []),
         f"a step feeds decode tokens first and prompt chunks up to {ask.batched_tokens} tokens "
         "behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.max_utilisation:.0%} of saturation at the peak, and "
-        "leave cache for 99 % of the time",
+        "leave cache for 99.9 % of the time",
         "energy is not known: the GPU's datasheet states no TDP"
         if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",

@@ -56,11 +56,18 @@ class Mix:
     """Seconds of a request's own steps, a request: prompts that share steps share their time."""
     work: Array
     """Seconds of a prompt when full steps follow each other; of a mean one."""
-    work_biased: Array
-    """The same of the prompt that one in the queue finds, halved: mean square over twice the
-    mean."""
+    work_square: Array
+    """Its mean square."""
+    left: Array
+    """What is left of the own steps of a prompt under way: mean square over twice the mean."""
+    left_square: Array
+    """Its mean square: mean cube over three times the mean."""
+    room: Array
+    """Seconds of others' chunks that its last step has room for, by group."""
     part: Array
     """Full steps that a mean prompt fills."""
+    stages: Array
+    """Of the pipeline, whose prompts are computed side by side."""
 
 
 def mix_prompts(
@@ -104,14 +111,20 @@ def mix_prompts(
     )
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
-    own = (full + 1) * seen[..., None] + extra
+    joint = ((full + 1) * seen[..., None] + extra) * share
+    own = joint / share
+    if not load.replaces:  # who joins is drawn for each request, see `latency.sample`
+        own = whole * full_extra + table.at(decoded + deep * rest) - base + sequence_seconds
+        own = own + attention + (whole + 1) * seen[..., None]
     own_mean = (own * share).sum(axis=-1)
     part = groups.new / wide
     work = part * (rounds.round_seconds[..., None] + full_extra) + attention
     if load.replaces:  # the clock of such a queue is the full step
         work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
     work, part = work / deep, part / deep
-    work_mean = (work * share).sum(axis=-1)
+    found = work if load.replaces else own
+    found_mean = (found * share).sum(axis=-1)
+    work_mean, work_square = (work * share).sum(axis=-1), (work**2 * share).sum(axis=-1)
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
@@ -119,10 +132,14 @@ def mix_prompts(
         extra_square=(extra**2 * share).sum(axis=-1) / delayed,
         steps=steps * together / delayed,
         own_mean=own_mean,
-        alone=own_mean / delayed,
+        alone=joint.sum(axis=-1) / delayed,
         work=work_mean,
-        work_biased=(work**2 * share).sum(axis=-1) / (2 * work_mean),
+        work_square=work_square,
+        left=(found**2 * share).sum(axis=-1) / (2 * found_mean),
+        left_square=(found**3 * share).sum(axis=-1) / (3 * found_mean),
+        room=(1 - rest / wide) * full_extra,
         part=(part * share).sum(axis=-1),
+        stages=stages,
     )
 
 
@@ -162,13 +179,26 @@ class Queue:
     """Prompt tokens that arrive over those that full steps take."""
     load: Array
     """The same as another prompt meets it."""
+    waits: Array
+    """Probability that another prompt is ahead."""
     wait: Array
     """Mean seconds of a wait, where there is one."""
+    wait_square: Array
+    """Its mean square."""
+    others_rate: Array
+    """Prompts a second that a request meets: all but its own."""
     busy: Array
     """Share of time spent in steps with prompts."""
 
+    @property
+    def mean(self) -> Array:
+        """Seconds that a prompt waits."""
+        return self.waits * self.wait
 
-def queue_prompts(load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix) -> Queue:
+
+def queue_prompts(
+    load: Load, rate: Array, in_flight: Array, arrivals: Array, mix: Mix, cv2: Array | float
+) -> Queue:
     """Random arrivals queue as in M/G/1 (Pollaczek and Khinchine), burstier ones longer.
 
     Of a closed population of K, a prompt meets the K - 1 others (mean value analysis as by
@@ -177,22 +207,47 @@ def queue_prompts(load: Load, rate: Array, in_flight: Array, arrivals: Array, mi
     the second, and so does the queue's clock.
     """
     offered = arrivals * mix.part if load.replaces else rate * mix.work
+    each = offered if load.replaces else rate * mix.alone
     others = np.ones_like(rate)
-    if load.users is None:
-        wait = (1 + load.arrival_cv2) / 2 * mix.work_biased / np.maximum(1 - offered, 1e-3)
-    else:
-        others = others / 2
-        for _ in range(POPULATION_ROUNDS):
-            use = np.minimum(others * offered, 1 - 1e-6)
-            wait = mix.work_biased / (1 - use)
-            people = in_flight + rate * (load.think_seconds + mix.own_mean + use * wait)
-            others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
+    waits, wait, square = _wait(offered, each, cv2, mix)
+    for _ in range(0 if load.users is None else POPULATION_ROUNDS):
+        people = in_flight + rate * (load.think_seconds + mix.own_mean + waits * wait)
+        others = np.maximum(1 - 1 / np.maximum(people, 1.0), 0.0)
+        waits, wait, square = _wait(others * offered, others * each, cv2, mix)
     return Queue(
         offered=offered,
         load=others * offered,
+        waits=waits,
         wait=wait,
+        wait_square=square,
+        others_rate=others * rate,
         busy=np.minimum(others * rate * mix.alone, 1.0),
     )
+
+
+def _wait(load: Array, busy: Array, cv2: Array | float, mix: Mix) -> tuple[Array, Array, Array]:
+    """Chance of a wait, and where there is one its mean and mean square.
+
+    It is a geometric number of pieces (Pollaczek and Khinchine): of what is left of a prompt under
+    way, and of whole prompts of the same burst. Bursts of geometric size m come at once, which
+    makes gaps between arrivals vary by 2 m - 1; calmer arrivals wait less in proportion.
+    """
+    use = np.minimum(load, 1 - 1e-3)
+    burst = bursts(cv2)
+    goes_on = 1 - (1 - use) / burst
+    starts = 1 - (1 - np.clip(busy, 0.0, 1.0)) / burst
+    whole = (burst - 1) / np.maximum(burst - 1 + use, 1e-12)
+    piece = (1 - whole) * mix.left + whole * mix.work
+    piece_square = (1 - whole) * mix.left_square + whole * mix.work_square
+    mean = piece / (1 - goes_on)
+    square = piece_square / (1 - goes_on) + 2 * goes_on * mean**2
+    calm = np.minimum((1 + cv2) / 2, 1.0)
+    return starts, calm * mean, calm**2 * square
+
+
+def bursts(cv2: Array | float) -> Array:
+    """Mean size of bursts at once whose gaps have this squared coefficient of variation."""
+    return np.maximum((1 + np.asarray(cv2)) / 2, 1.0)
 
 
 def others_share(

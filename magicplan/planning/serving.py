@@ -16,18 +16,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan.planning.engine import PrefillCost, RowTable
-from magicplan.planning.prompt_chunks import Rounds, mix_prompts, others_share, queue_prompts
+from magicplan.planning.prompt_chunks import (
+    Mix,
+    Queue,
+    Rounds,
+    bursts,
+    mix_prompts,
+    others_share,
+    queue_prompts,
+)
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 
 UTILISATIONS = np.linspace(0.02, 0.95, 32)
 """Of replicas that only prefill."""
-SLOWNESS_ROUNDS = 5
-"""Of the iteration between the rate and the share of time that prompts take at that rate."""
+SETTLING_ROUNDS = 2
+"""Of the iteration between the number in flight and how it fluctuates."""
+LEAST_SETTLING = 0.1
 Flags = NDArray[np.bool_]
-SAFE_MARGIN = 2.326
-"""Standard deviations that the cache keeps free: requests in flight outgrow it for at most 1 % of
-the time; a batch with less is one that the replica does not hold."""
+SAFE_MARGIN = 3.09
+"""Standard deviations that the cache keeps free: requests in flight outgrow it for at most 0.1 %
+of the time; a batch with less is one that the replica does not hold. So little, because overflow
+feeds itself: a preempted request brings its prompt again, to be computed before all decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -60,17 +70,23 @@ class Steady:
     tokens_variance: Array
     in_flight: Array
     """Requests that decode, on average over time."""
+    peakedness: Array
+    """Variance of that number over its mean: 1 where requests come and go independently."""
+    settling: Array
+    """How much of a change of that number is undone within one stay of a request."""
     step_seconds: Array
     """A mean round of a mean request, prompts included."""
-    fast_seconds: Array
-    """The same for a request that stays long: prompts come and go many times."""
-    slow_seconds: Array
-    """The same for one that stays for an instant: prompts are there for all of it, or for none."""
-    turnover: Array
-    """How often, in a round, the engine starts or ends to prefill: what "long" is measured in."""
+    stretch: Array
+    """Seconds that pass for each second of rounds, while prompts come and go."""
+    heap: Array
+    """Prompts that follow each other, where one sets out and more come while it is computed."""
+    follow: Array
+    """Share of the prompts that come while others are computed, of those that come on average."""
     rounds_per_request: Array
     rate: Array
     """Requests a second that keep this many in flight."""
+    others_rate: Array
+    """Prompts a second that a request meets: all but its own."""
     prefill_seconds: Array
     """What one request's prompt adds to the rounds of all others."""
     prefill_square: Array
@@ -79,16 +95,28 @@ class Steady:
     """Share of steps that carry chunks of others' prompts, as a decoding request meets them."""
     busy_share: Array
     """Share of time spent in such steps."""
-    backlog_load: Array
+    burst: Array
+    """Requests that arrive at once, on average."""
+    prompt_load: Array
     """Prompt tokens that arrive over those that full steps could take; below 1, or queues grow."""
+    backlog_load: Array
+    """Probability that a prompt waits for others."""
     backlog_seconds: Array
     """Mean wait behind other prompts, where there is one."""
+    backlog_square: Array
+    """Its mean square."""
     prompt_seconds: Array
     """Of a mean prompt, when full steps follow each other."""
     own_seconds: Array
     """[config, b, k]: a prompt's own steps, from its first to its first token."""
     mixed_seconds: Array
     """[config, b, k]: one step that carries such a prompt or a chunk of it."""
+    room_seconds: Array
+    """[config, b, k]: of others' chunks, that the last step of such a prompt has room for."""
+    request_share: Array
+    """Cache of a mean request in flight over all there is for requests."""
+    request_spread: Array
+    """Mean square of that share, over the requests in flight."""
     kv_share: Array
     """Mean share of the cache in use."""
     kv_margin: Array
@@ -140,9 +168,9 @@ def at_speeds(state: Steady, slower: Array) -> Steady:
         factor = slower.reshape(*slower.shape, *([1] * (values.ndim - 1)))
         if name.endswith("_seconds"):
             found = values * factor
-        elif name == "prefill_square":  # seconds squared
+        elif name.endswith("_square"):  # seconds squared
             found = values * factor**2
-        elif name == "rate":
+        elif name.endswith("rate"):
             found = values / factor
         else:
             found = np.broadcast_to(values, (slower.shape[0], *values.shape))
@@ -162,31 +190,35 @@ def steady_states(
     sequence_seconds: float = 0.0,
 ) -> Steady:
     """Every batch seen on the grid of `rounds`, prompts chunked into steps that also decode."""
-    share = load.groups.share
     batch = np.broadcast_to(rounds.batch, rounds.round_seconds.shape)
-    in_flight = np.maximum(batch - _poisson_share(load) * np.minimum(batch, 1.0), 0.0)
     # requests of one token are done with their prompts: next to nothing is left to decode
     decoded = max(float(load.decoded.mean()), 1e-3)
     per_request = (decoded + _overshoot(rounds)) / rounds.tokens_per_round
-    arrivals = in_flight / per_request
     rows = batch * (rounds.gamma + 1)
     fed = rows / prefill.stages.reshape(-1, 1)  # to each micro-batch
     space = np.maximum(batched_tokens - fed, 1.0)
-    mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
-    met = arrivals * others_share(load, rounds, in_flight, per_request, arrivals, mix)
-    fast = rounds.round_seconds + met * mix.extra
-    rate = in_flight / (per_request * fast)
-    mixed = (mix.mixed * share).sum(axis=-1)
-    step, slow, turnover = fast, fast, np.ones_like(fast)
-    queue = queue_prompts(load, rate, in_flight, arrivals, mix)
-    for _ in range(0 if load.replaces else SLOWNESS_ROUNDS):
-        slow = rounds.round_seconds + queue.busy * (mixed - rounds.round_seconds)
-        turnover = _turnover(rate, queue.busy, rounds.round_seconds, mixed)
-        step = fast + np.maximum(slow - fast, 0.0) * remaining(turnover * per_request)
-        rate = np.sqrt(rate * in_flight / (per_request * step))
-        queue = queue_prompts(load, rate, in_flight, arrivals, mix)
-    rate = in_flight / (per_request * step)
-    use, margin, holds = _memory(room, batch, in_flight, rate, mix.own, share)
+    settling = np.ones_like(batch)
+    decoding = batch if load.replaces else np.maximum(batch - np.minimum(batch, 1.0), 0.0)
+    for _ in range(1 if load.replaces else SETTLING_ROUNDS):
+        arrivals = decoding / per_request
+        mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
+        flow = _flow(load, rounds, decoding, per_request, arrivals, mix)
+        if not load.replaces:
+            settling = _settling(load, rounds, flow)
+            decoding = _decoding(load, rounds, per_request, settling, flow, mix)
+    flow = _flow(load, rounds, decoding, per_request, decoding / per_request, mix)
+    in_flight = flow.rate * flow.stay
+    peakedness = _peakedness(load, batch, decoding)
+    request, spread = _request_shares(room)
+    beside = (
+        flow.rate
+        * (mix.own * load.groups.share).sum(axis=-1)
+        * _share(room, room.prefilling_bytes[:, None])
+    )
+    use, margin = _memory(in_flight, peakedness, request, spread, beside)
+    holds = (np.maximum(in_flight, np.minimum(batch, 1.0)) * request <= 1) & (
+        batch <= room.max_sequences
+    )
     return Steady(
         batch=batch,
         gamma=np.broadcast_to(rounds.gamma, batch.shape),
@@ -195,45 +227,161 @@ def steady_states(
         tokens_per_round=rounds.tokens_per_round,
         tokens_variance=rounds.tokens_variance,
         in_flight=in_flight,
-        step_seconds=step,
-        fast_seconds=fast,
-        slow_seconds=np.maximum(slow, fast),
-        turnover=turnover,
+        peakedness=peakedness,
+        settling=settling,
+        step_seconds=flow.stay / per_request,
+        stretch=flow.stretch,
+        heap=flow.heap,
+        follow=flow.follow,
         rounds_per_request=per_request,
-        rate=rate,
+        rate=flow.rate,
+        others_rate=flow.queue.others_rate,
         prefill_seconds=mix.extra,
         prefill_square=mix.extra_square,
-        mixed_share=np.minimum(mix.steps * met, 1.0),
-        busy_share=queue.busy,
-        backlog_load=queue.load,
-        backlog_seconds=queue.wait,
+        mixed_share=np.minimum(mix.steps * flow.met, 1.0),
+        busy_share=flow.queue.busy,
+        burst=bursts(spread_cv2(load, flow.rate)),
+        prompt_load=flow.queue.load,
+        backlog_load=flow.queue.waits,
+        backlog_seconds=flow.queue.wait,
+        backlog_square=flow.queue.wait_square,
         prompt_seconds=mix.work,
         own_seconds=mix.own + prefill.request_seconds,
         mixed_seconds=mix.mixed,
+        room_seconds=mix.room,
+        request_share=request + np.zeros_like(batch),
+        request_spread=spread + np.zeros_like(batch),
         kv_share=use,
         kv_margin=margin,
         holds=holds & (fed < batched_tokens),
-        keeps_up=holds & (fed < batched_tokens) & (queue.offered < 1),
+        keeps_up=holds & (fed < batched_tokens) & (flow.queue.offered < 1),
     )
 
 
-def _turnover(rate: Array, busy: Array, plain: Array, mixed: Array) -> Array:
-    """Changes a round between an engine that prefills (a share `busy` of the time) and one that
-    does not, as a two-state Markov chain that prompts switch on at `rate`."""
-    off = rate * (1 - busy) / np.maximum(busy, 1e-9)
-    return np.asarray(rate * plain + off * mixed)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Flow:
+    """Requests that pass through at each batch, [config, b]."""
+
+    rate: Array
+    stretch: Array
+    heap: Array
+    follow: Array
+    met: Array
+    """Prompts that a decoding request meets in a round."""
+    stay: Array
+    """Seconds from the first token to the last."""
+    away: Array
+    """Seconds from the last token to the next first one."""
+    queue: Queue
 
 
-def remaining(changes: Array) -> Array:
-    """Mean of exp(-u) over u from 0 to `changes`: of a state at the start, what a stay sees."""
-    small = np.maximum(changes, 1e-9)
-    return np.asarray(-np.expm1(-small) / small)
+def _flow(
+    load: Load, rounds: Rounds, decoding: Array, per_request: Array, arrivals: Array, mix: Mix
+) -> _Flow:
+    """The rate at which so many decode, by Little's law over the time that is left to decoding.
+
+    Prompts stretch it. A request stays for its own rounds and for others' prompts: those that come
+    meanwhile, and those behind it when it begins (see `latency.sample`).
+    """
+    alone = per_request * rounds.round_seconds
+    met = arrivals * others_share(load, rounds, decoding, per_request, arrivals, mix)
+    stretch = 1 + met * mix.extra / rounds.round_seconds
+    rate = decoding / (alone * stretch)
+    queue = queue_prompts(load, rate, decoding, arrivals, mix, spread_cv2(load, rate))
+    follow = _follow(load, stretch, mix)
+    heap = 1 / (1 - (1 - 1 / stretch) * follow)
+    share = load.groups.share
+    ahead, burst = queue.waits * queue.wait, bursts(spread_cv2(load, rate))
+    if load.replaces:
+        away = ahead + mix.own_mean
+        return _Flow(
+            rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=alone * stretch,
+            away=away, queue=queue,
+        )  # fmt: skip
+    came = (1 - queue.load) * ahead
+    behind = follow * queue.others_rate * came + burst - 1
+    joined = mean_within(behind * mix.extra, (mix.room * share).sum(axis=-1))
+    prefill = ahead + mix.own_mean + joined
+    heaps = queue.others_rate * (alone * stretch / heap + follow * (prefill - came))
+    late = heap * ((heaps + behind) * mix.extra - joined)
+    some = np.maximum(-np.expm1(-heaps), 1e-12)
+    most = per_request * np.maximum(long_step(mix.mixed, share) - rounds.round_seconds, 0.0)
+    stay = alone + some * mean_within(late / some, most)
+    away = load.think_seconds + prefill
+    return _Flow(
+        rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=stay, away=away,
+        queue=queue,
+    )  # fmt: skip
 
 
-def _poisson_share(load: Load) -> float:
-    """What a decoding request sees beyond the time average: itself, where requests come and go at
-    random, from anywhere or from thinking users; nothing where a fixed number always decodes."""
-    return 0.0 if load.replaces else 1.0
+def _follow(load: Load, stretch: Array, mix: Mix) -> Array:
+    """See `Steady`: all at random arrivals; of users those who think for longer than prompts are
+    computed without a break, since nobody who waits for an answer asks; none at a fixed
+    concurrency. Other pipeline stages compute what comes meanwhile: only a prompt's own follows."""
+    busy = mix.extra_square / np.maximum(mix.extra, 1e-12) * stretch**2
+    think = load.think_seconds / np.maximum(load.think_seconds + busy, 1e-12)
+    if load.users is None:
+        think = np.ones_like(stretch)
+    return np.asarray(think / mix.stages)
+
+
+def mean_within(mean: Array, most: Array) -> Array:
+    """Mean of the lesser of an exponential variable and a bound."""
+    return np.asarray(-mean * np.expm1(-most / np.maximum(mean, 1e-12)))
+
+
+def long_step(mixed: Array, share: Array) -> Array:
+    """A step with prompts as it is met, in proportion to its length."""
+    return np.asarray((mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1))
+
+
+def spread_cv2(load: Load, rate: Array) -> Array:
+    """Squared variation of the gaps between arrivals at one of as many replicas as serve the load
+    at this rate each: bursts of m are spread at random, 1 + (m - 1) / replicas to each that gets
+    any."""
+    part = np.minimum(rate / load.requests_per_s, 1.0) if load.users is None else np.ones_like(rate)
+    return np.asarray(1 + (load.arrival_cv2 - 1) * part)
+
+
+def _settling(load: Load, rounds: Rounds, flow: _Flow) -> Array:
+    """How much of a change of the number in flight is undone within one stay: all where requests
+    come and go independently. Rounds of more requests take longer; users in flight do not think."""
+    rise = np.gradient(rounds.round_seconds, rounds.batch, axis=-1) / rounds.round_seconds
+    settling = np.clip(1 - rise * np.maximum(rounds.batch - 1, 0.0), LEAST_SETTLING, 1.0)
+    return np.asarray(settling if load.users is None else settling + flow.stay / flow.away)
+
+
+def _decoding(
+    load: Load, rounds: Rounds, per_request: Array, settling: Array, flow: _Flow, mix: Mix
+) -> Array:
+    """Mean number that decode, over the time left to decoding, where one of them sees `batch`.
+
+    A number of mean N and variance z N looks, to those that make it up, like N + z. Requests leave
+    at a rate x = N / decoding time, and come in heaps: an arrival, and all who arrive while its
+    prompt is computed. By linear noise, z = (noise of arrivals + of departures) / 2 settling, of
+    which arrivals' is the mean square of 1 + x S, S being the seconds of a prompt, plus
+    (cv2 - 1) (1 + x mean S)^2. So N + z = batch is a quadratic equation in x.
+    """
+    alone = per_request * rounds.round_seconds
+    cv2 = spread_cv2(load, flow.rate)
+    # of a heap, by when its last prompt is done
+    kept = flow.follow * per_request / (per_request + mix.steps)
+    mean, square = kept * mix.extra, kept * mix.extra_square
+    seen = np.minimum(rounds.batch, 1.0) / settling
+    constant = rounds.batch - seen * (cv2 + 1) / 2
+    linear = alone + seen * cv2 * mean
+    quadratic = seen * (square + (cv2 - 1) * mean**2) / 2
+    left = np.maximum(constant, 0.0)
+    return np.asarray(
+        2 * alone * left / (linear + np.sqrt(linear**2 + 4 * np.maximum(quadratic, 0.0) * left))
+    )
+
+
+def _peakedness(load: Load, batch: Array, decoding: Array) -> Array:
+    """Variance over mean of the number that decode, see `_decoding`; a fixed one does not vary."""
+    if load.replaces:
+        return np.zeros_like(decoding)
+    return np.asarray((batch - decoding) / np.minimum(batch, 1.0))
 
 
 def _overshoot(rounds: Rounds) -> Array:
@@ -242,41 +390,65 @@ def _overshoot(rounds: Rounds) -> Array:
     return np.asarray((rounds.tokens_variance + mean**2 - mean) / (2 * mean))
 
 
+def _share(room: Room, bytes_held: Array) -> Array:
+    return np.asarray(bytes_held / np.maximum(room.free_bytes[:, None], 1.0))
+
+
+def _request_shares(room: Room) -> tuple[Array, Array]:
+    """Cache of a request in flight over all there is, [config, 1 or b]: mean and mean square."""
+    mean, more = room.request_bytes[:, None], room.lookahead_bytes
+    square = room.request_bytes_squared[:, None] + more * (2 * mean + more)
+    return _share(room, mean + more), square / np.maximum(room.free_bytes[:, None], 1.0) ** 2
+
+
 def _memory(
-    room: Room, batch: Array, in_flight: Array, rate: Array, own: Array, share: Array
-) -> tuple[Array, Array, Flags]:
-    """Mean use of the cache, margin in standard deviations, and whether the batch may run.
+    in_flight: Array, peakedness: Array, request: Array, spread: Array, beside: Array | float
+) -> tuple[Array, Array]:
+    """Mean use of the cache, and the margin in standard deviations.
 
-    Requests in flight come and go at random, so their bytes vary as a compound Poisson sum.
+    Each request in flight has a length of its own, and their number varies. Use is skewed to the
+    right, like a gamma variable, whose cube root is nearly normal (Wilson and Hilferty).
     """
-    prefilling = rate * (own * share).sum(axis=-1)
-    more = room.lookahead_bytes
-    request = room.request_bytes[:, None] + more
-    square = room.request_bytes_squared[:, None] + more * (request + room.request_bytes[:, None])
-    mean = in_flight * request + prefilling * room.prefilling_bytes[:, None]
-    deviation = np.sqrt(np.maximum(in_flight, 0.0) * square)
-    left = room.free_bytes[:, None] - mean
-    margin = left / np.maximum(deviation, 1.0)
-    use = mean / np.maximum(room.free_bytes[:, None], 1.0)
-    one = room.free_bytes[:, None] >= batch * request
-    return use, margin, np.asarray(one & (batch <= room.max_sequences), dtype=np.bool_)
+    use = in_flight * request + beside
+    varies = np.maximum(in_flight, 0.0) * (spread + (peakedness - 1) * request**2)
+    mean = np.maximum(use, 1e-9)
+    shape = mean**2 / np.maximum(varies, 1e-18)
+    margin = 3 * np.sqrt(shape) * (np.cbrt(1 / mean) - 1 + 1 / (9 * shape))
+    return np.asarray(use), np.asarray(margin)
 
 
-def without_prefill(state: Steady) -> Steady:
-    """The same replicas where others prefill: rounds are never stretched."""
+def without_prefill(load: Load, state: Steady) -> Steady:
+    """The same replicas where others prefill: rounds are never stretched, and requests come as they
+    do, in no heaps."""
     zero = np.zeros_like(state.rate)
+    in_flight, peakedness = state.batch, zero
+    if not load.replaces:
+        noise = bursts(spread_cv2(load, state.rate))
+        peakedness = noise / state.settling
+        seen = peakedness * np.minimum(state.batch, 1.0)
+        in_flight = np.maximum(state.batch - seen, 0.0)
+    held = state.request_share, state.request_spread
+    use, margin = _memory(in_flight, peakedness, *held, 0.0)
     return replace(
         state,
+        kv_share=use,
+        kv_margin=margin,
+        in_flight=in_flight,
+        peakedness=peakedness,
         step_seconds=state.round_seconds,
-        fast_seconds=state.round_seconds,
-        slow_seconds=state.round_seconds,
-        rate=state.in_flight / (state.rounds_per_request * state.round_seconds),
+        stretch=zero + 1,
+        heap=zero + 1,
+        follow=zero,
+        rate=in_flight / (state.rounds_per_request * state.round_seconds),
+        others_rate=zero,
         prefill_seconds=zero,
         prefill_square=zero,
         mixed_share=zero,
         busy_share=zero,
+        prompt_load=zero,
         backlog_load=zero,
         backlog_seconds=zero,
+        backlog_square=zero,
         keeps_up=state.holds,
     )
 
@@ -305,17 +477,20 @@ def prefill_pool(
     single = mix_prompts(random, rounds, table, prefill, zero, space, zero, 0.0)
     rate = UTILISATIONS / single.work
     mix = mix_prompts(random, rounds, table, prefill, zero, space, rate * single.alone, 0.0)
-    queue = queue_prompts(random, rate, zero, rate * single.alone, mix)
+    cv2 = spread_cv2(load, rate)
+    queue = queue_prompts(random, rate, zero, rate * single.alone, mix, cv2)
     return Steady(
         batch=zero, gamma=zero, depth=zero, round_seconds=step, tokens_per_round=zero + 1,
-        tokens_variance=zero, in_flight=zero, step_seconds=step, fast_seconds=step,
-        slow_seconds=step, turnover=zero, rate=rate,
+        tokens_variance=zero, in_flight=zero, peakedness=zero + 1, settling=zero + 1,
+        step_seconds=step, stretch=zero + 1, heap=zero + 1, follow=zero + 1, rate=rate,
+        others_rate=queue.others_rate,
         rounds_per_request=zero + load.decoded.mean(),
         prefill_seconds=mix.extra, prefill_square=mix.extra_square, mixed_share=zero + 1,
-        busy_share=queue.busy, backlog_load=queue.load, backlog_seconds=queue.wait,
-        prompt_seconds=mix.work,
+        busy_share=queue.busy, backlog_load=queue.waits, backlog_seconds=queue.wait,
+        backlog_square=queue.wait_square, prompt_seconds=mix.work,
         own_seconds=mix.own + moving[:, None, :] + prefill.request_seconds,
-        mixed_seconds=mix.mixed, kv_share=zero,
+        mixed_seconds=mix.mixed, room_seconds=mix.room, burst=bursts(cv2),
+        prompt_load=queue.load, request_share=zero, request_spread=zero, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
 
@@ -359,9 +534,9 @@ def reached(values: Array, at: Array) -> Array:
 
 
 def slope_at(state: Steady, config: NDArray[np.int64], at: Array) -> Array:
-    """Seconds that one more request in the batch adds to a step, [n], around fractional indices."""
+    """Seconds that one more request in the batch adds to a round, [n], at fractional indices."""
     low = np.clip(np.floor(at).astype(np.int64), 0, max(state.rate.shape[1] - 2, 0))
     high = np.minimum(low + 1, state.rate.shape[1] - 1)
-    rise = state.step_seconds[config, high] - state.step_seconds[config, low]
+    rise = state.round_seconds[config, high] - state.round_seconds[config, low]
     run = state.batch[config, high] - state.batch[config, low]
     return np.asarray(np.maximum(rise, 0.0) / np.maximum(run, 1e-9))

@@ -162,7 +162,7 @@ def size_split(
     late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
     early = {k: v for k, v in limits.items() if k.startswith("ttft")}
     decoders = held[0] if held else None
-    decode, answers = _size(load, without_prefill(states), late, max_utilisation, decoders)
+    decode, answers = _size(load, without_prefill(load, states), late, max_utilisation, decoders)
     rate = decode.state.rate[:, 0] * decode.replicas
     random = replace(load, users=None)
     entry = Entry(

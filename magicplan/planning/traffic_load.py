@@ -21,6 +21,9 @@ NODE_EDGES = (0.0, 0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.94, 0.96, 0.98, 0.99, 1.0)
 """Prompts are grouped by length between these shares; finer where percentiles are read."""
 CTX_NODES = 8
 SECONDS_PER_DAY = 86_400.0
+BURSTY_CV2 = 1.2
+"""Squared variation of gaps from which arrivals are called bursty: that of a few hundred random
+ones stays below."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -184,6 +187,19 @@ def _load(ask: PlanRequest, lengths: Lengths, rate: float, peak: float) -> Load:
         prefix_hit_rate=float(ask.prefix_hit_rate),
         shared_prefix_tokens=float(ask.shared_prefix_tokens),
         source="as stated",
+    )
+
+
+def arrivals_of(load: Load) -> str:
+    """How requests come, in words. What a fleet makes of bursts, `serving.spread_cv2` says."""
+    if load.users is not None:
+        return "come from users in turns"
+    if load.arrival_cv2 <= BURSTY_CV2:
+        return "arrive at random (Poisson)"
+    return (
+        f"arrive in bursts: gaps vary by {load.arrival_cv2:.3g} times the square of their mean, "
+        f"taken as bursts of {(1 + load.arrival_cv2) / 2:.3g} requests on average that come at "
+        "once, the worst of what gaps alone can tell, and are spread over replicas at random"
     )
 
 

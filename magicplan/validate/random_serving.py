@@ -42,6 +42,8 @@ SETUPS = (
     ("h100-sxm", "llama-3.1-70b", 4, "fp8"), ("b200-sxm", "llama-3.1-70b", 4, "bf16"),
     ("h100-sxm", "mixtral-8x7b", 4, "bf16"), ("h200-sxm", "gemma-3-27b", 1, "bf16"),
 )  # fmt: skip
+LARGE = SETUPS[3:6]
+"""Those whose cache holds several of the longest prompts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +70,10 @@ class Case:
         return f"{self.label} {at}"
 
 
-FEATURES = ("speculation", "pipeline", "disaggregated", "tight cache", "shared prefix", "bursty")
+FEATURES = (
+    "speculation", "pipeline", "disaggregated", "tight cache", "shared prefix", "bursty",
+    "long prompts",
+)  # fmt: skip
 """What a workload may have beyond plain decoding of random arrivals by one replica."""
 
 
@@ -93,11 +98,16 @@ class Comparison:
 def random_case(seed: int) -> Case:
     """Lengths over two orders of magnitude; half of the cases speculate, half are open, a third has
     a cache for a few dozen requests only. A quarter runs on pipeline stages, a quarter prefills on
-    replicas of their own, a few share a prefix or come in bursts."""
+    replicas of their own, a few share a prefix or come in bursts, a fifth has prompts as retrieval
+    and agents send them."""
     rng = np.random.default_rng(seed)
+    long = bool(np.random.default_rng([seed, 1]).random() < 0.2)  # apart: the others stay the same
     gpu, model, tp, dtype = SETUPS[rng.integers(len(SETUPS))]
     prompt, output = (float(np.exp(rng.uniform(*np.log(r)))) for r in ((64, 8192), (32, 768)))
     spread = rng.uniform(1.05, 4.0, 2)
+    if long:  # from 9k to 32k in the median and to three times as many at its 95th percentile
+        gpu, model, tp, dtype = LARGE[seed % len(LARGE)]
+        prompt, spread[0] = 8192.0 * (prompt / 64) ** 0.28, 1 + spread[0] / 2
     lengths = independent(
         f"lognormal:{prompt:.0f},{prompt * spread[0] + 1:.0f}",
         f"lognormal:{output:.0f},{output * spread[1] + 1:.0f}",
@@ -114,7 +124,7 @@ def random_case(seed: int) -> Case:
     alpha, hits, tight = (
         rng.uniform(0.4, 0.85),
         float(rng.choice([0.0, 0.5])),
-        bool(rng.random() < 0.3),
+        bool(rng.random() < 0.3) and not long,
     )
     requests_held = int(2 ** rng.uniform(4, 7))
     chance = rng.random(3)
@@ -123,6 +133,7 @@ def random_case(seed: int) -> Case:
     common = float(np.floor(lengths.prompt.min() * rng.uniform(0.2, 0.9)))
     shared = common if chance[1] < 0.15 else 0.0
     cv2 = 4.0 if kind == "open" and chance[2] < 0.25 else 1.0
+    cv2 = 9.0 if cv2 > 1 and chance[2] < 0.1 else cv2
     shape = model_specs.load(model)
     accelerator = hardware_specs.load(gpu)
     machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
@@ -136,7 +147,7 @@ def random_case(seed: int) -> Case:
             gamma=gamma,
         )
     load = Load(
-        requests_per_s=1.0, peak_over_mean=1.0,
+        requests_per_s=1e-9, peak_over_mean=1.0,  # little, so that all bursts are a replica's own
         users=None if kind == "open" else float(concurrency), think_seconds=pause,
         arrival_cv2=cv2, lengths=lengths, prefix_hit_rate=hits,
         shared_prefix_tokens=shared, source="random",
@@ -145,11 +156,15 @@ def random_case(seed: int) -> Case:
     if tight:
         share = _tight(found, spec, requests_held)
         found = replace(found, limits=replace(limits, memory_fraction=share))
-    has = (gamma > 0, pp > 1, split, tight, shared > 0, cv2 > 1)
+    has = (gamma > 0, pp > 1, split, tight, shared > 0, cv2 > 1, long)
     features = frozenset(name for name, present in zip(FEATURES, has, strict=True) if present)
     label = f"{gpu} {model} tp{max(tp // pp, 1)}" + f" pp{pp}" * (pp > 1)
     label += f" {prompt:.0f}+{output:.0f} g{gamma}" + f" kv{requests_held}" * tight
-    label += f" shared{shared:.0f}" * (shared > 0) + " bursty" * (cv2 > 1) + " split" * split
+    label += (
+        f" shared{shared:.0f}" * (shared > 0)
+        + f" bursts{(1 + cv2) / 2:.1f}" * (cv2 > 1)
+        + " split" * split
+    )
     return Case(
         kind=kind, features=features, label=label, utilisation=float(utilisation),
         concurrency=concurrency, replica=found, spec=spec,
@@ -202,11 +217,12 @@ class _Asked:
 def _mixed(case: Case) -> _Asked:
     found = states(case.replica, case.spec)
     edge = edge_of(found, SAFE_MARGIN if case.kind == "open" else 0.0)
-    rate = reached(found.rate, edge)
     load = case.replica.load
     if case.kind == "open":
-        load = replace(load, requests_per_s=case.utilisation * float(rate[0]))
-        ladder, wanted = found.rate, case.utilisation * rate
+        most = reached(found.rate, edge)  # none where a burst alone may fill the cache
+        wanted = case.utilisation * np.where(most > 0, most, reached(found.rate, edge_of(found)))
+        load = replace(load, requests_per_s=float(wanted[0]))
+        ladder = found.rate
     else:
         ladder, wanted = population(load, found), np.asarray([float(case.concurrency)])
     queued = np.maximum(wanted - reached(ladder, edge), 0.0)
@@ -240,9 +256,13 @@ def _disaggregated(case: Case) -> _Asked:
     r, load = case.replica, case.replica.load
     found, pools = states(r, case.spec), pool(r, prompts_of(r, case.spec))
     if case.kind == "open":
-        edge = edge_of(without_prefill(found), SAFE_MARGIN)
-        one = min(float(reached(without_prefill(found).rate, edge)[0]), float(pools.rate[0, -1]))
+        edge = edge_of(without_prefill(load, found), SAFE_MARGIN)
+        one = min(
+            float(reached(without_prefill(load, found).rate, edge)[0]), float(pools.rate[0, -1])
+        )
         load = replace(load, requests_per_s=REPLICAS * case.utilisation * one)
+        r = replace(r, load=load)
+        found, pools = states(r, case.spec), pool(r, prompts_of(r, case.spec))
     sized = size_split(load, found, pools, {}, max(case.utilisation, 0.3))
     replicas = int(sized.replicas[0])
     rate = float(sized.state.rate[0, 0]) * replicas

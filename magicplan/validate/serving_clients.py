@@ -88,15 +88,14 @@ def jobs_of(r: Replica, counted: int, rng: np.random.Generator) -> Iterator[Job]
 
 
 def waits_of(r: Replica, count: int, rng: np.random.Generator) -> Iterator[float]:
-    """Times between random arrivals, by two exponential streams of equal load where they come in
-    bursts (`arrival_cv2`: their squared coefficient of variation); drawn from equal strata, so that
-    a short run has the rate it should."""
-    rate, cv2 = r.load.requests_per_s, r.load.arrival_cv2
-    first = (1 + math.sqrt(max(cv2 - 1, 0.0) / (cv2 + 1))) / 2
+    """Times between random arrivals; where they come in bursts, these are of geometric size and
+    come at once, as many as make the squared variation of the gaps `arrival_cv2`. Drawn from equal
+    strata, so that a short run has the rate it should."""
+    rate, burst = r.load.requests_per_s, max((1 + r.load.arrival_cv2) / 2, 1.0)
     while True:
         strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
-        share = np.where(strata[0] < first, first, 1 - first)
-        yield from (-np.log1p(-strata[1]) / (2 * share * rate)).tolist()
+        gaps = -np.log1p(-strata[1]) * burst / rate
+        yield from np.where(strata[0] < 1 / burst, gaps, 0.0).tolist()
 
 
 def pauses_of(think_seconds: float, rng: np.random.Generator) -> Callable[[], float]:

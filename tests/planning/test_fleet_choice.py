@@ -105,7 +105,7 @@ def _document(values: Sequence[Any]) -> list[dict[str, Any]]:
     return [asdict(value) for value in values]
 
 
-@pytest.mark.parametrize(("rate", "binds"), [(10.0, "prefill"), (80.0, "prefill")])
+@pytest.mark.parametrize(("rate", "binds"), [(10.0, "prefill"), (80.0, "kv_cache")])
 def test_a_split_bears_what_its_smaller_pool_bears(rate: float, binds: str) -> None:
     """A little less than its capacity needs no more replicas of either kind; more does."""
     asked: dict[str, Any] = {
