@@ -116,7 +116,13 @@ def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
             trusted = [o for o in experts if believed(o.case)]
             rest = grouped.held_out[grouped.believed]
             parts.append(
-                ("steps of experts, two versions left out,", "the model", rest, _inside(trusted), trusted)
+                (
+                    "steps of experts, two versions left out,",
+                    "the model",
+                    rest,
+                    _inside(trusted),
+                    trusted,
+                )
             )
         if chains:
             rounds = fit_rounds(stack, cases, host.host)

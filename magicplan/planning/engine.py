@@ -26,23 +26,30 @@ PER_SEQUENCE = ("lm_head", "sampling")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RowTable:
-    """Seconds of all work that depends on the number of tokens alone, by tokens of a step.
+    """Seconds of all work that depends on the number of tokens alone, by tokens of a step: linear
+    layers, collectives, element-wise ops.
 
-    `rows` [r] tokens, `seconds` [layout, r]: linear layers, collectives, element-wise ops.
+    Straight lines, [layout, piece] each, between `rows` [piece + 1] tokens.
     """
 
     rows: Array
-    seconds: Array
+    slope: Array
+    """Seconds a token."""
+    start: Array
+    """Seconds where the line meets 0 tokens."""
+
+    @classmethod
+    def through(cls, rows: Array, seconds: Array) -> RowTable:
+        """Through points of `rows` [r] tokens and `seconds` [layout, r]."""
+        slope = np.diff(seconds) / np.diff(rows)
+        return cls(rows=rows, slope=slope, start=seconds[:, :-1] - slope * rows[:-1])
 
     def at(self, rows: Array) -> Array:
-        """Seconds at `rows` [layout, ...] tokens, between the points by straight lines."""
-        high = np.clip(np.searchsorted(self.rows, rows), 1, self.rows.size - 1)
-        low = high - 1
-        share = (rows - self.rows[low]) / (self.rows[high] - self.rows[low])
-        shape = (self.seconds.shape[0], *([1] * (np.ndim(rows) - 1)))
-        layout = np.arange(self.seconds.shape[0]).reshape(shape)
-        first, last = self.seconds[layout, low], self.seconds[layout, high]
-        return np.asarray(first + share * (last - first))
+        """Seconds at `rows` [layout, ...] tokens."""
+        layouts, pieces = self.slope.shape
+        piece = np.clip(np.searchsorted(self.rows, rows) - 1, 0, pieces - 1)
+        piece = piece + pieces * np.arange(layouts).reshape(-1, *([1] * (np.ndim(rows) - 1)))
+        return np.asarray(self.start.take(piece) + self.slope.take(piece) * rows)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -84,7 +91,7 @@ def row_table(model: ModelShape, layout: Deployment, machine: Machine, most: flo
     rows = np.unique(np.rint(np.geomspace(1.0, most, ROW_POINTS)))
     ops = forward(model, with_axes(layout, 1), Pass(batch=rows[None, :], ctx=1.0))
     kept = [op for op in ops if op.kind != "attention" and op.name not in PER_SEQUENCE]
-    return RowTable(rows=rows, seconds=_layouts(step_cost(kept, machine).seconds, layout))
+    return RowTable.through(rows, _layouts(step_cost(kept, machine).seconds, layout))
 
 
 def decode_seconds(

@@ -86,6 +86,7 @@ def entries(name: str) -> tuple[Entry, ...]:
     )
 
 
+@cache
 def load(text: str) -> Engine:
     """`vllm` for the newest version known, `vllm@0.19.0`, or a branch as in `vllm@pr48944`.
 

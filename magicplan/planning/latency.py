@@ -61,18 +61,18 @@ class Entry:
 def mean_ttft(load: Load, state: Steady) -> Array:
     """The mean of `sample`'s time to first token without a wait for slots, [config, b]."""
     share = load.groups.share
-    own = (state.own_seconds * share).sum(axis=-1)
+    own = state.own_seconds @ share
     ahead = state.backlog_load * state.backlog_seconds
     if load.replaces:
         mixed, mean = state.mixed_seconds, state.backlog_seconds
-        longer = state.mixed_share * ((mixed * share).sum(axis=-1) - state.round_seconds)
+        longer = state.mixed_share * ((mixed @ share) - state.round_seconds)
         step = np.clip(state.batch - 1, 0, 1) * (state.round_seconds + longer)
         beyond = np.exp(-mixed.mean(axis=-1) / 2 / np.maximum(mean, 1e-12))
         return np.asarray(step + np.minimum(ahead, mean) * beyond + own)
     decoding = (1 - state.backlog_load) * -np.expm1(-state.in_flight)
     came = (1 - state.prompt_load) * ahead
     number = state.follow * state.others_rate * came + state.burst - 1
-    room = (state.room_seconds * share).sum(axis=-1)
+    room = state.room_seconds @ share
     joined = mean_within(number * state.prefill_seconds, room)
     return np.asarray(ahead + decoding * state.round_seconds / 2 + joined + own)
 

@@ -70,75 +70,116 @@ class Mix:
     """Of the pipeline, whose prompts are computed side by side."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Chunks:
+    """A prompt in chunks of at most `space` tokens on top of `rows` decoded ones, by group
+    [config, b, group], whoever else comes: seconds beyond a step that decodes alone."""
+
+    rows: Array
+    space: Array
+    deep: Array
+    """Stages that a chunk passes in turn; others' chunks pass beside it."""
+    whole: Array
+    """Full steps before the last."""
+    rest: Array
+    """Tokens of the last step."""
+    base: Array
+    """Of the decoded rows alone."""
+    full_extra: Array
+    """Of a full step."""
+    attention: Array
+    alone: Array
+    """Of all its steps, attention included."""
+
+
+def chunks_of(
+    load: Load, table: RowTable, prefill: PrefillCost, rows: Array, space: Array
+) -> Chunks:
+    """What a prompt's steps cost before others join them."""
+    groups, deep = load.groups, prefill.stages.reshape(-1, 1, 1)
+    wide, decoded = space[..., None], rows[..., None]
+    whole = np.ceil(groups.new / wide) - 1
+    rest = groups.new - whole * wide
+    base = table.at(decoded)
+    full_extra = table.at(decoded + deep * wide) - base
+    attention = deep * prefill.of(groups.new, groups.cached)[:, None, :]
+    return Chunks(
+        rows=decoded,
+        space=wide,
+        deep=deep,
+        whole=whole,
+        rest=rest,
+        base=base,
+        full_extra=full_extra,
+        attention=attention,
+        alone=whole * full_extra + table.at(decoded + deep * rest) - base + attention,
+    )
+
+
 def mix_prompts(
     load: Load,
     rounds: Rounds,
     table: RowTable,
-    prefill: PrefillCost,
-    rows: Array,
-    space: Array,
+    chunks: Chunks,
     arrivals: Array,
     sequence_seconds: float,
 ) -> Mix:
-    """Prompts in chunks of at most `space` tokens, on top of `rows` decoded ones.
+    """Prompts in their `chunks`, joined by those that arrive in the same step.
 
     Poisson arrivals during one step start together: k = a / (1 - exp(-a)) of them on average.
     Steps that nobody decodes in are spared the draft. Pipeline stages work on as many
     micro-batches, each with its own chunks and its share of arrivals; `meeting` says how those
     meet.
     """
-    groups = load.groups
-    stages = prefill.stages.reshape(-1, 1)
-    share, wide, decoded = groups.share, space[..., None], rows[..., None]
+    groups, wide, deep = load.groups, chunks.space, chunks.deep
+    share, stages = groups.share, deep[..., 0]
+    whole, rest, full_extra, attention = (
+        chunks.whole, chunks.rest, chunks.full_extra, chunks.attention,
+    )  # fmt: skip
     few = np.maximum(arrivals / stages, 1e-6)
     together = few / -np.expm1(-few)
-    whole = np.ceil(groups.new / wide) - 1
-    rest = groups.new - whole * wide
     others = (together[..., None] - 1) * float((groups.new * share).sum())
     joined = np.minimum(others, wide - rest)  # into the last step; what spills over fills more
     full = whole + (others - joined) / wide
-    base = table.at(decoded)
-    deep = stages[..., None]  # what a chunk passes in turn, others' chunks pass beside it
-    full_extra = table.at(decoded + deep * wide) - base
-    attention = deep * prefill.of(groups.new, groups.cached)[:, None, :]
     mean_attention = (attention * share).sum(axis=-1, keepdims=True)
-    extra = full * full_extra + table.at(decoded + deep * (rest + joined)) - base + sequence_seconds
+    last = table.at(chunks.rows + deep * (rest + joined)) - chunks.base
+    extra = full * full_extra + last + sequence_seconds
     extra = extra + attention + (together[..., None] - 1) * mean_attention
     steps = ((full + 1) * share).sum(axis=-1) / together
     chunk_square = whole * wide**2 + rest**2
     delayed = together * meeting(
-        stages, few, float((groups.new * share).sum()), (chunk_square * share).sum(axis=-1), space
-    )
+        stages, few, float((groups.new * share).sum()), (chunk_square @ share),
+        wide[..., 0],
+    )  # fmt: skip
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
     joint = ((full + 1) * seen[..., None] + extra) * share
     own = joint / share
     if not load.replaces:  # who joins is drawn for each request, see `latency.sample`
-        own = whole * full_extra + table.at(decoded + deep * rest) - base + sequence_seconds
-        own = own + attention + (whole + 1) * seen[..., None]
-    own_mean = (own * share).sum(axis=-1)
+        own = chunks.alone + sequence_seconds + (whole + 1) * seen[..., None]
+    own_mean = own @ share
     part = groups.new / wide
     work = part * (rounds.round_seconds[..., None] + full_extra) + attention
     if load.replaces:  # the clock of such a queue is the full step
         work = part * (rounds.round_seconds[..., None] + full_extra + mean_attention)
     work, part = work / deep, part / deep
     found = work if load.replaces else own
-    found_mean = (found * share).sum(axis=-1)
-    work_mean, work_square = (work * share).sum(axis=-1), (work**2 * share).sum(axis=-1)
+    found_mean = found @ share
+    work_mean, work_square = (work @ share), (work**2 @ share)
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
-        extra=(extra * share).sum(axis=-1) / delayed,
-        extra_square=(extra**2 * share).sum(axis=-1) / delayed,
+        extra=(extra @ share) / delayed,
+        extra_square=(extra**2 @ share) / delayed,
         steps=steps * together / delayed,
         own_mean=own_mean,
         alone=joint.sum(axis=-1) / delayed,
         work=work_mean,
         work_square=work_square,
-        left=(found**2 * share).sum(axis=-1) / (2 * found_mean),
-        left_square=(found**3 * share).sum(axis=-1) / (3 * found_mean),
+        left=(found**2 @ share) / (2 * found_mean),
+        left_square=(found**2 * found @ share) / (3 * found_mean),
         room=(1 - rest / wide) * full_extra,
-        part=(part * share).sum(axis=-1),
+        part=(part @ share),
         stages=stages,
     )
 
@@ -155,6 +196,8 @@ def meeting(
     numbers (Blom's approximation): within 5 % of the last-passage time of gamma-distributed work
     on 2 to 8 stages. Chunks come as a compound Poisson sum, and full steps do not vary.
     """
+    if np.all(stages == 1):
+        return np.ones_like(arrivals)
     lone = np.maximum(stages, 2.0)
     normal = NormalDist()
     largest = np.vectorize(lambda p: normal.inv_cdf((p - 0.375) / (p + 0.25)))(lone)

@@ -21,6 +21,7 @@ from magicplan.planning.prompt_chunks import (
     Queue,
     Rounds,
     bursts,
+    chunks_of,
     mix_prompts,
     others_share,
     queue_prompts,
@@ -197,23 +198,22 @@ def steady_states(
     rows = batch * (rounds.gamma + 1)
     fed = rows / prefill.stages.reshape(-1, 1)  # to each micro-batch
     space = np.maximum(batched_tokens - fed, 1.0)
-    settling = np.ones_like(batch)
+    chunks = chunks_of(load, table, prefill, rows, space)
+    undone = settling = np.ones_like(batch) if load.replaces else _settling(rounds)
     decoding = batch if load.replaces else np.maximum(batch - np.minimum(batch, 1.0), 0.0)
     for _ in range(1 if load.replaces else SETTLING_ROUNDS):
         arrivals = decoding / per_request
-        mix = mix_prompts(load, rounds, table, prefill, rows, space, arrivals, sequence_seconds)
+        mix = mix_prompts(load, rounds, table, chunks, arrivals, sequence_seconds)
         flow = _flow(load, rounds, decoding, per_request, arrivals, mix)
         if not load.replaces:
-            settling = _settling(load, rounds, flow)
+            settling = undone if load.users is None else undone + flow.stay / flow.away
             decoding = _decoding(load, rounds, per_request, settling, flow, mix)
     flow = _flow(load, rounds, decoding, per_request, decoding / per_request, mix)
     in_flight = flow.rate * flow.stay
     peakedness = _peakedness(load, batch, decoding)
     request, spread = _request_shares(room)
     beside = (
-        flow.rate
-        * (mix.own * load.groups.share).sum(axis=-1)
-        * _share(room, room.prefilling_bytes[:, None])
+        flow.rate * (mix.own @ load.groups.share) * _share(room, room.prefilling_bytes[:, None])
     )
     use, margin = _memory(in_flight, peakedness, request, spread, beside)
     holds = (np.maximum(in_flight, np.minimum(batch, 1.0)) * request <= 1) & (
@@ -287,11 +287,12 @@ def _flow(
     met = arrivals * others_share(load, rounds, decoding, per_request, arrivals, mix)
     stretch = 1 + met * mix.extra / rounds.round_seconds
     rate = decoding / (alone * stretch)
-    queue = queue_prompts(load, rate, decoding, arrivals, mix, spread_cv2(load, rate))
+    cv2 = spread_cv2(load, rate)
+    queue = queue_prompts(load, rate, decoding, arrivals, mix, cv2)
     follow = _follow(load, stretch, mix)
     heap = 1 / (1 - (1 - 1 / stretch) * follow)
     share = load.groups.share
-    ahead, burst = queue.waits * queue.wait, bursts(spread_cv2(load, rate))
+    ahead, burst = queue.waits * queue.wait, bursts(cv2)
     if load.replaces:
         away = ahead + mix.own_mean
         return _Flow(
@@ -300,7 +301,7 @@ def _flow(
         )  # fmt: skip
     came = (1 - queue.load) * ahead
     behind = follow * queue.others_rate * came + burst - 1
-    joined = mean_within(behind * mix.extra, (mix.room * share).sum(axis=-1))
+    joined = mean_within(behind * mix.extra, mix.room @ share)
     prefill = ahead + mix.own_mean + joined
     heaps = queue.others_rate * (alone * stretch / heap + follow * (prefill - came))
     late = heap * ((heaps + behind) * mix.extra - joined)
@@ -332,7 +333,7 @@ def mean_within(mean: Array, most: Array) -> Array:
 
 def long_step(mixed: Array, share: Array) -> Array:
     """A step with prompts as it is met, in proportion to its length."""
-    return np.asarray((mixed**2 * share).sum(axis=-1) / (mixed * share).sum(axis=-1))
+    return np.asarray((mixed**2 @ share) / (mixed @ share))
 
 
 def spread_cv2(load: Load, rate: Array) -> Array:
@@ -343,12 +344,12 @@ def spread_cv2(load: Load, rate: Array) -> Array:
     return np.asarray(1 + (load.arrival_cv2 - 1) * part)
 
 
-def _settling(load: Load, rounds: Rounds, flow: _Flow) -> Array:
+def _settling(rounds: Rounds) -> Array:
     """How much of a change of the number in flight is undone within one stay: all where requests
-    come and go independently. Rounds of more requests take longer; users in flight do not think."""
+    come and go independently. Rounds of more requests take longer. (Of users, those in flight do
+    not think either.)"""
     rise = np.gradient(rounds.round_seconds, rounds.batch, axis=-1) / rounds.round_seconds
-    settling = np.clip(1 - rise * np.maximum(rounds.batch - 1, 0.0), LEAST_SETTLING, 1.0)
-    return np.asarray(settling if load.users is None else settling + flow.stay / flow.away)
+    return np.clip(1 - rise * np.maximum(rounds.batch - 1, 0.0), LEAST_SETTLING, 1.0)
 
 
 def _decoding(
@@ -473,10 +474,10 @@ def prefill_pool(
         tokens_per_round=zero + 1, tokens_variance=zero,
     )  # fmt: skip
     random = replace(load, users=None)
-    space = zero + batched_tokens
-    single = mix_prompts(random, rounds, table, prefill, zero, space, zero, 0.0)
+    chunks = chunks_of(random, table, prefill, zero, zero + batched_tokens)
+    single = mix_prompts(random, rounds, table, chunks, zero, 0.0)
     rate = UTILISATIONS / single.work
-    mix = mix_prompts(random, rounds, table, prefill, zero, space, rate * single.alone, 0.0)
+    mix = mix_prompts(random, rounds, table, chunks, rate * single.alone, 0.0)
     cv2 = spread_cv2(load, rate)
     queue = queue_prompts(random, rate, zero, rate * single.alone, mix, cv2)
     return Steady(
