@@ -115,8 +115,11 @@ def plan(
         _init(file or FIRST_FILE)
         return
     from magicplan.planning.plan import plan as answer
+    from magicplan.report.terminal import progress
 
-    result = answer(_request(file, given, slo or []))
+    request = _request(file, given, slo or [])
+    with progress("planning", None):
+        result = answer(request)
     if observed:
         result = _beside(result, observed, stated or [], fitted)
     elif stated or fitted:
