@@ -138,23 +138,18 @@ def mix_prompts(
     )  # fmt: skip
     few = np.maximum(arrivals / stages, 1e-6)
     together = few / -np.expm1(-few)
-    others = (together[..., None] - 1) * float((groups.new * share).sum())
+    others = (together[..., None] - 1) * float(groups.new @ share)
     joined = np.minimum(others, wide - rest)  # into the last step; what spills over fills more
     full = whole + (others - joined) / wide
-    mean_attention = (attention * share).sum(axis=-1, keepdims=True)
+    mean_attention = (attention @ share)[..., None]
     last = table.at(chunks.rows + deep * (rest + joined)) - chunks.base
     extra = full * full_extra + last + sequence_seconds
     extra = extra + attention + (together[..., None] - 1) * mean_attention
-    steps = ((full + 1) * share).sum(axis=-1) / together
-    chunk_square = whole * wide**2 + rest**2
-    delayed = together * meeting(
-        stages, few, float((groups.new * share).sum()), (chunk_square @ share),
-        wide[..., 0],
-    )  # fmt: skip
+    steps = (full + 1) @ share / together
+    delayed = together * _sharing(load, chunks, few)
     alone = _alone(load, rounds.batch, arrivals)
     seen = rounds.round_seconds - alone * rounds.draft_seconds
-    joint = ((full + 1) * seen[..., None] + extra) * share
-    own = joint / share
+    joint = own = (full + 1) * seen[..., None] + extra
     if not load.replaces:  # who joins is drawn for each request, see `latency.sample`
         own = chunks.alone + sequence_seconds + (whole + 1) * seen[..., None]
     own_mean = own @ share
@@ -165,22 +160,33 @@ def mix_prompts(
     work, part = work / deep, part / deep
     found = work if load.replaces else own
     found_mean = found @ share
-    work_mean, work_square = (work @ share), (work**2 @ share)
+    work_mean, work_square = work @ share, work**2 @ share
     return Mix(
         own=own,
         mixed=rounds.round_seconds[..., None] + extra / (full + 1),
-        extra=(extra @ share) / delayed,
-        extra_square=(extra**2 @ share) / delayed,
+        extra=extra @ share / delayed,
+        extra_square=extra**2 @ share / delayed,
         steps=steps * together / delayed,
         own_mean=own_mean,
-        alone=joint.sum(axis=-1) / delayed,
+        alone=joint @ share / delayed,
         work=work_mean,
         work_square=work_square,
-        left=(found**2 @ share) / (2 * found_mean),
-        left_square=(found**2 * found @ share) / (3 * found_mean),
+        left=found**2 @ share / (2 * found_mean),
+        left_square=found**2 * found @ share / (3 * found_mean),
         room=(1 - rest / wide) * full_extra,
-        part=(part @ share),
+        part=part @ share,
         stages=stages,
+    )
+
+
+def _sharing(load: Load, chunks: Chunks, arrivals: Array) -> Array:
+    """See `meeting`; 1 without pipeline stages."""
+    stages, share = chunks.deep[..., 0], load.groups.share
+    if np.all(stages == 1):
+        return np.ones_like(arrivals)
+    chunk_square = (chunks.whole * chunks.space**2 + chunks.rest**2) @ share
+    return meeting(
+        stages, arrivals, float(load.groups.new @ share), chunk_square, chunks.space[..., 0]
     )
 
 
@@ -196,8 +202,6 @@ def meeting(
     numbers (Blom's approximation): within 5 % of the last-passage time of gamma-distributed work
     on 2 to 8 stages. Chunks come as a compound Poisson sum, and full steps do not vary.
     """
-    if np.all(stages == 1):
-        return np.ones_like(arrivals)
     lone = np.maximum(stages, 2.0)
     normal = NormalDist()
     largest = np.vectorize(lambda p: normal.inv_cdf((p - 0.375) / (p + 0.25)))(lone)
