@@ -97,11 +97,9 @@ this much."""
 STRANGER_SPREAD = 1.35
 """The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
 their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
-
-
 EXPERT_SPREAD = 1.30
-"""The same for mixtures of experts, whose steps took no part in a stack's residual: it brings 79 %
-of TensorRT-LLM's steps inside whose model took no part in a fit."""
+"""The same for mixtures of experts, whose steps took no part in a stack's residual;
+docs/accuracy.md prints how many of them lie inside."""
 
 
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:

@@ -13,7 +13,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from magicplan.planning.serving import Steady, long_step, mean_within
+from magicplan.planning.in_flight import long_step, mean_within
+from magicplan.planning.serving import Steady
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 

@@ -16,14 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan.planning.engine import PrefillCost, RowTable
+from magicplan.planning.in_flight import (
+    decoding_of,
+    flow_of,
+    peakedness_of,
+    settling_of,
+    spread_cv2,
+)
 from magicplan.planning.prompt_chunks import (
-    Mix,
-    Queue,
     Rounds,
     bursts,
     chunks_of,
     mix_prompts,
-    others_share,
     queue_prompts,
 )
 from magicplan.planning.traffic_load import Load
@@ -33,12 +37,7 @@ UTILISATIONS = np.linspace(0.02, 0.95, 32)
 """Of replicas that only prefill."""
 SETTLING_ROUNDS = 2
 """Of the iteration between the number in flight and how it fluctuates."""
-LEAST_SETTLING = 0.1
 Flags = NDArray[np.bool_]
-SAFE_MARGIN = 3.09
-"""Standard deviations that the cache keeps free: requests in flight outgrow it for at most 0.1 %
-of the time; a batch with less is one that the replica does not hold. So little, because overflow
-feeds itself: a preempted request brings its prompt again, to be computed before all decoding."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -199,18 +198,18 @@ def steady_states(
     fed = rows / prefill.stages.reshape(-1, 1)  # to each micro-batch
     space = np.maximum(batched_tokens - fed, 1.0)
     chunks = chunks_of(load, table, prefill, rows, space)
-    undone = settling = np.ones_like(batch) if load.replaces else _settling(rounds)
+    undone = settling = np.ones_like(batch) if load.replaces else settling_of(rounds)
     decoding = batch if load.replaces else np.maximum(batch - np.minimum(batch, 1.0), 0.0)
     for _ in range(1 if load.replaces else SETTLING_ROUNDS):
         arrivals = decoding / per_request
         mix = mix_prompts(load, rounds, table, chunks, arrivals, sequence_seconds)
-        flow = _flow(load, rounds, decoding, per_request, arrivals, mix)
+        flow = flow_of(load, rounds, decoding, per_request, arrivals, mix)
         if not load.replaces:
             settling = undone if load.users is None else undone + flow.stay / flow.away
-            decoding = _decoding(load, rounds, per_request, settling, flow, mix)
-    flow = _flow(load, rounds, decoding, per_request, decoding / per_request, mix)
+            decoding = decoding_of(load, rounds, per_request, settling, flow, mix)
+    flow = flow_of(load, rounds, decoding, per_request, decoding / per_request, mix)
     in_flight = flow.rate * flow.stay
-    peakedness = _peakedness(load, batch, decoding)
+    peakedness = peakedness_of(load, batch, decoding)
     request, spread = _request_shares(room)
     beside = (
         flow.rate * (mix.own @ load.groups.share) * _share(room, room.prefilling_bytes[:, None])
@@ -256,133 +255,6 @@ def steady_states(
         holds=holds & (fed < batched_tokens),
         keeps_up=holds & (fed < batched_tokens) & (flow.queue.offered < 1),
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Flow:
-    """Requests that pass through at each batch, [config, b]."""
-
-    rate: Array
-    stretch: Array
-    heap: Array
-    follow: Array
-    met: Array
-    """Prompts that a decoding request meets in a round."""
-    stay: Array
-    """Seconds from the first token to the last."""
-    away: Array
-    """Seconds from the last token to the next first one."""
-    queue: Queue
-
-
-def _flow(
-    load: Load, rounds: Rounds, decoding: Array, per_request: Array, arrivals: Array, mix: Mix
-) -> _Flow:
-    """The rate at which so many decode, by Little's law over the time that is left to decoding.
-
-    Prompts stretch it. A request stays for its own rounds and for others' prompts: those that come
-    meanwhile, and those behind it when it begins (see `latency.sample`).
-    """
-    alone = per_request * rounds.round_seconds
-    met = arrivals * others_share(load, rounds, decoding, per_request, arrivals, mix)
-    stretch = 1 + met * mix.extra / rounds.round_seconds
-    rate = decoding / (alone * stretch)
-    cv2 = spread_cv2(load, rate)
-    queue = queue_prompts(load, rate, decoding, arrivals, mix, cv2)
-    follow = _follow(load, stretch, mix)
-    heap = 1 / (1 - (1 - 1 / stretch) * follow)
-    share = load.groups.share
-    ahead, burst = queue.waits * queue.wait, bursts(cv2)
-    if load.replaces:
-        away = ahead + mix.own_mean
-        return _Flow(
-            rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=alone * stretch,
-            away=away, queue=queue,
-        )  # fmt: skip
-    came = (1 - queue.load) * ahead
-    behind = follow * queue.others_rate * came + burst - 1
-    joined = mean_within(behind * mix.extra, mix.room @ share)
-    prefill = ahead + mix.own_mean + joined
-    heaps = queue.others_rate * (alone * stretch / heap + follow * (prefill - came))
-    late = heap * ((heaps + behind) * mix.extra - joined)
-    some = np.maximum(-np.expm1(-heaps), 1e-12)
-    most = per_request * np.maximum(long_step(mix.mixed, share) - rounds.round_seconds, 0.0)
-    stay = alone + some * mean_within(late / some, most)
-    away = load.think_seconds + prefill
-    return _Flow(
-        rate=rate, stretch=stretch, heap=heap, follow=follow, met=met, stay=stay, away=away,
-        queue=queue,
-    )  # fmt: skip
-
-
-def _follow(load: Load, stretch: Array, mix: Mix) -> Array:
-    """See `Steady`: all at random arrivals; of users those who think for longer than prompts are
-    computed without a break, since nobody who waits for an answer asks; none at a fixed
-    concurrency. Other pipeline stages compute what comes meanwhile: only a prompt's own follows."""
-    busy = mix.extra_square / np.maximum(mix.extra, 1e-12) * stretch**2
-    think = load.think_seconds / np.maximum(load.think_seconds + busy, 1e-12)
-    if load.users is None:
-        think = np.ones_like(stretch)
-    return np.asarray(think / mix.stages)
-
-
-def mean_within(mean: Array, most: Array) -> Array:
-    """Mean of the lesser of an exponential variable and a bound."""
-    return np.asarray(-mean * np.expm1(-most / np.maximum(mean, 1e-12)))
-
-
-def long_step(mixed: Array, share: Array) -> Array:
-    """A step with prompts as it is met, in proportion to its length."""
-    return np.asarray((mixed**2 @ share) / (mixed @ share))
-
-
-def spread_cv2(load: Load, rate: Array) -> Array:
-    """Squared variation of the gaps between arrivals at one of as many replicas as serve the load
-    at this rate each: bursts of m are spread at random, 1 + (m - 1) / replicas to each that gets
-    any."""
-    part = np.minimum(rate / load.requests_per_s, 1.0) if load.users is None else np.ones_like(rate)
-    return np.asarray(1 + (load.arrival_cv2 - 1) * part)
-
-
-def _settling(rounds: Rounds) -> Array:
-    """How much of a change of the number in flight is undone within one stay: all where requests
-    come and go independently. Rounds of more requests take longer. (Of users, those in flight do
-    not think either.)"""
-    rise = np.gradient(rounds.round_seconds, rounds.batch, axis=-1) / rounds.round_seconds
-    return np.clip(1 - rise * np.maximum(rounds.batch - 1, 0.0), LEAST_SETTLING, 1.0)
-
-
-def _decoding(
-    load: Load, rounds: Rounds, per_request: Array, settling: Array, flow: _Flow, mix: Mix
-) -> Array:
-    """Mean number that decode, over the time left to decoding, where one of them sees `batch`.
-
-    A number of mean N and variance z N looks, to those that make it up, like N + z. Requests leave
-    at a rate x = N / decoding time, and come in heaps: an arrival, and all who arrive while its
-    prompt is computed. By linear noise, z = (noise of arrivals + of departures) / 2 settling, of
-    which arrivals' is the mean square of 1 + x S, S being the seconds of a prompt, plus
-    (cv2 - 1) (1 + x mean S)^2. So N + z = batch is a quadratic equation in x.
-    """
-    alone = per_request * rounds.round_seconds
-    cv2 = spread_cv2(load, flow.rate)
-    # of a heap, by when its last prompt is done
-    kept = flow.follow * per_request / (per_request + mix.steps)
-    mean, square = kept * mix.extra, kept * mix.extra_square
-    seen = np.minimum(rounds.batch, 1.0) / settling
-    constant = rounds.batch - seen * (cv2 + 1) / 2
-    linear = alone + seen * cv2 * mean
-    quadratic = seen * (square + (cv2 - 1) * mean**2) / 2
-    left = np.maximum(constant, 0.0)
-    return np.asarray(
-        2 * alone * left / (linear + np.sqrt(linear**2 + 4 * np.maximum(quadratic, 0.0) * left))
-    )
-
-
-def _peakedness(load: Load, batch: Array, decoding: Array) -> Array:
-    """Variance over mean of the number that decode, see `_decoding`; a fixed one does not vary."""
-    if load.replaces:
-        return np.zeros_like(decoding)
-    return np.asarray((batch - decoding) / np.minimum(batch, 1.0))
 
 
 def _overshoot(rounds: Rounds) -> Array:
@@ -494,50 +366,3 @@ def prefill_pool(
         prompt_load=queue.load, request_share=zero, request_spread=zero, kv_share=zero,
         kv_margin=zero + 99.0, holds=zero == 0, keeps_up=zero == 0,
     )  # fmt: skip
-
-
-def last_feasible(state: Steady, margin: float = SAFE_MARGIN) -> NDArray[np.int64]:
-    """Index of the batch up to which every batch keeps up and leaves `margin` standard deviations
-    of cache free, [config]; -1 where none does."""
-    bad = ~(state.keeps_up & (state.kv_margin >= margin))
-    return np.asarray(np.where(bad.any(axis=1), bad.argmax(axis=1), bad.shape[1]) - 1)
-
-
-def edge_of(state: Steady, margin: float = 0.0) -> Array:
-    """Fractional index at which the cache leaves just `margin` standard deviations, [config]; the
-    last batch that keeps up where something else ends it."""
-    last = np.maximum(last_feasible(state, margin), 0)
-    after = np.minimum(last + 1, state.rate.shape[1] - 1)
-    rows = np.arange(state.configs)
-    here, there = state.kv_margin[rows, last], state.kv_margin[rows, after]
-    share = np.clip((here - margin) / np.maximum(here - there, 1e-12), 0.0, 1.0)
-    return np.asarray(last + np.where(state.keeps_up[rows, after], share * (after - last), 0.0))
-
-
-def where_reached(values: Array, wanted: Array, end: NDArray[Any]) -> Array:
-    """Fractional batch index at which rising `values` [config, b] reach `wanted` [config].
-
-    The first index where all are above, `end` where none up to it reaches it.
-    """
-    found = np.empty(wanted.shape)
-    for row, (ladder, target, most) in enumerate(zip(values, wanted, end, strict=True)):
-        rising = np.maximum.accumulate(ladder[: int(np.ceil(most)) + 1])
-        found[row] = min(np.interp(target, rising, np.arange(float(rising.size))), most)
-    return found
-
-
-def reached(values: Array, at: Array) -> Array:
-    """Values [config, b] at fractional indices, [config]."""
-    rows = np.arange(values.shape[0])
-    low = np.clip(np.floor(at).astype(np.int64), 0, values.shape[1] - 1)
-    high = np.minimum(low + 1, values.shape[1] - 1)
-    return np.asarray(values[rows, low] + (at - low) * (values[rows, high] - values[rows, low]))
-
-
-def slope_at(state: Steady, config: NDArray[np.int64], at: Array) -> Array:
-    """Seconds that one more request in the batch adds to a round, [n], at fractional indices."""
-    low = np.clip(np.floor(at).astype(np.int64), 0, max(state.rate.shape[1] - 2, 0))
-    high = np.minimum(low + 1, state.rate.shape[1] - 1)
-    rise = state.round_seconds[config, high] - state.round_seconds[config, low]
-    run = state.batch[config, high] - state.batch[config, low]
-    return np.asarray(np.maximum(rise, 0.0) / np.maximum(run, 1e-9))

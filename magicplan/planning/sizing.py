@@ -12,19 +12,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from magicplan.planning.latency import Entry, Sampled, population, sample
-from magicplan.planning.plan_request import SLO_KEYS
-from magicplan.planning.serving import (
+from magicplan.planning.ladder import (
     SAFE_MARGIN,
-    UTILISATIONS,
-    Steady,
     edge_of,
     last_feasible,
     reached,
     slope_at,
     where_reached,
-    without_prefill,
 )
+from magicplan.planning.latency import Entry, Sampled, population, sample
+from magicplan.planning.plan_request import SLO_KEYS
+from magicplan.planning.serving import UTILISATIONS, Steady, without_prefill
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.deployment import Array
 

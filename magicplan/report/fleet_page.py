@@ -96,7 +96,10 @@ def facts(found: Record, *, alone: bool = True) -> Iterable[Fact]:
     if each > cost * 1.0005:
         note = f"{show(100 * (1 - cost / each), 'percent')} saved by the mix"
     elif each < cost / 1.0005:
-        note = "cheaper, but the GPUs at hand do not allow all of them at once"
+        note = (
+            "cheaper, with more GPUs than are at hand, or prefill and decode on replicas of their "
+            "own, which a mix leaves out"
+        )
     yield Fact(name="each by its own plan", value=show(each, "usd"), note=note)
 
 

@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
-from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
@@ -26,7 +24,7 @@ from magicplan.validate.covering import held_out
 from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
 from magicplan.validate.replay import prefill_of
-from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
+from magicplan.validate.stack_fit import MIN_CASES, placed, runs_of, set_of
 
 EXPERTS: dict[str, tuple[float, float, float]] = {
     "prefill_share": (0.0, 0.8, 1.0),
@@ -70,14 +68,8 @@ def fit_experts(
     take no part in a fit, but are held against it. Raises UsageError for too few rows.
     """
     rows, kept = [], []
-    for case in cases:
-        if not case.step_seconds or not runs_of(stack, case, dense=False):
-            continue
-        try:
-            ask = resolve(Request(**case.ask))
-            scene = scene_of(ask, place(ask))
-        except UsageError:
-            continue
+    usable = (c for c in cases if c.step_seconds and runs_of(stack, c, dense=False))
+    for case, ask, scene in placed(usable):
         rows.append((case.step_seconds, *_known_experts(case, scene)))
         kept.append((case, (ask.model.layers, ask.model.hidden)))
     believed = np.asarray([believe(case) for case, _ in kept], dtype=np.bool_)

@@ -8,6 +8,7 @@ import numpy as np
 
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.transfer import calibration_for
+from magicplan.planning.ladder import SAFE_MARGIN, edge_of, reached, slope_at, where_reached
 from magicplan.planning.latency import PERCENTILES, Entry, population, sample
 from magicplan.planning.lengths import independent
 from magicplan.planning.replica import (
@@ -20,14 +21,7 @@ from magicplan.planning.replica import (
     room_of,
     states,
 )
-from magicplan.planning.serving import (
-    SAFE_MARGIN,
-    edge_of,
-    reached,
-    slope_at,
-    where_reached,
-    without_prefill,
-)
+from magicplan.planning.serving import without_prefill
 from magicplan.planning.sizing import size_split
 from magicplan.planning.traffic_load import Load
 from magicplan.roofline.acceptance import Iid

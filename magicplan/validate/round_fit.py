@@ -12,14 +12,12 @@ from scipy.optimize import least_squares, minimize_scalar
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import HostFit, Residual
-from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import rounds
 from magicplan.validate.covering import held_out
 from magicplan.validate.evidence import evidence
 from magicplan.validate.published import Case
-from magicplan.validate.stack_fit import MIN_CASES, runs_of, set_of
+from magicplan.validate.stack_fit import MIN_CASES, placed, runs_of, set_of
 
 ROUND_CONSTANTS = ("host.draft_step_seconds", "host.round_seconds")
 LEAST = (0.95, 1.05)
@@ -105,15 +103,10 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> RoundFit:
 
 def _chains(cases: list[Case], host: HostFit) -> tuple[_Chains, list[Case]]:
     rows, kept = [], []
-    for case in cases:
-        try:
-            ask = resolve(Request(**case.ask))
-            scene = scene_of(ask, place(ask))
-        except UsageError:
-            continue
+    for case, ask, scene in placed(cases):
         known = replace(scene.machine.calibration, host=host)
-        scene = replace(scene, machine=replace(scene.machine, calibration=known))
-        table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
+        here = replace(scene, machine=replace(scene.machine, calibration=known))
+        table = rounds(here, ask.draft, ask.acceptance, ask.max_gamma)
         step, whole = (1e3 * float(table.round_seconds.flat[at]) for at in (0, -1))
         gain = float(table.tokens_per_round.flat[-1]) * step
         rows.append((case.speedup or 1.0, gain, whole, float(ask.max_gamma)))

@@ -8,6 +8,7 @@ it is never paid (fitted freely, its share was 0 for every stack).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import HostFit, Residual
 from magicplan.hardware_specs.transfer import CALIBRATED
 from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, resolve
+from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost
@@ -158,16 +159,21 @@ def runs_of(stack: str, case: Case, *, dense: bool = True) -> bool:
     return engine_stack(case.engine) == stack and case.dense == dense and family in CALIBRATED
 
 
-def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
-    rows, kept = [], []
+def placed(cases: Iterable[Case]) -> Iterator[tuple[Case, Resolved, Scene]]:
+    """Every case with its question and where it runs; those that do not fit are left out."""
     for case in cases:
         try:
             ask = resolve(Request(**case.ask))
             scene = scene_of(ask, place(ask))
         except UsageError:
             continue
-        rows.append((case.step_seconds, *_known(case, scene)))
-        kept.append(case)
+        yield case, ask, scene
+
+
+def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
+    found = [(case, scene) for case, _, scene in placed(cases)]
+    rows = [(case.step_seconds, *_known(case, scene)) for case, scene in found]
+    kept = [case for case, _ in found]
     columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_Parts)))
     return _Parts(*columns.T), kept
 

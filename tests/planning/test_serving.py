@@ -12,6 +12,7 @@ import simpy
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.planning.engine import RowTable, prefill_cost, row_table
+from magicplan.planning.ladder import SAFE_MARGIN, last_feasible, where_reached
 from magicplan.planning.latency import Entry, sample
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.prompt_chunks import meeting
@@ -26,7 +27,7 @@ from magicplan.planning.replica import (
     rounds_of,
     states,
 )
-from magicplan.planning.serving import SAFE_MARGIN, Steady, last_feasible, where_reached
+from magicplan.planning.serving import Steady
 from magicplan.planning.traffic_load import load_of
 from magicplan.roofline.acceptance import Iid
 from magicplan.roofline.deployment import Array, Deployment
