@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 
 from magicplan.hardware_specs.calibration import Calibration
@@ -21,18 +21,27 @@ def fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
     if target not in seen.figures:
         target = "requests_per_s"
     wanted = seen.figures[target]
-    low, high = 0.0, LONGEST_HOST
-    for _ in range(40):
-        middle = (low + high) / 2
-        found = expect(run, _with_host(before, middle)).figures()[target]
-        slow = found < wanted if target == "requests_per_s" else found > wanted
-        low, high = (low, middle) if slow else (middle, high)
+
+    def slower(step_seconds: float) -> float:
+        found = expect(run, _with_host(before, step_seconds)).figures()[target]
+        return wanted - found if target == "requests_per_s" else found - wanted
+
+    low = _where_zero(slower, LONGEST_HOST)
     stepping = _with_host(before, low)
     if "ttft_mean_seconds" not in seen.figures:
         return stepping
     known = stepping.calibration.host.request_seconds
     beside = seen.figures["ttft_mean_seconds"] - expect(run, stepping).ttft_seconds
     return _with_host(before, low, max(known + beside, 0.0))
+
+
+def _where_zero(rising: Callable[[float], float], most: float) -> float:
+    """Where a rising function is 0 between 0 and `most`, or the end that is nearer to it."""
+    from scipy.optimize import bisect
+
+    if rising(0.0) >= 0:
+        return 0.0
+    return most if rising(most) <= 0 else float(bisect(rising, 0.0, most, xtol=1e-12))
 
 
 def _with_host(
@@ -57,30 +66,7 @@ def _with_host(
 
 def calibration_toml(calibration: Calibration) -> str:
     """The calibration as the TOML that `--stack PATH` reads."""
-    lines = [
-        f"{key} = {_quoted(getattr(calibration, key))}" for key in ("name", "origin", "accelerator")
-    ]
-    tables: list[tuple[str, object]] = [
-        ("step_residual", calibration.step_residual),
-        ("speedup_residual", calibration.speedup_residual),
-        *((f"linear.{dtype}", fit) for dtype, fit in calibration.linear.items()),
-        *((f"attention.{dtype}", fit) for dtype, fit in calibration.attention.items()),
-        *((f"draft_attention.{dtype}", fit) for dtype, fit in calibration.draft_attention.items()),
-        ("collective", calibration.collective),
-        ("host", calibration.host),
-    ]
-    for name, part in tables:
-        lines.append(f"\n[{name}]")
-        for key, value in asdict(part).items():  # type: ignore[call-overload]
-            text = _quoted(value) if isinstance(value, str) else _toml_number(value)
-            lines.append(f"{key} = {text}")
-    return "\n".join(lines) + "\n"
+    import tomli_w
 
-
-def _quoted(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
-
-
-def _toml_number(value: float) -> str:
-    return "inf" if math.isinf(value) else repr(float(value))
+    data = asdict(calibration)
+    return tomli_w.dumps({key: value for key, value in data.items() if key != "evidence"})

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tomli_w
 
-from magicplan.errors import MissingExtra, UsageError
+from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import LinearFit
 from magicplan.hardware_specs.calibration_files import as_toml
@@ -255,10 +256,6 @@ def _origin(group: Group, parts: dict[str, tuple[Fitted[Any], str]], source: str
 
 def write(folder: Path, documents: list[dict[str, Any]]) -> list[Path]:
     """One TOML a calibration. Raises UsageError where the folder cannot be written."""
-    try:
-        import tomli_w
-    except ImportError:
-        raise MissingExtra("writing calibrations", "data") from None
     paths = []
     try:
         folder.mkdir(parents=True, exist_ok=True)

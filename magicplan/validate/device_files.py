@@ -8,7 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from magicplan.errors import MissingExtra, UnknownName, UsageError
+import tomli_w
+
+from magicplan.errors import UnknownName, UsageError
 from magicplan.hardware_specs import identify
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.fields import accelerator_from
@@ -65,7 +67,7 @@ def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Ac
 def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = None) -> list[Path]:
     """The TOMLs of a run; of a GPU that has a datasheet, the calibration alone.
 
-    Raises UsageError where they cannot be written, MissingExtra without tomli-w.
+    Raises UsageError where they cannot be written.
     """
     if calibration is None:
         assert run.prediction is not None
@@ -76,12 +78,8 @@ def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = Non
         return paths
     accelerator_from(data, where=data["name"])
     try:
-        import tomli_w
-
         path = folder / f"{data['name']}.toml"
         path.write_text(tomli_w.dumps(data), encoding="utf-8")
-    except ImportError:
-        raise MissingExtra("writing an accelerator", "data") from None
     except OSError as problem:
         raise UsageError(f"{folder}: cannot be written ({problem.strerror})") from None
     return [*paths, path]
