@@ -23,8 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from magicplan.planning.predict import answer
-from magicplan.planning.request import Request, resolve
+from magicplan.prediction.predict import answer
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
 from magicplan.roofline.acceptance import tokens_per_round
 from magicplan.validate import published
 from magicplan.validate.published import Case

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from magicplan.errors import SpecError, UsageError
+from magicplan.prediction.tree_files import read_trees, write_trees
 from magicplan.roofline.trees import Tree
-from magicplan.tree_files import read_trees, write_trees
 
 
 def document(**point: Any) -> dict[str, Any]:

@@ -12,10 +12,9 @@ from functools import cached_property
 from typing import Any
 
 from magicplan import model_specs
+from magicplan.engine_specs.capabilities import engine_of, kv_refusal, tree_kind
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.draft_request import every_budget
-from magicplan.planning.engine_limits import kv_refusal
 from magicplan.planning.plan_layouts import layouts_of
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.replica import (
@@ -31,10 +30,11 @@ from magicplan.planning.replica import (
     rounds_of,
     states,
 )
-from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import Steady, join
 from magicplan.planning.traffic_load import Load
-from magicplan.planning.tree_engines import engine_of, tree_kind
+from magicplan.prediction.draft_names import every_budget
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.deployment import Deployment
 
 SMALL_DRAFTS = {

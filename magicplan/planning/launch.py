@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from dataclasses import replace
 
 from magicplan import model_specs
+from magicplan.engine_specs.capabilities import (
+    Engine,
+    Wanted,
+    cannot,
+    crowded,
+    engine_of,
+    load,
+    refusal,
+)
+from magicplan.engines.nearest import Planned, settings
+from magicplan.engines.serve_commands import Command
+from magicplan.engines.settings import Settings, accepted, drafted
+from magicplan.engines.sglang import sglang_command, sglang_router
+from magicplan.engines.tree_settings import planned_tree
+from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
-from magicplan.planning.engine_commands import COMMANDS, Command
-from magicplan.planning.engine_limits import Wanted, crowded, refusal
-from magicplan.planning.engine_table import Engine, load
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Launch
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import Planned, Settings, accepted, cannot, drafted, settings
-from magicplan.planning.tree_engines import engine_of
-from magicplan.planning.tree_settings import planned_tree
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.tree import Tree
 
 
@@ -145,3 +155,12 @@ def _speculation(
         return replace(none, notes=(str(problem),))
     basis = accepted(grid.resolved)
     return replace(found, notes=tuple(note for note in found.notes if note != basis))
+
+
+Writer = Callable[..., Command]
+
+
+COMMANDS: dict[str, tuple[Writer, Callable[[Candidate], tuple[str, list[str]]]]] = {
+    "vllm": (vllm_command, vllm_router),
+    "sglang": (sglang_command, sglang_router),
+}

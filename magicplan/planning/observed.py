@@ -17,8 +17,8 @@ from magicplan.planning.observed_files import read_observed
 from magicplan.planning.observed_fit import calibration_toml, fitted
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Observation, ObservedFigure
-from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Expected, Run, expect
+from magicplan.prediction.request import Request
 
 
 def observe(

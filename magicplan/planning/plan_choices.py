@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from magicplan.planning.engine_limits import Wanted, refusal
-from magicplan.planning.engine_table import Engine
+from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
 from magicplan.planning.fleet import Configuration, Fleet
 from magicplan.planning.plan_candidates import MIXED, SPLIT, Choice
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import PriceUsed
 from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
 from magicplan.planning.traffic_load import Load
-from magicplan.planning.tree_engines import engine_of
 
 
 def choices_of(

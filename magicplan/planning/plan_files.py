@@ -12,13 +12,14 @@ from typing import Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
-from magicplan.planning.draft_request import draft_of
 from magicplan.planning.plan_names import looked_up, stock_of
 from magicplan.planning.plan_request import SLO_KEYS, PlanRequest, request_from
 from magicplan.planning.prices import prices_for
-from magicplan.planning.request import Request, resolve
 from magicplan.planning.toml_lines import lines_of
 from magicplan.planning.traffic_load import load_of
+from magicplan.prediction.draft_names import draft_of
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
 from magicplan.roofline.memory import splits_evenly
 
 TEMPLATE = Path(__file__).parent / "plan_template.toml"

@@ -16,7 +16,7 @@ import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.request import Resolved
+from magicplan.prediction.resolve import Resolved
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.memory import (
     candidate_layouts,

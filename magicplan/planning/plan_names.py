@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from magicplan import hardware_specs, model_specs
 from magicplan.acceptance_specs.entry import entries, methods
 from magicplan.acceptance_specs.files import parse_acceptance
+from magicplan.engine_specs.capabilities import refuse_trees
 from magicplan.errors import SpecError, UnknownName, UsageError
 from magicplan.hardware_specs.transfer import calibration_for
-from magicplan.planning.draft_request import parse_view
-from magicplan.planning.tree_engines import refuse_trees
+from magicplan.prediction.draft_names import parse_view
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
 from magicplan.roofline.drafts import DRAFTS, VIEWS
 

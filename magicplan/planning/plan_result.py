@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.prediction import plain
+from magicplan.prediction.result import plain
 
 SCHEMA = "magicplan.plan/1"
 MIXED_SCHEMA = "magicplan.mixed_fleet/1"

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import TreePoint, adaptive_trees
 from magicplan.planning.engine import step_parts
 from magicplan.planning.fleet import acceptance_of, drafts_of
 from magicplan.planning.plan_candidates import Choice
 from magicplan.planning.plan_request import PlanRequest
 from magicplan.planning.plan_result import Candidate, Curve, Schedule, ThresholdUsed, TreeRule
 from magicplan.planning.plan_trees import tree_rules
-from magicplan.planning.predict import answer
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.request import resolve
-from magicplan.planning.schedule import Planned
-from magicplan.planning.schedule import schedule as thresholds
+from magicplan.prediction.adaptive_trees import TreePoint, adaptive_trees
+from magicplan.prediction.predict import answer
+from magicplan.prediction.resolve import resolve
+from magicplan.prediction.result import Prediction
+from magicplan.prediction.thresholds import Planned
+from magicplan.prediction.thresholds import schedule as thresholds
 from magicplan.roofline.deployment import Array
 
 SCHEMA = "magicplan.schedule/1"

@@ -7,12 +7,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from magicplan.engine_specs.capabilities import running_trees
 from magicplan.planning.fleet import Configuration
 from magicplan.planning.plan_result import TreeRule, TreeUsed
 from magicplan.planning.replica import TREE_GAIN, at_loads, shapes_of
-from magicplan.planning.schedule import Planned, pinned, thresholds
-from magicplan.planning.tree_engines import running_trees
 from magicplan.planning.tree_rounds import Shapes, table_of
+from magicplan.prediction.thresholds import Planned, pinned, thresholds
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.tree import Tree
 

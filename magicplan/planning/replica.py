@@ -27,7 +27,6 @@ from magicplan.planning.tree_rounds import (
     SIZES,
     WIDTHS,
     Shapes,
-    TreeKind,
     side_by_side,
     table_of,
     tree_shapes,
@@ -38,6 +37,7 @@ from magicplan.roofline.drafts import Draft
 from magicplan.roofline.memory import footprint, kv_sequence_bytes, slot_bytes
 from magicplan.roofline.timing import Machine
 from magicplan.roofline.traffic import FULL
+from magicplan.roofline.tree_speculation import TreeKind
 
 DEGREES = ("tp", "pp", "ep", "attention_dp")
 """Of a layout: arrays [layout], or one number for all."""

@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.engine_specs.capabilities import tree_kind
 from magicplan.errors import DoesNotFit, UsageError
 from magicplan.planning.ladder import edge_of, last_feasible, reached, slope_at, where_reached
 from magicplan.planning.latency import Entry, Sampled, population, sample
 from magicplan.planning.lengths import Lengths
 from magicplan.planning.replica import EngineLimits, Replica, Speculation, replica, states
-from magicplan.planning.request import Request, Resolved, passes_of, resolve
 from magicplan.planning.serving import Flags, Steady
 from magicplan.planning.traffic_load import Load
-from magicplan.planning.tree_engines import tree_kind
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 

@@ -7,23 +7,24 @@ chains. Axes are [layout, b, shape].
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import numpy as np
 
-from magicplan.planning.tree_cells import Limits, ranks_of
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.drafts import Draft
+from magicplan.roofline.tree_grid import Limits, ranks_of
+from magicplan.roofline.tree_speculation import TreeKind
 from magicplan.roofline.trees import TreeTable, best_trees
 
-TreeKind = Literal["", "levels", "beam"]
-"""How an engine drafts a tree: a pass over all nodes of each level, as for a topology of one's own;
-a pass over `Tree.beam` nodes at every level below the first, as SGLang's topk does; "" for none."""
 SIZES = np.array([*range(3, 17), 20, 24, 28, 32, 40, 48], dtype=np.float64)
 """Nodes of the trees looked at, the root's included; engines capture graphs for a few sizes."""
+
+
 WIDTHS = np.array([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48], dtype=np.float64)
 """Nodes of the draft passes that are computed; those between lie on straight lines."""
+
+
 LARGEST = int(SIZES[-1])
 
 

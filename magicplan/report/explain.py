@@ -12,14 +12,13 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from magicplan.planning.prediction import Prediction, plain, provenance
+from magicplan.prediction.result import Prediction, plain, provenance
 from magicplan.report.evidence import evidence_line
 from magicplan.report.formula import Formula, number
 from magicplan.report.speculation_formulas import speculation_formulas
 from magicplan.report.terminal import notes
 from magicplan.roofline import symbolic
-from magicplan.roofline.optimal_gamma import optimal_gamma
-from magicplan.roofline.speculation import rounds
+from magicplan.roofline.speculation import optimal_gamma, rounds
 from magicplan.roofline.symbolic import View
 
 

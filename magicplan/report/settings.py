@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from magicplan.planning.settings import Settings
+from magicplan.engines.settings import Settings
 from magicplan.report.terminal import notes, table
 from magicplan.units import human_tokens
 

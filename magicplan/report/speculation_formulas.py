@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 import sympy as sp
 
-from magicplan.planning.candidates import family_drafts
-from magicplan.planning.draft_request import draft_of
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.prediction.candidates import family_drafts
+from magicplan.prediction.draft_names import draft_of
+from magicplan.prediction.result import Prediction
 from magicplan.report.acceptance_formulas import acceptance_formula
 from magicplan.report.formula import Formula
 from magicplan.roofline.acceptance import accept_length_variance, tokens_per_round
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import OUTPUT_POINTS, rounds, static_efficiency
+from magicplan.roofline.tree_grid import Limits, tree_cells
 
 if TYPE_CHECKING:
     from magicplan.roofline.symbolic import View

@@ -9,8 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import TreePlan, TreePoint
-from magicplan.planning.given_trees import Valued
+from magicplan.prediction.adaptive_trees import TreePlan, TreePoint, Valued
 from magicplan.report.figures import pyplot, save
 from magicplan.report.terminal import cell_tables, notes, table
 from magicplan.roofline.tree_speculation import LEAST_GAIN

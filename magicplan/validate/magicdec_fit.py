@@ -17,8 +17,9 @@ from scipy.optimize import least_squares
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import AttentionFit, Calibration, HostFit, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
-from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.prediction.placement import place, scene_of
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import rounds
 from magicplan.roofline.timing import Machine

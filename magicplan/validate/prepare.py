@@ -14,11 +14,11 @@ from magicplan.errors import BadQuantity, DoesNotFit, UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Backend
 from magicplan.model_specs.load import presets
-from magicplan.planning.draft_request import parse_view
+from magicplan.prediction.draft_names import parse_view
+from magicplan.prediction.tree_files import read_trees
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import Draft, DraftRequest, model_draft, ngram_draft, self_draft
-from magicplan.tree_files import read_trees
 from magicplan.units import human_bytes
 from magicplan.validate.acceptance_source import counted, dial
 from magicplan.validate.bench import DecoderBench, Prompts

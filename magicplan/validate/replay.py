@@ -14,9 +14,10 @@ from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.stacks import prefill_share
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED, ideal
-from magicplan.planning.predict import answer, predict
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.request import Request, resolve
+from magicplan.prediction.predict import answer, predict
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward

@@ -13,8 +13,8 @@ from magicplan import model_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.stacks import prefill_share, streamed_rounds
 from magicplan.planning.lengths import Lengths
-from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Run, expect
+from magicplan.prediction.request import Request
 from magicplan.validate.published import Case, Row, Skipped, read
 
 INFERENCEMAX = re.compile(r"^\d{4}_\d\d_\d\d_|_cfg\d+$|_gap_analysis_")

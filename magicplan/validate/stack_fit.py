@@ -20,8 +20,9 @@ from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import HostFit, Residual
 from magicplan.hardware_specs.transfer import CALIBRATED
-from magicplan.planning.placement import place, scene_of
-from magicplan.planning.request import Request, Resolved, resolve
+from magicplan.prediction.placement import place, scene_of
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import step_cost

@@ -12,16 +12,17 @@ import pytest
 
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.transfer import ideal
-from magicplan.planning.adaptive import TreePlan, adaptive_trees
-from magicplan.planning.placement import held_by, most_nodes, place, scene_of
-from magicplan.planning.predict import predict
-from magicplan.planning.request import Request, resolve
-from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.prediction.adaptive_trees import TreePlan, adaptive_trees
+from magicplan.prediction.placement import held_by, most_nodes, place, scene_of
+from magicplan.prediction.predict import predict
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
 from magicplan.roofline.acceptance import Ranked
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import DraftRequest, model_draft, streaming
 from magicplan.roofline.speculation import Scene, rounds
 from magicplan.roofline.timing import Machine
+from magicplan.roofline.tree_grid import Limits, tree_cells
 from magicplan.roofline.tree_speculation import LEAST_GAIN, best_tree, tree_times
 from tests.roofline.test_trees import SEQUOIA
 

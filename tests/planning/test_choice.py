@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from magicplan.model_specs import load
-from magicplan.planning.adaptive import adaptive_trees
-from magicplan.planning.candidates import candidate_drafts
-from magicplan.planning.choice import choose_everywhere
-from magicplan.planning.compare import compare
-from magicplan.planning.predict import predict
-from magicplan.planning.request import Request
+from magicplan.prediction.adaptive_trees import adaptive_trees
+from magicplan.prediction.candidates import candidate_drafts
+from magicplan.prediction.choose import choose_everywhere
+from magicplan.prediction.compare_drafts import compare
+from magicplan.prediction.predict import predict
+from magicplan.prediction.request import Request
 from magicplan.roofline.drafts import DRAFTS, Draft, DraftRequest, Way, streaming
 
 GRID = {"gpu": "h100", "gpus": 8, "batch": [1, 32], "ctx": [2048, 32768], "acceptance": "0.8"}

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import adaptive_trees
-from magicplan.planning.compare import compare
-from magicplan.planning.predict import predict
-from magicplan.planning.request import Request
+from magicplan.prediction.adaptive_trees import adaptive_trees
+from magicplan.prediction.compare_drafts import compare
+from magicplan.prediction.predict import predict
+from magicplan.prediction.request import Request
 
 SEQUOIA_LIKE = "0.63"
 

@@ -10,7 +10,7 @@ import pytest
 import magicplan as mp
 from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.planning.draft_request import acceptance_for, parse_view
+from magicplan.prediction.draft_names import acceptance_for, parse_view
 from magicplan.roofline.drafts import DraftRequest, self_draft, snapkv, streaming
 from magicplan.roofline.traffic import FULL
 from tests.shapes import LLAMA

@@ -6,8 +6,8 @@ import pytest
 
 import magicplan as mp
 from magicplan.errors import UsageError
-from magicplan.planning.given_trees import value_trees
-from magicplan.planning.request import Request
+from magicplan.prediction.adaptive_trees import value_trees
+from magicplan.prediction.request import Request
 from magicplan.roofline.trees import Tree
 
 WORKLOAD = {"gpu": "h100", "batch": 8, "ctx": 32768, "draft": "eagle3", "stack": "ideal"}

@@ -19,8 +19,8 @@ from magicplan.planning.lengths import POINTS, independent
 from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan_result import Observation, Plan
 from magicplan.planning.replica import Speculation
-from magicplan.planning.request import Request
 from magicplan.planning.serving_run import Met, Run, expect
+from magicplan.prediction.request import Request
 from magicplan.roofline.deployment import Array
 from magicplan.validate.serving_clients import TURNAROUND, Clients, jobs_of
 from magicplan.validate.serving_clock import acceptor, kv_tokens, step_clock

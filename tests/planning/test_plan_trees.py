@@ -13,10 +13,9 @@ import numpy as np
 import pytest
 
 import magicplan as mp
+from magicplan.engine_specs.capabilities import running_trees, tree_kind
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import adaptive_trees
 from magicplan.planning.fleet import acceptance_of, drafts_of, limits_of
-from magicplan.planning.placement import place, scene_of
 from magicplan.planning.plan_request import request_from
 from magicplan.planning.plan_result import Plan
 from magicplan.planning.plan_schedule import schedule_document
@@ -31,13 +30,15 @@ from magicplan.planning.replica import (
     shapes_of,
     states,
 )
-from magicplan.planning.request import Request, Resolved, resolve
 from magicplan.planning.serving_run import Run, expect
 from magicplan.planning.traffic_load import load_of
-from magicplan.planning.tree_engines import running_trees, tree_kind
-from magicplan.planning.tree_rounds import SIZES, TreeKind, table_of
+from magicplan.planning.tree_rounds import SIZES, table_of
+from magicplan.prediction.adaptive_trees import adaptive_trees
+from magicplan.prediction.placement import place, scene_of
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.roofline.tree import Tree
-from magicplan.roofline.tree_speculation import tree_times
+from magicplan.roofline.tree_speculation import TreeKind, tree_times
 
 FEW: dict[str, Any] = {
     "model": "llama-3.1-70b", "gpus": "h100", "requests_per_s": 0.3, "prompt": 2000, "output": 400,

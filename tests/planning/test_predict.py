@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import magicplan as mp
 from magicplan.errors import DoesNotFit, MagicplanError, UsageError
-from magicplan.planning.prediction import Prediction
+from magicplan.prediction.result import Prediction
 
 A100 = "a100-sxm-80gb"
 

@@ -15,23 +15,16 @@ import numpy as np
 import pytest
 
 import magicplan as mp
+from magicplan.engine_specs.capabilities import engines, entries, load
+from magicplan.engines.choice_settings import choice_settings
+from magicplan.engines.nearest import TOLERANCE, losses, schedule, segments, settings
+from magicplan.engines.settings import cost, model_id
+from magicplan.engines.tree_settings import tree_settings
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import TreePlan, adaptive_trees
-from magicplan.planning.choice import choose_everywhere
-from magicplan.planning.choice_settings import choice_settings
-from magicplan.planning.engine_table import engines, entries, load
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.request import Request
-from magicplan.planning.settings import (
-    TOLERANCE,
-    cost,
-    losses,
-    model_id,
-    schedule,
-    segments,
-    settings,
-)
-from magicplan.planning.tree_settings import tree_settings
+from magicplan.prediction.adaptive_trees import TreePlan, adaptive_trees
+from magicplan.prediction.choose import choose_everywhere
+from magicplan.prediction.request import Request
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.trees import Tree
 
 

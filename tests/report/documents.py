@@ -8,11 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from magicplan.planning.adaptive import adaptive_trees
-from magicplan.planning.compare import compare
 from magicplan.planning.plan_result import FleetPart, MixedFleet
-from magicplan.planning.predict import answer
-from magicplan.planning.request import Request, resolve
+from magicplan.prediction.adaptive_trees import adaptive_trees
+from magicplan.prediction.compare_drafts import compare
+from magicplan.prediction.predict import answer
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
 from magicplan.report import drafts, replay, sweep, trees
 from magicplan.validate import published
 from magicplan.validate.replay import replay as run_replay

@@ -6,20 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 
+from magicplan.engine_specs.capabilities import load
+from magicplan.engines.nearest import TOLERANCE, other_requests, predictions, settings
+from magicplan.engines.settings import Settings, cost, drafted
 from magicplan.errors import UsageError
-from magicplan.planning.choice import Choice, choose_everywhere
-from magicplan.planning.engine_table import load
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.request import Request
-from magicplan.planning.settings import (
-    TOLERANCE,
-    Settings,
-    cost,
-    drafted,
-    other_requests,
-    predictions,
-    settings,
-)
+from magicplan.prediction.choose import Choice, choose_everywhere
+from magicplan.prediction.request import Request
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.deployment import Array
 from magicplan.units import human_tokens
 

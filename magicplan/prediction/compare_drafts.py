@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import at_the_limit, tree_basis
-from magicplan.planning.candidates import LeftOut, candidate_drafts
-from magicplan.planning.draft_request import acceptance_for
-from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
-from magicplan.planning.request import MAX_GAMMA, Request, Resolved, resolve
-from magicplan.planning.tree_cells import Limits, tree_cells
+from magicplan.prediction.adaptive_trees import at_the_limit, tree_basis
+from magicplan.prediction.candidates import LeftOut, candidate_drafts
+from magicplan.prediction.draft_names import acceptance_for
+from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
+from magicplan.prediction.request import Request, request
+from magicplan.prediction.resolve import MAX_GAMMA, Resolved, resolve
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import Scene, rounds
+from magicplan.roofline.tree_grid import Limits, tree_cells
 from magicplan.roofline.trees import Tree
 
 
@@ -206,3 +207,11 @@ def _tree(
         speedup_high=high,
         **shared,  # type: ignore[arg-type]
     )
+
+
+def drafts(gpu: str, *, max_size: int = 64, max_depth: int = 12, **options: Any) -> Comparison:
+    """Every draft of the catalogue on one workload, chains and trees, best first.
+
+    Takes the fields of `Request`. Raises UsageError, DoesNotFit.
+    """
+    return compare(request(gpu, options), max_size=max_size, max_depth=max_depth)

@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import tree_basis
-from magicplan.planning.candidates import LeftOut, candidate_drafts
-from magicplan.planning.compare import COMPARED_ON, notes_of, resolve_for_all
-from magicplan.planning.draft_request import acceptance_for
-from magicplan.planning.placement import Placement, held_by, most_nodes, place, scene_of
-from magicplan.planning.request import Request, Resolved
-from magicplan.planning.tree_cells import Limits, TreeCells, tree_cells
+from magicplan.prediction.adaptive_trees import tree_basis
+from magicplan.prediction.candidates import LeftOut, candidate_drafts
+from magicplan.prediction.compare_drafts import COMPARED_ON, notes_of, resolve_for_all
+from magicplan.prediction.draft_names import acceptance_for
+from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
+from magicplan.prediction.request import Request, request
+from magicplan.prediction.resolve import Resolved
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import Rounds, Scene, rounds
+from magicplan.roofline.tree_grid import Limits, TreeCells, tree_cells
 
 WORTH_A_TREE = 1.001
 """A tree has to beat its draft's best chain by this factor, for a chain is simpler."""
@@ -183,3 +184,8 @@ def _cell(
         tokens_per_round=float(cells.best.tokens_per_round[at]),
         speedup=float(cells.best.speedup[at]), speedup_low=low, speedup_high=high, **named,
     )  # fmt: skip
+
+
+def choose(gpu: str, *, max_size: int = 64, max_depth: int = 12, **options: Any) -> Choice:
+    """The best draft, chain or tree of every cell [batch, ctx]. Raises UsageError, DoesNotFit."""
+    return choose_everywhere(request(gpu, options), max_size=max_size, max_depth=max_depth)

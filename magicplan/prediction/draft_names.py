@@ -16,7 +16,7 @@ from magicplan.roofline.drafts import BUDGETS, DRAFTS, VIEWS, Draft, DraftReques
 from magicplan.roofline.traffic import FULL, KvView
 
 if TYPE_CHECKING:
-    from magicplan.planning.request import Request
+    from magicplan.prediction.request import Request
 
 MAX_VIEW_TOKENS = 2**30
 LEAST_TOKENS = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.prediction import Prediction
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.deployment import Array
 
 TOLERANCE = 0.02

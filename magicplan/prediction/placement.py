@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.errors import DoesNotFit, UsageError
-from magicplan.planning.request import Resolved, passes_of
+from magicplan.prediction.resolve import Resolved, passes_of
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.memory import (
     Footprint,

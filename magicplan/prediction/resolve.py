@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,63 +12,26 @@ from magicplan import hardware_specs, model_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
 from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.draft_request import acceptance_of, draft_notes, draft_of
+from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
+from magicplan.prediction.request import Counts, Request
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine
 
-Counts = Any
-"""One positive number, or a sequence of them."""
 MAX_BATCH = 2.0**20
+
+
 MAX_TOKENS = 2.0**30
+
+
 MAX_GAMMA = 64
+
+
 BATCHINGS = ("continuous", "static")
+
+
 TREE_RANKS = ("pooled", "raw", "power-law")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Request:
-    """What a user asks. `batch` [sequences] and `ctx` [tokens] are numbers or sequences of them."""
-
-    gpu: str
-    model: str = "llama-3.1-8b"
-    batch: Counts = 1
-    ctx: Counts = 4096
-    output: float = 0
-    gpus: int | str = "auto"
-    tp: int | str = "auto"
-    pp: int | None = None
-    ep: int = 1
-    attention_dp: int = 1
-    dtype: str | None = None
-    kv_dtype: str | None = None
-    stack: str = "vllm"
-    memory_fraction: float = 0.92
-    draft: str = "self"
-    draft_kv: str | None = None
-    draft_dtype: str | None = None
-    acceptance: str = "auto"
-    task: str | None = None
-    gamma: int | str = "auto"
-    max_gamma: int = 16
-    verify_kv_passes: float | str = "auto"
-    """How often verification reads the KV cache; `auto` is what the calibration knows."""
-    want_speedup: float | None = None
-    batching: str = "continuous"
-    """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
-    tree_ranks: str = "pooled"
-    """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
-    eager: bool = False
-    """Whether the host launches collectives one by one, outside CUDA graphs."""
-
-
-def request(gpu: str, options: dict[str, Any]) -> Request:
-    """A question from Python's keyword arguments. Raises UsageError for a name that is no field."""
-    known = {entry.name for entry in fields(Request)}
-    if unknown := set(options) - known:
-        raise UsageError(f"predict takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
-    return Request(gpu=gpu, **options)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

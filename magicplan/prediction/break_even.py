@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.planning.placement import Placement
-from magicplan.planning.request import MAX_BATCH, Resolved, passes_of
+from magicplan.prediction.placement import Placement
+from magicplan.prediction.resolve import MAX_BATCH, Resolved, passes_of
 from magicplan.roofline.deployment import Array, Num
 from magicplan.roofline.speculation import Rounds, Scene, required_acceptance, rounds
 from magicplan.roofline.timing import compute_seconds, memory_seconds

@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.planning.candidates import family_drafts
-from magicplan.planning.predict import answer
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.request import Request, resolve
+from magicplan.prediction.candidates import family_drafts
+from magicplan.prediction.predict import answer
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import compute_seconds, memory_seconds
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.break_even import BreakEven, break_even
-from magicplan.planning.placement import Placement
-from magicplan.planning.request import Resolved
+from magicplan.prediction.break_even import BreakEven, break_even
+from magicplan.prediction.placement import Placement
+from magicplan.prediction.resolve import Resolved
 from magicplan.roofline.speculation import Rounds, Scene
 from magicplan.roofline.timing import StepCost
 from magicplan.roofline.traffic import Op

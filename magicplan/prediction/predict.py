@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from magicplan.hardware_specs.transfer import ideal
-from magicplan.planning.placement import Placement, place, scene_of
-from magicplan.planning.prediction import (
+from magicplan.prediction.placement import Placement, place, scene_of
+from magicplan.prediction.request import request
+from magicplan.prediction.resolve import Resolved, resolve
+from magicplan.prediction.result import (
     AcceleratorUsed,
     DeploymentUsed,
     Ideal,
@@ -21,7 +23,6 @@ from magicplan.planning.prediction import (
     Step,
     WorkloadUsed,
 )
-from magicplan.planning.request import Resolved, request, resolve
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.speculation import Rounds, Scene, rounds
 from magicplan.roofline.timing import (
