@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
     from magicplan.planning.plan import plan as plan
     from magicplan.planning.plan import with_observed as with_observed
-    from magicplan.planning.plan_files import read_plan as read_plan
+    from magicplan.planning.plan_file import read_plan as read_plan
     from magicplan.prediction.adaptive_trees import trees as trees
     from magicplan.prediction.choose import choose as choose
     from magicplan.prediction.compare_drafts import drafts as drafts

@@ -21,7 +21,7 @@ def predict(options: Options, json: Json = False) -> None:
     from magicplan.prediction.predict import answer
     from magicplan.prediction.resolve import resolve
     from magicplan.report import prediction as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     result = answer(resolve(request_of(options, grid=False)))
     if json:
@@ -53,7 +53,7 @@ def sweep(
     from magicplan.prediction.predict import answer
     from magicplan.prediction.resolve import resolve
     from magicplan.report import sweep as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     names = [name for name in options["gpu"].split(",") if name]
     if not names:
@@ -95,7 +95,7 @@ def sweep(
 def _choice(options: Options, json: bool, figure: Path | None) -> None:
     from magicplan.prediction.choose import choose_everywhere
     from magicplan.report import choice as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = choose_everywhere(request_of(options, grid=True))
     if figure:
@@ -110,7 +110,7 @@ def _choice(options: Options, json: bool, figure: Path | None) -> None:
 def _choice_settings(options: Options, engine: str, json: bool) -> None:
     from magicplan.engines.choice_settings import choice_settings
     from magicplan.report import settings as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = choice_settings(request_of(options, grid=True), engine)
     if json:
@@ -140,8 +140,8 @@ def regimes(
     """
     from magicplan.prediction.regimes import regime_maps
     from magicplan.report import regimes as report
+    from magicplan.report.document.terminal import print_json, stdout
     from magicplan.report.sweep import as_dict
-    from magicplan.report.terminal import print_json, stdout
 
     _all_drafts(options, "regimes draws one drafter of each kind")
     maps = regime_maps(request_of(options, grid=True))
@@ -162,8 +162,8 @@ def explain(options: Options, json: Json = False) -> None:
     """
     from magicplan.prediction.predict import answer
     from magicplan.prediction.resolve import resolve
-    from magicplan.report import explain as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
+    from magicplan.report.formulas import explain as report
 
     result = answer(resolve(request_of(options, grid=False)))
     if json:
@@ -180,7 +180,7 @@ def drafts(options: Options, json: Json = False) -> None:
     """
     from magicplan.prediction.compare_drafts import compare
     from magicplan.report import drafts as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     _all_drafts(options, "drafts compares all of them")
     result = compare(request_of(options, grid=False))
@@ -217,7 +217,7 @@ def tree(
     from magicplan.prediction.adaptive_trees import adaptive_trees
     from magicplan.prediction.tree_files import write_trees
     from magicplan.report import trees as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
     from magicplan.units import parse_count
 
     size = parse_count(max_size, option="--max-size")
@@ -251,7 +251,7 @@ def _value_trees(options: Options, path: Path, depth: int, json: bool) -> None:
     from magicplan.prediction.adaptive_trees import value_trees
     from magicplan.prediction.tree_files import read_trees
     from magicplan.report import trees as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = value_trees(request_of(options, grid=False), read_trees(path), max_depth=depth)
     if json:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from magicplan import hardware_specs, model_specs
 from magicplan.engine_specs.capabilities import Engine
 from magicplan.engines.settings import model_id
-from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate
+from magicplan.planning.request import PlanRequest
+from magicplan.planning.result import Candidate
 
 CHECKPOINTS = {"fp8": "fp8", "mxfp4": "fp4"}
 """What a published checkpoint's quantisation is called here."""

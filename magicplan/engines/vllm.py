@@ -18,8 +18,8 @@ from magicplan.engines.serve_commands import (
     _sequences,
 )
 from magicplan.engines.settings import Settings, cost, drafted, model_id, off_notes
-from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate
+from magicplan.planning.request import PlanRequest
+from magicplan.planning.result import Candidate
 from magicplan.prediction.adaptive_trees import TreePlan, TreePoint
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.result import Prediction

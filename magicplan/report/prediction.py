@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magicplan.prediction.result import Prediction, Round
-from magicplan.report.terminal import notes, table
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_bytes, human_count, human_seconds, human_tokens
 
 BOUND_WORDS = {

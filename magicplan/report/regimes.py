@@ -15,8 +15,8 @@ from rich.console import Console
 
 from magicplan.prediction.regimes import RegimeMap
 from magicplan.prediction.result import Prediction
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import cell_tables, notes
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLOURS = {

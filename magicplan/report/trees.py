@@ -10,8 +10,8 @@ from rich.console import Console
 
 from magicplan.errors import UsageError
 from magicplan.prediction.adaptive_trees import TreePlan, TreePoint, Valued
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import cell_tables, notes, table
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.terminal import cell_tables, notes, table
 from magicplan.roofline.tree_speculation import LEAST_GAIN
 from magicplan.units import human_seconds, human_tokens
 
