@@ -1,4 +1,4 @@
-"""Acceptance rates of a real decoder: each with a label that says where it is from; prompts to see it on."""
+"""Acceptance rates of a real decoder, each with a label of its origin, and prompts to see it on."""
 
 from __future__ import annotations
 
