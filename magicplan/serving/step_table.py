@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from magicplan.planning.engine import PrefillCost, decode_seconds, row_table
-from magicplan.planning.replica import Replica, Speculation, one_of, prompts_of, rounds_of
+from magicplan.serving.step_time import PrefillCost, decode_seconds, row_table
+from magicplan.serving.replica import Replica, Speculation, one_of, prompts_of, rounds_of
 from magicplan.roofline.deployment import Array
 
 CONTEXTS = 25
