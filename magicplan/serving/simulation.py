@@ -238,9 +238,10 @@ class Engine:
 
     def _evict(self) -> None:
         """What ended turns left behind gives way to what is held, oldest first."""
-        while self.cached > 0 and self.held + self.cached > self.server.capacity_tokens:
+        while self.cached > 0 and self.held + self.cached > self.server.capacity_tokens + 1e-6:
             session, tokens = next(iter(self.cache.items()))
-            cut = min(tokens, self.held + self.cached - self.server.capacity_tokens)
+            over = self.held + self.cached - self.server.capacity_tokens
+            cut = min(tokens, math.ceil(over - 1e-6))
             self.cached -= cut
             if cut == tokens:
                 del self.cache[session]

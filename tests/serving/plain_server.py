@@ -230,9 +230,9 @@ class PlainServer:
     def _forget(self) -> None:
         for session in list(self.left_behind):
             over = self.holds() + sum(self.left_behind.values()) - self.server.capacity_tokens
-            if over <= 0:
+            if over <= 1e-6:
                 return
-            self.left_behind[session] -= min(over, self.left_behind[session])
+            self.left_behind[session] -= min(math.ceil(over - 1e-6), self.left_behind[session])
             if self.left_behind[session] <= 0:
                 del self.left_behind[session]
 
