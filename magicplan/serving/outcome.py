@@ -2,12 +2,152 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from magicplan.roofline.deployment import Array
-from magicplan.serving.simulation import Gap
+from magicplan.serving.requests import Request
+from magicplan.serving.simulation import Engine, Gap
+
+METRICS = ("ttft", "tpot", "itl", "e2e")
+STATISTICS = ("mean", "p50", "p95", "p99")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Outcome:
+    """The requests that count, and what the engines did while those were under way.
+
+    Times in seconds. `itl` counts a gap a streamed chunk, as `vllm bench serve` does: with
+    speculation that is a round, so mean ITL is mean TPOT times the tokens a chunk.
+    """
+
+    requests: tuple[Request, ...]
+    gaps: tuple[Gap, ...]
+    begin: float
+    end: float
+    busy_share: float
+    """Share of the time in which an engine was running steps."""
+    decoding: float
+    """Requests of one engine that decode, mean over time."""
+    step_seconds: float
+    """Mean step in which anybody decodes."""
+    prompt_step_share: float
+    """Share of steps that carry prompt chunks."""
+    cache_mean_tokens: float
+    cache_most_tokens: float
+    steps: int
+    output_tokens: float
+    """Decoded and prefilled between begin and end, all engines together."""
+    unanswered: int = 0
+
+    def _of(self, name: str) -> Array:
+        return np.asarray([getattr(r, name) for r in self.requests], dtype=np.float64)
+
+    @cached_property
+    def ttft(self) -> Array:
+        """Arrival to first token, [request]."""
+        return self._of("first") - self._of("arrived")
+
+    @cached_property
+    def e2e(self) -> Array:
+        """Arrival to last token, [request]."""
+        return self._of("ended") - self._of("arrived")
+
+    @cached_property
+    def tpot(self) -> Array:
+        """Seconds a token behind the first, over requests that have one."""
+        outputs = self._of("output")
+        some = outputs > 1
+        return np.asarray(((self.e2e - self.ttft)[some]) / (outputs[some] - 1))
+
+    @cached_property
+    def itl(self) -> Array:
+        """Seconds between streamed chunks, of all answers together."""
+        return gaps_of([g for g in self.gaps if self.begin < g[0] <= self.end])
+
+    @property
+    def request_rate(self) -> float:
+        """Requests a second from the first arrival to the last token, or arrivals a second."""
+        return len(self.requests) / (self.end - self.begin)
+
+    @property
+    def preempted_share(self) -> float:
+        """Share of requests that were preempted at least once."""
+        return float((self._of("preempted") > 0).mean())
+
+    @property
+    def hit_share(self) -> float:
+        """Share of prompt tokens that were found cached."""
+        return float(self._of("found").sum() / self._of("prompt").sum())
+
+    @cached_property
+    def _figures(self) -> dict[str, float]:
+        return {}
+
+    def figure(self, key: str) -> float:
+        """A figure by its name in limits, such as `ttft_p95_seconds`."""
+        if key not in self._figures:
+            metric, statistic, _ = key.split("_")
+            self._figures[key] = statistic_of(getattr(self, metric), statistic)
+        return self._figures[key]
+
+
+def statistic_of(values: Array, statistic: str) -> float:
+    """Mean or percentile; 0 of nothing (no request has a second token)."""
+    if not values.size:
+        return 0.0
+    if statistic == "mean":
+        return float(values.mean())
+    return float(np.percentile(values, float(statistic[1:])))
+
+
+def outcome_of(
+    requests: Sequence[Request], engines: Sequence[Engine], *, whole: bool = False
+) -> Outcome:
+    """What is counted of a simulation whose requests came in this order.
+
+    A `whole` run counts everybody, ramp and drain included. Otherwise those are left out that came
+    before the first answer had ended (the server was filling), and a tenth at the end, behind whom
+    nobody comes.
+    """
+    counted, begin, end = _counted(requests, whole=whole)
+    runs = np.asarray([run for e in engines for run in e.runs if begin < run[1] <= end])
+    runs = runs if runs.size else np.zeros((1, 7))
+    start, ended, steps, held_before, held_after, decoding, prompt = runs.T
+    seconds, span = ended - start, max(end - begin, 1e-12) * len(engines)
+    decodes = decoding > 0
+    held = (held_before + held_after) / 2
+    gaps = tuple(g for e in engines for g in e.gaps)
+    return Outcome(
+        requests=tuple(counted), gaps=gaps, begin=begin, end=end,
+        busy_share=float(seconds.sum() / span),
+        decoding=float((seconds * decoding).sum() / span),
+        step_seconds=float(seconds[decodes].sum() / max(steps[decodes].sum(), 1.0)),
+        prompt_step_share=float(steps[prompt > 0].sum() / max(steps.sum(), 1.0)),
+        cache_mean_tokens=float((seconds * held).sum() / span),
+        cache_most_tokens=float(held_after.max()),
+        steps=int(steps.sum()),
+        output_tokens=float(sum(r.output for r in counted)),
+        unanswered=sum(math.isnan(r.ended) for r in counted),
+    )  # fmt: skip
+
+
+def _counted(
+    requests: Sequence[Request], *, whole: bool
+) -> tuple[list[Request], float, float]:
+    if whole:
+        done = [r for r in requests if not math.isnan(r.ended)]
+        return done, min(r.arrived for r in done), max(r.ended for r in done)
+    filled = min(r.ended for r in requests if not math.isnan(r.ended))
+    first = next(i for i, r in enumerate(requests) if r.arrived >= filled or i == len(requests) // 3)
+    last = max(int(len(requests) * 0.9), first + 1)
+    kept = [r for r in requests[first:last] if not math.isnan(r.ended)]
+    end = requests[last].arrived if last < len(requests) else max(r.ended for r in kept)
+    return kept, requests[first].arrived, end
 
 
 def gaps_of(gaps: Sequence[Gap]) -> Array:

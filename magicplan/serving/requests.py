@@ -47,11 +47,8 @@ class Request:
     last: float = math.nan
     finish: int = -1
     eligible: int = 0
-
-    @property
-    def growth(self) -> float:
-        """Tokens a round: its own mean, evenly, whatever each round brought."""
-        return (self.output - 1) / self.rounds if self.rounds else 0.0
+    growth: float = 0.0
+    """Tokens a round: its own mean, evenly, whatever each round brought."""
 
 
 def round_law(conditional: Array) -> Array:

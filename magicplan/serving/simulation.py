@@ -63,6 +63,8 @@ class Engine:
     cache: OrderedDict[int, float] = field(default_factory=OrderedDict)
     """Tokens left behind by ended turns, by session, oldest first."""
     cached: float = 0.0
+    slack: float = 0.0
+    slots: int = 1
     # the run under way
     steps: int = 0
     chunks: list[tuple[Request, float]] = field(default_factory=list)
@@ -71,9 +73,13 @@ class Engine:
     """Of the run's first step, at no context; and seconds a token of total context."""
     slope: float = 0.0
 
+    def __post_init__(self) -> None:
+        self.slack, self.slots = self.server.slack_tokens, self.server.slots
+
     def submit(self, request: Request, now: float) -> None:
         """A request arrives; a run under way is cut at the first step that may take it."""
         request.left = request.rounds
+        request.growth = (request.output - 1) / request.rounds if request.rounds else 0.0
         self.outstanding += 1
         self.waiting.append(request)
         if self.ends == math.inf:
@@ -82,7 +88,7 @@ class Engine:
         behind = 1 if self.server.policy.asynchronous else 0
         done = 1 if self.steps == 1 else self._steps_until(now)
         request.eligible = self.step + done + behind
-        full = self.decoding + len(self.prefilling) >= self.server.slots
+        full = self.decoding + len(self.prefilling) >= self.slots
         if len(self.waiting) == 1 and not full and done + behind < self.steps:
             self.steps = done + behind
             self.ends = self.now + self._seconds(self.steps)
@@ -311,7 +317,7 @@ class Engine:
         server, running = self.server, self.decoding + len(self.prefilling)
         if server.policy.reserves_output:
             return server.capacity_tokens - self.reserved
-        return server.capacity_tokens - self.held - running * server.slack_tokens
+        return server.capacity_tokens - self.held - running * self.slack
 
     def _left(self) -> float:
         """Budget of a step beside its decode tokens."""
@@ -319,6 +325,8 @@ class Engine:
         return self.server.budget_tokens - rows
 
     def _running_chunks(self) -> list[tuple[Request, float]]:
+        if not self.prefilling:
+            return []
         left, chunks = self._left(), []
         for request in self.prefilling:
             if left > 0:
@@ -330,7 +338,7 @@ class Engine:
     def _make_room(self) -> bool:
         """The latest admitted give up their cache, to be computed anew, until the next step fits;
         whether any did."""
-        if self.server.policy.reserves_output:
+        if self.server.policy.reserves_output or self._room() >= self.server.budget_tokens:
             return False
         any_did = False
         while self.decoding + len(self.prefilling) > 1:
@@ -375,6 +383,8 @@ class Engine:
         server = self.server
         if server.policy.in_batches and (self.decoding or self.prefilling):
             return
+        if not self.waiting:
+            return
         feeding = sum(take for _, take in self.chunks)
         left = self._left() - feeding
         reserves = server.policy.reserves_output
@@ -382,10 +392,10 @@ class Engine:
         while self.waiting and left > 0:
             request = self.waiting[0]
             running = self.decoding + len(self.prefilling)
-            if request.eligible > self.step or running >= server.slots:
+            if request.eligible > self.step or running >= self.slots:
                 break
             own = request.prompt + request.emitted - server.shared_tokens
-            needed = (self._reservation(request) or own) + server.slack_tokens
+            needed = (self._reservation(request) or own) + self.slack
             if needed > room and running:
                 break
             new = own + server.shared_tokens - request.cached
@@ -397,7 +407,7 @@ class Engine:
             request.todo = self._to_compute(request)
             request.held = own - request.todo
             self.held += request.held
-            room -= self._reservation(request) or request.held + server.slack_tokens
+            room -= self._reservation(request) or request.held + self.slack
             if not request.todo:  # its last token is not in the cache yet
                 request.held -= request.emitted
                 self.held -= request.emitted

@@ -39,7 +39,11 @@ class Guest:
     def emitted(self) -> float:
         if math.isnan(self.first):
             return 0.0
-        return 1 + self.ask.growth * self.rounds_done
+        return 1 + self.growth * self.rounds_done
+
+    @property
+    def growth(self) -> float:
+        return (self.ask.output - 1) / self.ask.rounds if self.ask.rounds else 0.0
 
 
 @dataclass(eq=False)
@@ -185,7 +189,7 @@ class PlainServer:
             guest.gaps.append(now - guest.last_token)
             guest.last_token = now
             guest.rounds_done += 1
-            guest.computed += guest.ask.growth
+            guest.computed += guest.growth
             if guest.rounds_done == guest.ask.rounds:
                 guest.done, guest.ended = True, now
                 guest.computed = round(guest.computed)

@@ -69,7 +69,7 @@ def both(server: Server, times: StepTable, requests: list[Request]) -> None:
     assert np.allclose(fast, slow, rtol=1e-9, atol=1e-9)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 10**6),
     policy=st.sampled_from(sorted(POLICIES)),

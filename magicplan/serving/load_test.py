@@ -1,0 +1,220 @@
+"""One server, or a fleet of them, put to a load: what it does, and how much of it it bears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.memory import kv_sequence_bytes
+from magicplan.roofline.traffic import FULL
+from magicplan.serving.fleet import TURNAROUND_SECONDS, Fleet, Routing
+from magicplan.serving.load import Load
+from magicplan.serving.outcome import Outcome, outcome_of
+from magicplan.serving.policies import POLICIES, Policy, Server
+from magicplan.serving.replica import Replica, Speculation, one_of, room_of
+from magicplan.serving.requests import Request, law_of_mean, law_of_survival, rounds_needed
+from magicplan.serving.simulation import Engine
+from magicplan.serving.step_table import StepTable, step_table
+
+Limits = Mapping[str, float]
+CLOSE = 0.01
+"""Relative width at which a bisection over load ends."""
+BACKLOG = 2.0
+"""Times the time to first token of the first half of the requests that the second half waits
+where a queue grows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setup:
+    """Everything that a simulation of one replica depends on besides the load's intensity."""
+
+    server: Server
+    times: StepTable
+    load: Load
+    law: Array | None
+    """Probabilities of 1, 2, ... tokens a round; None without speculation."""
+    stages: int = 1
+    """Pipeline stages: as many micro-batches with requests and cache of their own."""
+    entry_seconds: float = 0.0
+    moving_seconds_per_token: float = 0.0
+    """Until the cache of a prompt has left an engine that only prefills."""
+
+    def slower(self, factor: float) -> Setup:
+        """The same with all steps longer by a factor."""
+        return replace(self, times=self.times.slower(factor))
+
+    def engines(self, replicas: int = 1) -> list[Engine]:
+        """Idle engines of so many replicas."""
+        return [Engine(server=self.server, times=self.times) for _ in range(replicas * self.stages)]
+
+
+def setup_of(
+    r: Replica, layout: int, spec: Speculation, gamma: int, depth: int, policy: Policy | None = None
+) -> Setup:
+    """One layout of a replica, drafting `gamma` tokens in `depth` levels."""
+    one = one_of(r.layout, layout)
+    stages = int(np.asarray(one.pp).reshape(-1)[0])
+    load = r.load
+    server = Server(
+        policy=policy or POLICIES["vllm"],
+        budget_tokens=int(r.limits.batched_tokens),
+        max_sequences=max(int(r.limits.max_sequences) // stages, 1),
+        capacity_tokens=math.floor(kv_tokens(r, layout, spec, gamma) / stages),
+        gamma=gamma,
+        shared_tokens=load.shared_prefix_tokens,
+    )
+    return Setup(
+        server=server,
+        times=step_table(r, layout, spec, gamma, depth),
+        load=load,
+        law=_law(r, spec, gamma, depth),
+        stages=stages,
+        entry_seconds=r.machine.calibration.host.request_seconds,
+        moving_seconds_per_token=_moving(r, layout),
+    )
+
+
+def _law(r: Replica, spec: Speculation, gamma: int, depth: int) -> Array | None:
+    """Tokens a round, from the acceptance model: a chain's own law, a tree's mean."""
+    if not gamma or spec.draft is None or spec.acceptance is None:
+        return None
+    if gamma == depth:
+        ctx = np.asarray(r.contexts.mean())
+        return law_of_survival(spec.acceptance.survival(gamma, ctx, spec.draft.budget_tokens))
+    from magicplan.serving.replica import shapes_of
+
+    shapes = shapes_of(r, spec)
+    at = np.flatnonzero((shapes.gamma == gamma) & (shapes.depth == depth))[0]
+    return law_of_mean(float(shapes.tokens_per_round[at]), depth)
+
+
+def kv_tokens(r: Replica, layout: int, spec: Speculation, gamma: int) -> float:
+    """Tokens that the cache of a replica holds beside weights, draft, workspace and what all
+    requests share."""
+    room = room_of(r, spec, np.full((r.layouts, 1), float(gamma)))
+    mean = float(np.maximum(r.contexts - r.load.shared_prefix_tokens, 1.0).mean())
+    one = one_of(r.layout, layout)
+    token = float(np.max(kv_sequence_bytes(r.model, one, 1.0, FULL)))
+    each = float(room.request_bytes[layout]) / mean
+    return float(room.free_bytes[layout]) / max(each, token * 1e-9)
+
+
+def _moving(r: Replica, layout: int) -> float:
+    """Over each GPU's PCIe or network port."""
+    a, one = r.machine.accelerator, one_of(r.layout, layout)
+    port = a.pcie_bytes_per_s or a.link_bytes_per_s or math.inf
+    gpus = float(np.asarray(one.gpus_per_replica).reshape(-1)[0])
+    return float(np.max(kv_sequence_bytes(r.model, one, 1.0, FULL))) / (port * gpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draws:
+    """What chance decides of a load, by seed: the same for every server and every intensity."""
+
+    gaps: Array
+    """Between arrivals, of mean 1."""
+    prompt: Array
+    output: Array
+    cached: Array
+    pauses: Array
+    seed: int
+    rounds: dict[int, list[int]] = field(default_factory=dict)
+    """Of each request, by law."""
+
+    def rounds_of(self, law: Array | None) -> list[int]:
+        """Decoding rounds of each request under a law of tokens a round."""
+        key = hash(law.tobytes()) if law is not None else 0
+        if key not in self.rounds:
+            rng = np.random.default_rng([self.seed, 1])
+            self.rounds[key] = rounds_needed(self.output.tolist(), law, rng)
+        return self.rounds[key]
+
+
+def drawn(load: Load, count: int, seed: int) -> Draws:
+    """Requests of the load's sample in random order, again and again; gaps of a Poisson process
+    from equal strata, so that a short run has the rate it should, or bursts of geometric size whose
+    gaps vary as much as the load's."""
+    rng = np.random.default_rng(seed)
+    size = load.lengths.prompt.size
+    rounds = math.ceil(count / size)
+    order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
+    burst = max((1 + load.arrival_cv2) / 2, 1.0)
+    strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
+    gaps = np.where(strata[0] < 1 / burst, -np.log1p(-strata[1]) * burst, 0.0)
+    return Draws(
+        gaps=gaps, prompt=load.lengths.prompt[order], output=load.lengths.output[order],
+        cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
+        seed=seed,
+    )  # fmt: skip
+
+
+def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Request]:
+    """The requests, arriving at a rate; all at once where it is infinite."""
+    times = np.cumsum(draws.gaps) / requests_per_s if math.isfinite(requests_per_s) else (
+        np.zeros(draws.gaps.size)
+    )  # fmt: skip
+    columns = (times, draws.prompt, draws.output, draws.cached, draws.pauses)
+    lists = [column.tolist() for column in columns]
+    return [
+        Request(
+            number=n, arrived=at, prompt=prompt, output=output, rounds=rounds, cached=cached,
+            pause=pause,
+        )
+        for n, (rounds, at, prompt, output, cached, pause) in enumerate(
+            zip(draws.rounds_of(law), *lists, strict=True)
+        )
+    ]  # fmt: skip
+
+
+def simulate(
+    setup: Setup, draws: Draws, *, requests_per_s: float = math.inf, users: int | None = None,
+    replicas: int = 1, routing: Routing = "least-outstanding", whole: bool = False,
+) -> Outcome:  # fmt: skip
+    """Put replicas to a load: requests at a rate, or `users` who take turns of a request and a
+    pause."""
+    engines = setup.engines(replicas)
+    requests = asked(draws, setup.law, requests_per_s)
+    fleet = Fleet(engines=engines, routing=routing, entry_seconds=setup.entry_seconds)
+    if users is None:
+        fleet.run(requests)
+        return outcome_of(requests, engines, whole=whole)
+    came = requests[:users]
+    following = iter(requests[users:])
+    for request in came:
+        request.arrived = request.pause
+
+    def again(answered: Request) -> tuple[float, Request] | None:
+        request = next(following, None)
+        if request is None:
+            return None
+        came.append(request)
+        return answered.ended + max(answered.pause, TURNAROUND_SECONDS), request
+
+    fleet.ask_next = again
+    fleet.run(list(came))
+    return outcome_of(sorted(came, key=lambda r: r.arrived), engines, whole=whole)
+
+
+def stable(outcome: Outcome) -> bool:
+    """Whether the queue does not grow: late requests wait no longer than early ones."""
+    half = outcome.ttft.size // 2
+    if half < 50:
+        return True
+    early, late = outcome.ttft[:half].mean(), outcome.ttft[half:].mean()
+    waits = late - early > outcome.step_seconds * 10
+    return not (waits and late > BACKLOG * early)
+
+
+def saturation(setup: Setup, count: int = 600) -> float:
+    """Requests a second of one replica whose queue never empties, the middle of a long burst."""
+    draws = drawn(setup.load, count, seed=0)
+    engines = setup.engines()
+    requests = asked(draws, setup.law, math.inf)
+    Fleet(engines=engines, routing="least-outstanding").run(requests)
+    ends = np.sort([r.ended for r in requests])
+    low, high = count // 4, (3 * count) // 4
+    return float((high - low) / (ends[high] - ends[low]))
