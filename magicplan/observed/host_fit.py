@@ -41,7 +41,7 @@ def _where_zero(rising: Callable[[float], float], most: float) -> float:
 
     if rising(0.0) >= 0:
         return 0.0
-    return most if rising(most) <= 0 else float(bisect(rising, 0.0, most, xtol=1e-12))
+    return most if rising(most) <= 0 else float(bisect(rising, 0.0, most, xtol=1e-6))
 
 
 def _with_host(

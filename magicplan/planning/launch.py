@@ -25,7 +25,7 @@ from magicplan.engines.sglang import sglang_command, sglang_router
 from magicplan.engines.tree_settings import planned_tree
 from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import choices_of
+from magicplan.planning.choose import chosen
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Launch, PriceUsed
 from magicplan.planning.schedule import grid_prediction, planned_of
@@ -182,7 +182,7 @@ def launch_of(ask: PlanRequest, one: Candidate, replicas: int) -> tuple[Launch, 
     )  # fmt: skip
     load = load_of(own)
     price = PriceUsed(gpu=one.gpu, usd_per_hour=math.nan, note="", indicative=False)
-    choice = choices_of(own, load, fleet(own, load), {one.gpu: price}, Counter())[0]
+    choice = chosen(own, load, fleet(own, load), {one.gpu: price}, Counter())[0]
     planned = planned_of(choice, one)
     grid = grid_prediction(own, choice, one, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())

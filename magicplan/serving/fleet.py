@@ -109,7 +109,7 @@ class Fleet:
         """Its first token is seen when its cache has arrived."""
         now = request.ended + self.handover(request)
         request.first = request.last = now
-        request.rounds, request.cached, request.emitted = request.left, request.prompt, 1.0
+        request.cached, request.emitted = request.prompt, 1.0
         if not request.rounds:
             request.ended = now
             self.answered.append(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 
@@ -15,11 +16,12 @@ from magicplan.serving.fleet import TURNAROUND_SECONDS, Fleet, Routing
 from magicplan.serving.load import Load
 from magicplan.serving.outcome import Outcome, outcome_of
 from magicplan.serving.policies import POLICIES, Policy, Server
-from magicplan.serving.replica import Replica, Speculation, one_of, room_of
+from magicplan.serving.replica import Replica, Speculation, one_of, room_of, shapes_of
 from magicplan.serving.requests import Request, law_of_mean, law_of_survival, rounds_needed
 from magicplan.serving.simulation import Engine
 from magicplan.serving.step_table import StepTable, step_table
 
+Role = Literal["both", "prefill", "decode"]
 Limits = Mapping[str, float]
 CLOSE = 0.01
 """Relative width at which a bisection over load ends."""
@@ -47,9 +49,12 @@ class Setup:
         """The same with all steps longer by a factor."""
         return replace(self, times=self.times.slower(factor))
 
-    def engines(self, replicas: int = 1) -> list[Engine]:
+    def engines(self, replicas: int = 1, *, only_prompts: bool = False) -> list[Engine]:
         """Idle engines of so many replicas."""
-        return [Engine(server=self.server, times=self.times) for _ in range(replicas * self.stages)]
+        return [
+            Engine(server=self.server, times=self.times, only_prompts=only_prompts)
+            for _ in range(replicas * self.stages)
+        ]
 
 
 def setup_of(
@@ -85,8 +90,6 @@ def _law(r: Replica, spec: Speculation, gamma: int, depth: int) -> Array | None:
     if gamma == depth:
         ctx = np.asarray(r.contexts.mean())
         return law_of_survival(spec.acceptance.survival(gamma, ctx, spec.draft.budget_tokens))
-    from magicplan.serving.replica import shapes_of
-
     shapes = shapes_of(r, spec)
     at = np.flatnonzero((shapes.gamma == gamma) & (shapes.depth == depth))[0]
     return law_of_mean(float(shapes.tokens_per_round[at]), depth)
@@ -95,7 +98,7 @@ def _law(r: Replica, spec: Speculation, gamma: int, depth: int) -> Array | None:
 def kv_tokens(r: Replica, layout: int, spec: Speculation, gamma: int) -> float:
     """Tokens that the cache of a replica holds beside weights, draft, workspace and what all
     requests share."""
-    room = room_of(r, spec, np.full((r.layouts, 1), float(gamma)))
+    room = room_of(r, spec, float(gamma))
     mean = float(np.maximum(r.contexts - r.load.shared_prefix_tokens, 1.0).mean())
     one = one_of(r.layout, layout)
     token = float(np.max(kv_sequence_bytes(r.model, one, 1.0, FULL)))
@@ -135,21 +138,28 @@ class Draws:
 
 
 def drawn(load: Load, count: int, seed: int) -> Draws:
-    """Requests of the load's sample in random order, again and again; gaps of a Poisson process
-    from equal strata, so that a short run has the rate it should, or bursts of geometric size whose
-    gaps vary as much as the load's."""
+    """Requests of the load's sample in random order, again and again, and when they come."""
     rng = np.random.default_rng(seed)
     size = load.lengths.prompt.size
     rounds = math.ceil(count / size)
     order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
-    burst = max((1 + load.arrival_cv2) / 2, 1.0)
-    strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
-    gaps = np.where(strata[0] < 1 / burst, -np.log1p(-strata[1]) * burst, 0.0)
     return Draws(
-        gaps=gaps, prompt=load.lengths.prompt[order], output=load.lengths.output[order],
+        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order], output=load.lengths.output[order],
         cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
         seed=seed,
     )  # fmt: skip
+
+
+def _gaps(cv2: float, count: int, rng: np.random.Generator) -> Array:
+    """Gaps of mean 1 and squared variation `cv2`: those of a Poisson process for 1, from equal
+    strata, so that a short run has the rate it should; gamma ones below, as a load generator with
+    burstiness draws; above, bursts of geometric size that come at once."""
+    if cv2 < 1:
+        gaps = rng.gamma(1 / cv2, cv2, count) if cv2 > 0 else np.ones(count)
+        return np.asarray(gaps / gaps.mean())
+    burst = (1 + cv2) / 2
+    strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
+    return np.where(strata[0] < 1 / burst, -np.log1p(-strata[1]) * burst, 0.0)
 
 
 def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Request]:
@@ -172,31 +182,41 @@ def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Reques
 
 def simulate(
     setup: Setup, draws: Draws, *, requests_per_s: float = math.inf, users: int | None = None,
-    replicas: int = 1, routing: Routing = "least-outstanding", whole: bool = False,
+    replicas: int = 1, prefill_replicas: int = 0, routing: Routing = "least-outstanding",
+    whole: bool = False, role: Role = "both",
 ) -> Outcome:  # fmt: skip
-    """Put replicas to a load: requests at a rate, or `users` who take turns of a request and a
-    pause."""
-    engines = setup.engines(replicas)
+    """Put replicas to a load: requests at a rate, or no more than `users` of them in flight, who
+    take turns of a request and a pause, or both. `prefill_replicas` compute their prompts, if there are any. A replica whose `role` is
+    `prefill` answers with the first token; one that decodes is handed computed prompts."""
+    engines = setup.engines(replicas, only_prompts=role == "prefill")
+    pool = setup.engines(prefill_replicas, only_prompts=True)
     requests = asked(draws, setup.law, requests_per_s)
-    fleet = Fleet(engines=engines, routing=routing, entry_seconds=setup.entry_seconds)
+    fleet = Fleet(
+        engines=engines, prefill=pool, routing=routing, entry_seconds=setup.entry_seconds,
+        handover=lambda r: r.prompt * setup.moving_seconds_per_token,
+    )  # fmt: skip
+    if role == "decode":
+        requests = [r for r in requests if r.rounds]
+        for r in requests:
+            r.cached, r.emitted, r.first, r.last = r.prompt, 1.0, r.arrived, r.arrived
+        fleet.entry_seconds = 0.0
     if users is None:
         fleet.run(requests)
         return outcome_of(requests, engines, whole=whole)
-    came = requests[:users]
     following = iter(requests[users:])
-    for request in came:
-        request.arrived = request.pause
 
     def again(answered: Request) -> tuple[float, Request] | None:
         request = next(following, None)
         if request is None:
             return None
-        came.append(request)
-        return answered.ended + max(answered.pause, TURNAROUND_SECONDS), request
+        turn = answered.ended + max(answered.pause, TURNAROUND_SECONDS)
+        return max(turn, request.arrived), request
 
     fleet.ask_next = again
-    fleet.run(list(came))
-    return outcome_of(sorted(came, key=lambda r: r.arrived), engines, whole=whole)
+    for request in requests[:users]:
+        request.arrived += request.pause
+    fleet.run(requests[:users])
+    return outcome_of(sorted(requests, key=lambda r: r.arrived), engines, whole=whole)
 
 
 def stable(outcome: Outcome) -> bool:

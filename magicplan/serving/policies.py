@@ -45,6 +45,11 @@ default without mixed chunks, with its overlap scheduler; TensorRT-LLM's in-flig
 chunked context, GUARANTEED_NO_EVICT and MAX_UTILIZATION; a static batch as in a plain loop."""
 
 
+def policy_of(stack: str) -> Policy:
+    """How a stack such as "sglang@0.5" schedules; one of which nothing is known, as vLLM does."""
+    return POLICIES.get(stack.partition("@")[0], POLICIES["vllm"])
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """One engine as configured."""

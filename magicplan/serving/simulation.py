@@ -34,6 +34,8 @@ class Engine:
 
     server: Server
     times: StepTable
+    only_prompts: bool = False
+    """Whether a request leaves with its first token, to decode elsewhere."""
     ends: float = math.inf
     """When the run under way ends; infinite while there is nothing to do."""
     outstanding: int = 0
@@ -190,7 +192,7 @@ class Engine:
             request.left -= 1
         request.emitted = request.output - request.growth * request.left
         request.last = end
-        if not request.left:
+        if not request.left or self.only_prompts:
             request.ended = end
             self._free(request)
             return True

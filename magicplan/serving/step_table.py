@@ -161,11 +161,16 @@ def step_table(r: Replica, layout: int, spec: Speculation, gamma: float, depth: 
 
 def _attention(prompts: PrefillCost, layout: int, stages: float) -> dict[str, float]:
     """What chunks cost by (query, key) pair and by token, through all stages of a pipeline."""
+
+    def own(values: Array) -> float:
+        flat = np.atleast_1d(values)
+        return float(flat[layout % flat.size]) * stages
+
     return {
-        "pair_seconds": float(prompts.full_pair_seconds[layout]) * stages,
-        "window_pair_seconds": float(prompts.window_pair_seconds[layout]) * stages,
+        "pair_seconds": own(prompts.full_pair_seconds),
+        "window_pair_seconds": own(prompts.window_pair_seconds),
         "window_tokens": prompts.window_tokens,
-        "prompt_token_seconds": float(prompts.draft_seconds[layout]) * stages,
+        "prompt_token_seconds": own(prompts.draft_seconds),
     }
 
 
