@@ -37,7 +37,7 @@ from magicplan.planning.result import (
 from magicplan.planning.schedule import curves, grid_prediction, planned_of, schedule_of
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
-from magicplan.planning.sizing import BRIEF, FULL, HAIR, SPLIT
+from magicplan.planning.sizing import BRIEF, HAIR, SPLIT
 from magicplan.planning.trees import trees_left_out
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of, load_of, traffic_used
@@ -78,7 +78,7 @@ def plan(
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
-    best_choice = with_capacity(ask, load, choices[0], FULL)
+    best_choice = with_capacity(ask, load, choices[0], 2 * BRIEF)
     mixing = ask.available is not None
     others = [with_capacity(ask, load, c, BRIEF) if mixing else c for c in choices[1:]]
     ends = candidate_ends(load, [best_choice, *others][:FINALISTS])

@@ -10,7 +10,7 @@ from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Sensitivity
 from magicplan.planning.search import Configuration
-from magicplan.planning.sizing import BRIEF, METRICS, Limits, busier_load, kind_of, size
+from magicplan.planning.sizing import BRIEF, METRICS, Limits, kind_of, size
 from magicplan.roofline.acceptance import Shifted
 from magicplan.serving.load import Load
 from magicplan.serving.replica import Speculation, one_of, replica, rounds_of
@@ -68,7 +68,10 @@ def needs(
         load.users / base.users if load.users and base.users
         else load.requests_per_s / base.requests_per_s
     )  # fmt: skip
-    sized = size(kind, load, limits, ask.max_utilisation, requests, near=max(round(near), 1))
+    sized = size(
+        kind, load, limits, ask.max_utilisation, requests, near=max(round(near), 1),
+        nearest=False,
+    )  # fmt: skip
     found = replace(choice, row=row, sized=sized)
     tokens = sized.trial.rate * sized.replicas * float(load.lengths.output.mean())
     mean_tokens = tokens / load.peak_over_mean
@@ -91,7 +94,7 @@ def sensitivities(ask: PlanRequest, load: Load, choice: Choice) -> tuple[Sensiti
 def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivity]:
     own = choice.row
     for factor in (0.5, 0.8, 1.0, 1.25, 2.0, 4.0):
-        yield _line(ask, busier_load(load, factor), choice, own, "traffic", factor)
+        yield _traffic(ask, load, choice, factor)
     for what in ("prompt", "output"):
         for factor in (0.5, 2.0):
             longer = replace(load, lengths=load.lengths.scaled(**{what: factor}))
@@ -118,24 +121,39 @@ def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivi
             yield _line(ask, load, choice, own, f"{metric} limit", factor, limits=bounds)
 
 
+def _traffic(ask: PlanRequest, load: Load, choice: Choice, factor: float) -> Sensitivity:
+    """More of the same requests take as many more replicas as bear them."""
+    sized = choice.sized
+    base = float(load.users if load.users is not None else load.requests_per_s)
+    share = factor * base / max(sized.capacity, base)
+    count = max(math.ceil(share * sized.replicas - 1e-9), 1)
+    pool = max(math.ceil(share * sized.prefill_replicas - 1e-9), min(sized.prefill_replicas, 1))
+    trial = replace(sized.trial, replicas=count, prefill_replicas=pool)
+    found = replace(choice, sized=replace(sized, trial=trial))
+    tokens = sized.trial.rate * sized.replicas * factor * float(load.lengths.output.mean())
+    ends: list[float] = [math.nan, math.nan]
+    if factor == 1:
+        some = [needs(ask, load, choice, choice.row, slower=end) for end in step_ends(choice)]
+        ends = [float(one.gpus) if one.meets else math.nan for one in some]
+    return Sensitivity(
+        what="traffic", change="as planned" if factor == 1 else f"x {factor:g}", factor=factor,
+        meets=not found.violations(ask), gpus=found.gpus, gpus_low=ends[0], gpus_high=ends[1],
+        cost_usd_per_hour=found.cost,
+        usd_per_million_tokens=found.cost / 3600 / tokens * load.peak_over_mean * 1e6,
+    )  # fmt: skip
+
+
 def _line(
     ask: PlanRequest, load: Load, choice: Choice, row: Configuration, what: str, factor: float,
     *, change: str = "", limits: Limits | None = None, slower: float = 1.0,
 ) -> Sensitivity:  # fmt: skip
-    def at(end: float) -> Needs:
-        return needs(ask, load, choice, row, limits=limits, slower=slower * end)
-
-    found, best, worst = at(1.0), NOTHING, NOTHING
-    if what == "traffic" and factor == 1:
-        best, worst = map(at, step_ends(choice))
+    found = needs(ask, load, choice, row, limits=limits, slower=slower)
     return Sensitivity(
         what=what,
-        change=change or ("as planned" if factor == 1 else f"x {factor:g}"),
+        change=change or f"x {factor:g}",
         factor=factor,
         meets=found.meets,
         gpus=found.gpus,
-        gpus_low=float(best.gpus) if best.meets else math.nan,
-        gpus_high=float(worst.gpus) if worst.meets else math.nan,
         cost_usd_per_hour=found.cost_usd_per_hour,
         usd_per_million_tokens=found.usd_per_million_tokens,
     )

@@ -241,33 +241,36 @@ def _count(kind: Kind, load: Load, replicas: int, requests: int) -> int:
 
 def size(
     kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int,
-    *, near: int | None = None, seed: int = 0,
+    *, near: int | None = None, nearest: bool = True,
 ) -> Sized:  # fmt: skip
-    """The fewest replicas that keep every limit; `near` says where to look first."""
+    """The fewest replicas that keep every limit, or the fewest that come as near as any does;
+    idle ones where `nearest` need not be known. `near` says where to look first."""
     if kind.layout == SPLIT:
-        return _size_split(kind, load, limits, most_busy, requests, seed)
-    fewest = _fewest(kind, load, most_busy)
+        return _size_split(kind, load, limits, most_busy, requests)
+    fewest, idlest = _fewest(kind, load, most_busy), _idle_count(kind, load)
 
     def at(count: int) -> Trial:
-        return trial_of(kind, load, count, 0, requests, seed)
+        return trial_of(kind, load, count, 0, requests)
 
-    allowed = limits
-    found = _least(at, lambda t: _busy_enough(kind, load, t, most_busy) and t.keeps(limits),
-                   fewest, near or fewest, _idle_count(kind, load))  # fmt: skip
-    if found is None:  # no number keeps them: as near as makes no difference
-        idle = at(_idle_count(kind, load))
-        allowed = {k: v * max(1.0, HAIR * idle.ratios(limits)[k]) for k, v in limits.items()}
-        found = _least(at, lambda t: _busy_enough(kind, load, t, most_busy) and t.keeps(allowed),
-                       fewest, near or fewest, _idle_count(kind, load))  # fmt: skip
-        found = found or (idle, None)
+    def least(bounds: Limits) -> tuple[Trial, Trial | None] | None:
+        def keeps(trial: Trial) -> bool:
+            return _busy_enough(kind, load, trial, most_busy) and trial.keeps(bounds)
+
+        return _least(at, keeps, fewest, near or fewest, idlest)
+
+    allowed, found = limits, least(limits)
+    if found is None:
+        idle = at(idlest)
+        ratios = idle.ratios(limits)
+        allowed = {key: limit * max(1.0, HAIR * ratios[key]) for key, limit in limits.items()}
+        found = (least(allowed) if nearest else None) or (idle, None)
     trial, tighter = found
     broken = tighter.ratios(allowed) if tighter else {}
     worst = max(broken, key=broken.__getitem__, default="")
-    stopped = worst if worst and broken[worst] > 1 else "utilisation"
-    peak = load.users if load.users is not None else load.requests_per_s
     return Sized(
         kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.saturation,
-        capacity=float(peak), stopped_by=stopped, allowed=allowed,
+        capacity=float(load.users if load.users is not None else load.requests_per_s),
+        stopped_by=worst if worst and broken[worst] > 1 else "utilisation", allowed=allowed,
     )  # fmt: skip
 
 
@@ -317,7 +320,7 @@ def _least(
 
 
 def _size_split(
-    kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int, seed: int
+    kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int
 ) -> Sized:
     """Pools one after the other: prompts until first tokens are in time, then decoding."""
     peak = load.requests_per_s if load.users is None else load.users * kind.rate_bound / max(
@@ -325,7 +328,7 @@ def _size_split(
     )  # fmt: skip
     pool = max(math.ceil(peak / (most_busy * kind.prefill_bound) - 1e-9), 1)
     decode = max(math.ceil(peak / (most_busy * kind.rate_bound) - 1e-9), 1)
-    trial = trial_of(kind, load, decode, pool, requests, seed)
+    trial = trial_of(kind, load, decode, pool, requests)
     stopped = "utilisation"
     for _ in range(24):
         ratios = trial.ratios(limits)
@@ -335,7 +338,7 @@ def _size_split(
         before, stopped = ratios[worst], worst
         more = max(pool // 8, 1) if worst.startswith("ttft") else 0
         less = max(decode // 8, 1) if not worst.startswith("ttft") else 0
-        bigger = trial_of(kind, load, decode + less, pool + more, requests, seed)
+        bigger = trial_of(kind, load, decode + less, pool + more, requests)
         after = bigger.ratios(limits)[worst]
         if after > before * (1 - 1e-3) and math.isfinite(before):
             break  # more replicas do not help

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.acceptance import Acceptance, accept_length_variance, tokens_per_round
+from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.memory import footprint, kv_sequence_bytes
@@ -250,14 +250,12 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     drafting = gammas * passes[..., :1] + (gammas > 0) * once[..., None]
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
-    variance = accept_length_variance(survival)
     chains = Shapes(
         gamma=gammas,
         depth=gammas,
         draft_seconds=drafting,
         round_seconds=r.verify + drafting,
         tokens_per_round=tokens_per_round(survival),
-        tokens_variance=np.concatenate([[0.0], variance[1:]]),
     )
     if not branching:
         return chains
