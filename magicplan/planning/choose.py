@@ -31,7 +31,7 @@ from magicplan.planning.sizing import (
 from magicplan.serving.load import Load
 from magicplan.serving.screen import KIND
 
-FINALISTS = 10
+FINALISTS = 8
 MOST_BRIEF = 40
 """Configurations simulated where none can be ruled out."""
 ONE_OF_EACH = 1.0 + 1e-9
@@ -171,7 +171,8 @@ def _simulated(ask: PlanRequest, load: Load, lead: Lead) -> Choice | None:
     kind = kind_of(lead.row, lead.layout, load, ask.stack)
     if kind is None:
         return None
-    sized = size(kind, load, ask.slo, ask.max_utilisation, BRIEF)
+    near = lead.gpus // lead.row.gpus_per_replica
+    sized = size(kind, load, ask.slo, ask.max_utilisation, BRIEF, near=near)
     return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price)
 
 

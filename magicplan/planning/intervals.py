@@ -62,7 +62,7 @@ def candidate_ends(
 def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:
     kind = choice.sized.kind
     low, high = (
-        _held(load, choice, replace(kind, setup=kind.setup.slower(end)), requests)
+        _held(load, choice, kind.slower(end), requests)
         for end in step_ends(choice)
     )
     return low, high
@@ -85,7 +85,7 @@ def intervals(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> 
     residual = _residual(choice)
     ends = tuple(
         _capacity(free, load, choice, kind) | _held(load, choice, kind, FULL)
-        for kind in (_slower(choice, residual.low), _slower(choice, residual.high))
+        for kind in map(choice.sized.kind.slower, (residual.low, residual.high))
     )
     slow = Cause(
         name="step time",
@@ -99,11 +99,6 @@ def intervals(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> 
     )  # fmt: skip
     accepted = _accepted(free, load, choice) if best.gamma else None
     return tuple(_all(best, choice, load, slow, accepted, _chance(load, choice, best), anew=anew))
-
-
-def _slower(choice: Choice, factor: float) -> Kind:
-    kind = choice.sized.kind
-    return replace(kind, setup=kind.setup.slower(factor))
 
 
 def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:
@@ -212,9 +207,7 @@ def _accepted(ask: PlanRequest, load: Load, choice: Choice) -> Cause | None:
         spec = replace(choice.row.spec, acceptance=end)
         setup = setup_of(choice.row.replica, choice.row.layout, spec, kind.gamma, kind.depth,
                          kind.setup.server.policy)  # fmt: skip
-        return _capacity(ask, load, choice, replace(kind, setup=setup)) | _held(
-            load, choice, replace(kind, setup=setup), FULL
-        )
+        return _held(load, choice, replace(kind, setup=setup), FULL)
 
     def needed(end: Acceptance) -> Needs:
         spec = replace(choice.row.spec, acceptance=end)

@@ -62,7 +62,7 @@ def needs(
     if kind is None:
         return NOTHING
     if slower != 1:
-        kind = replace(kind, setup=kind.setup.slower(slower))
+        kind = kind.slower(slower)
     base = own.setup.load
     near = choice.sized.replicas * slower * (
         load.users / base.users if load.users and base.users

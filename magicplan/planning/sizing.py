@@ -52,13 +52,23 @@ class Kind:
     most: float
     """Requests that its cache holds on average."""
 
+    slowness: float = 1.0
+    fresh: Kind | None = None
+    """What all steps are `slowness` times longer than, where they are."""
+
+    def slower(self, factor: float) -> Kind:
+        """The same with all steps longer by a factor."""
+        return replace(self, setup=self.setup.slower(factor), slowness=factor, fresh=self)
+
     @cached_property
     def saturation(self) -> float:
         """Requests a second of a replica whose queue never empties; of one that decodes only,
         where others prefill, its bound."""
+        if self.fresh is not None:
+            return self.fresh.saturation / self.slowness
         if self.layout == SPLIT:
             return self.rate_bound
-        return saturation(self.setup, max(BRIEF, int(min(3 * self.batch, 3000))))
+        return saturation(self.setup, int(min(max(2 * self.batch, BRIEF), FULL)))
 
     @property
     def tokens_per_round(self) -> float:

@@ -56,7 +56,7 @@ class Fleet:
             if self.due and self.due[0][0] <= engine.ends:
                 self._receive()
             elif engine.ends < math.inf:
-                self._advance(engine)
+                self._answer(engine, engine.advance())
             else:
                 break
         return self.answered
@@ -92,9 +92,9 @@ class Fleet:
         alone = self.routing == "random" or request.session < 0
         return engines[placed(request.number if alone else request.session, len(engines))]
 
-    def _advance(self, engine: Engine) -> None:
-        for request in engine.advance():
-            if any(engine is e for e in self.prefill):
+    def _answer(self, engine: Engine, ended: list[Request]) -> None:
+        for request in ended:
+            if engine.only_prompts and self.prefill:
                 self._hand_over(request)
                 continue
             self.answered.append(request)

@@ -114,12 +114,14 @@ class Engine:
             self.held += take
             computed += take
         self.runs.append((begin, end, self.steps, held, self.held, self.decoding, computed))
-        self._evict()
+        if self.cached:
+            self._evict()
         self.now, self.step = end, self.step + self.steps
         for request, _ in self.chunks:
             if not request.todo and self._prefilled(request, end):
                 ended.append(request)
-        self._leave(leaving)
+        if self.ghosts:
+            self._leave(leaving)
         self.outstanding -= len(ended)
         self._plan()
         return ended
@@ -179,7 +181,8 @@ class Engine:
             self.growth -= request.growth
             self.streams[0][1] -= 1
             ended.append(request)
-        self.ghosts = self.ghosts + ended
+        if ended:
+            self.ghosts = self.ghosts + ended
         return ended
 
     def _prefilled(self, request: Request, end: float) -> bool:
@@ -267,15 +270,12 @@ class Engine:
 
     def _plan(self) -> None:
         """What the next run does: its chunks, its steps, its end."""
-        preempted = self._make_room()
-        self.chunks = self._running_chunks()
-        if not preempted:
-            self._admit()
-        policy = self.server.policy
-        self.decodes = self.decoding > 0 and (policy.mixes or not self.chunks)
-        if self.chunks:
+        preempted = self._schedule()
+        chunks, policy = self.chunks, self.server.policy
+        self.decodes = self.decoding > 0 and (policy.mixes or not chunks)
+        if chunks:
             beside = self.decoding if self.decodes else 0
-            work = [(take, self._before(request)) for request, take in self.chunks]
+            work = [(take, r.prompt + r.emitted - r.todo) for r, take in chunks]
             self.steps, self.slope = 1, 0.0
             self.start_seconds = self.times.step(beside, self.context, work)
         elif self.decoding:
@@ -292,9 +292,16 @@ class Engine:
             return
         self.ends = self.now + self._seconds(self.steps)
 
-    def _before(self, request: Request) -> float:
-        """Context tokens of a request that are computed."""
-        return request.prompt + request.emitted - request.todo
+    def _schedule(self) -> bool:
+        """The chunks of the next step; whether anybody was preempted for it."""
+        if not (self.waiting or self.prefilling) and self._room() >= 0:
+            self.chunks = []
+            return False
+        preempted = self._make_room()
+        self.chunks = self._running_chunks()
+        if self.waiting and not preempted:
+            self._admit()
+        return preempted
 
     def _alike(self, following: float) -> int:
         """Steps until something else may happen."""
@@ -384,8 +391,6 @@ class Engine:
         """First come, first served, while budget, slots and blocks last."""
         server = self.server
         if server.policy.in_batches and (self.decoding or self.prefilling):
-            return
-        if not self.waiting:
             return
         feeding = sum(take for _, take in self.chunks)
         left = self._left() - feeding

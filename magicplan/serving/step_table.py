@@ -88,7 +88,7 @@ class StepTable:
     def step(self, batch: int, total_context: float, chunks: Sequence[Chunk]) -> float:
         """Seconds of a step with prompt chunks beside `batch` decoding requests, or alone."""
         rows = batch * self.width
-        tokens = sum(new for new, _ in chunks)
+        tokens = chunks[0][0] if len(chunks) == 1 else sum(new for new, _ in chunks)
         seconds = self.decode(batch, total_context) if batch else self.overhead
         seconds += self._rows(rows + tokens) - (self._rows(rows) if batch else 0.0)
         for new, before in chunks:
