@@ -106,7 +106,9 @@ class Expected:
         }
 
 
-def expect(run: Run, machine: Machine | None = None) -> Expected:
+def expect(
+    run: Run, machine: Machine | None = None, server: Server | None = None
+) -> Expected:
     """Simulate a run. Raises UsageError, DoesNotFit.
 
     A run that says how many `prompts` it sends is finite: everybody counts, ramp and drain
@@ -115,7 +117,7 @@ def expect(run: Run, machine: Machine | None = None) -> Expected:
     """
     if run.concurrency is None and run.requests_per_s is None:
         raise UsageError("a run has a concurrency or a rate of arrivals")
-    server = server_of(run, machine)
+    server = server or server_of(run, machine)
     most = min(run.concurrency or math.inf, run.prompts or math.inf)
     users = max(int(most), 1) if math.isfinite(most) else None
     count = STEADY if users is None else max(STEADY, WAVES * users)
