@@ -139,7 +139,7 @@ def plan(
 
 def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
     """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
-    from magicplan.planning.plan import with_observed
+    from magicplan.observed.beside_plan import with_observed
     from magicplan.report.document.files import write
 
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))

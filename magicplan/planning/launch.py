@@ -19,7 +19,7 @@ from magicplan.engine_specs.capabilities import (
     refusal,
 )
 from magicplan.engines.nearest import Planned, settings
-from magicplan.engines.serve_commands import Command
+from magicplan.engines.serve_commands import Command, Server
 from magicplan.engines.settings import Settings, accepted, drafted
 from magicplan.engines.sglang import sglang_command, sglang_router
 from magicplan.engines.tree_settings import planned_tree
@@ -70,13 +70,17 @@ def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> Wante
 def _of_engine(
     ask: PlanRequest, best: Candidate, ctx_tokens: int, engine: Engine, drafting: Settings
 ) -> list[Launch]:
-    """Every role of a plan in one engine. Both kinds of replicas of a split fleet get the draft,
-    whose cache is written by prompts and moves with the target's."""
+    """The commands of every role of a plan in one engine.
+
+    Both kinds of replicas of a disaggregated fleet get the draft, whose cache is written by prompts
+    and moves with the target's.
+    """
     write, route = COMMANDS[engine.name]
     roles = ("serve",) if not best.prefill_replicas else ("prefill", "decode")
     found = []
     for role in roles:
-        command = write(ask, best, ctx_tokens, role, engine, drafts=bool(drafting.text))
+        server = _server(ask, best, ctx_tokens, role, drafts=bool(drafting.text))
+        command = write(server, engine)
         found.append(
             Launch(
                 engine=engine.name,
@@ -91,10 +95,23 @@ def _of_engine(
             )
         )  # fmt: skip
     if best.prefill_replicas:
-        text, notes = route(best)
+        text, notes = route(best.prefill_replicas, best.replicas)
         notes.append(engine.cite("disaggregation"))
         found.append(Launch(engine=engine.name, role="router", command=text, notes=tuple(notes)))
     return found
+
+
+def _server(
+    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str, *, drafts: bool
+) -> Server:
+    """One replica of the plan; it runs what the plan counted on, not more than it holds safely."""
+    return Server(
+        model=ask.model, gpu=best.gpu, dtype=best.dtype, kv_dtype=best.kv_dtype, tp=best.tp,
+        pp=best.pp, ep=best.ep, attention_dp=best.attention_dp, ctx_tokens=ctx_tokens,
+        sequences=max(1, min(ask.max_sequences, best.max_batch_per_replica)),
+        batched_tokens=ask.batched_tokens, memory_fraction=ask.memory_fraction, role=role,
+        drafts=drafts,
+    )  # fmt: skip
 
 
 def _text(command: Command, drafting: str) -> str:
@@ -163,10 +180,10 @@ def _speculation(
     return replace(found, notes=tuple(note for note in found.notes if note != basis))
 
 
-Writer = Callable[..., Command]
-
-
-COMMANDS: dict[str, tuple[Writer, Callable[[Candidate], tuple[str, list[str]]]]] = {
+Writer = Callable[[Server, Engine], Command]
+Router = Callable[[int, int], tuple[str, list[str]]]
+"""From the numbers of replicas that prefill and that decode to a router's command and notes."""
+COMMANDS: dict[str, tuple[Writer, Router]] = {
     "vllm": (vllm_command, vllm_router),
     "sglang": (sglang_command, sglang_router),
 }

@@ -15,7 +15,6 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.observed.observe import observe
 from magicplan.planning.advice import advice
 from magicplan.planning.candidates import (
     SPLIT,
@@ -53,24 +52,15 @@ WRITTEN_OUT = 120
 """Candidates that the result describes; the best of every GPU type is always among them."""
 
 
-def plan(
-    request: PlanRequest | Path | str | None = None,
-    *,
-    observed: Path | str | None = None,
-    stated: Mapping[str, float] | None = None,
-    **options: Any,
-) -> Plan:
+def plan(request: PlanRequest | Path | str | None = None, **options: Any) -> Plan:
     """The cheapest fleet that serves a workload within its limits, and why the others lose.
 
     Takes a `PlanRequest`, the path of a plan file with fields that win over its own, or fields
     alone: `plan(model="llama-3.1-70b", requests_per_s=5, prompt=8192, output=400,
     slo={"ttft_p95_seconds": 2, "tpot_p95_seconds": 0.05})`. Where nothing meets the limits, the
-    answer says so (`feasible`) and shows the nearest. `observed` is the result file of a benchmark
-    to lay beside, `stated` what that leaves out (see `with_observed`). Raises UsageError for names,
-    numbers and options that make no sense, SpecError for files.
+    answer says so (`feasible`) and shows the nearest. Raises UsageError for names, numbers and
+    options that make no sense, SpecError for files.
     """
-    if stated is not None and observed is None:
-        raise UsageError("stated goes with observed")
     ask = _asked(request, options)
     started = time.perf_counter()
     load = load_of(ask)
@@ -105,9 +95,7 @@ def plan(
         _answer(ask, load, shown[0], candidates, rejected, searched, prices, sure),
         reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
     )  # fmt: skip
-    if ask.available is not None:
-        found_plan = with_mix(found_plan)
-    return found_plan if observed is None else with_observed(found_plan, observed, stated)
+    return found_plan if ask.available is None else with_mix(found_plan)
 
 
 def _asked(request: PlanRequest | Path | str | None, options: dict[str, Any]) -> PlanRequest:
@@ -118,17 +106,6 @@ def _asked(request: PlanRequest | Path | str | None, options: dict[str, Any]) ->
     if options:
         raise UsageError("plan takes a request or its fields, not both")
     return checked(request)
-
-
-def with_observed(found: Plan, path: Path | str, stated: Mapping[str, float] | None = None) -> Plan:
-    """The same plan beside a benchmark of one of its best candidate's replicas.
-
-    `path` is a result file of vllm bench, SGLang bench_serving, AIPerf or GenAI-Perf, `stated` what
-    it leaves out, such as {"prompt": 1024} (names: `observed_fields.STATABLE`).
-
-    Name one GPU and one `tp` in the request to say which server was observed. Raises SpecError.
-    """
-    return replace(found, observed=observe(path, found.request, found.best, stated))
 
 
 def _shown(choices: list[Choice]) -> list[Choice]:
