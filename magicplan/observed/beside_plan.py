@@ -10,12 +10,13 @@ from typing import Any
 from magicplan.errors import UsageError
 from magicplan.observed.observe import observe
 from magicplan.planning.plan import plan as planned
+from magicplan.planning.question import Question
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Plan
 
 
 def plan(
-    request: PlanRequest | Path | str | None = None,
+    asked: Question | PlanRequest | Path | str | None = None,
     *,
     observed: Path | str | None = None,
     stated: Mapping[str, float] | None = None,
@@ -32,7 +33,7 @@ def plan(
     """
     if stated is not None and observed is None:
         raise UsageError("stated goes with observed")
-    found = planned(request, **options)
+    found = planned(asked, **options)
     return found if observed is None else with_observed(found, observed, stated)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -26,13 +25,13 @@ from magicplan.engines.tree_settings import planned_tree
 from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import choices_of
+from magicplan.planning.question import Question
 from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import Candidate, Launch, PriceUsed
+from magicplan.planning.result import Candidate, Launch
 from magicplan.planning.schedule import grid_prediction, planned_of
 from magicplan.planning.search import fleet
 from magicplan.prediction.result import Prediction
 from magicplan.roofline.tree import Tree
-from magicplan.serving.load import load_of
 
 
 def launch_commands(
@@ -45,10 +44,10 @@ def launch_commands(
     """One command for each engine and role, the stack's own engine first; of an engine that cannot
     run the plan, why. `ctx_tokens` is the longest request; `grid` carries the speculation settings,
     `planned` what they have to leave as it is."""
-    own = ask.stack.partition("@")[0]
+    own = ask.engine.stack.partition("@")[0]
     found: list[Launch] = []
     for name in sorted(COMMANDS, key=lambda name: name != own):
-        engine = (engine_of(ask.stack) if name == own else None) or load(name)
+        engine = (engine_of(ask.engine.stack) if name == own else None) or load(name)
         wanted = _wanted(ask, best, grid)
         why = refusal(engine, wanted)
         if why:
@@ -108,9 +107,9 @@ def _server(
     return Server(
         model=ask.model, gpu=best.gpu, dtype=best.dtype, kv_dtype=best.kv_dtype, tp=best.tp,
         pp=best.pp, ep=best.ep, attention_dp=best.attention_dp, ctx_tokens=ctx_tokens,
-        sequences=max(1, min(ask.max_sequences, best.max_batch_per_replica)),
-        batched_tokens=ask.batched_tokens, memory_fraction=ask.memory_fraction, role=role,
-        drafts=drafts,
+        sequences=max(1, min(ask.engine.max_sequences, best.max_batch_per_replica)),
+        batched_tokens=ask.engine.batched_tokens, memory_fraction=ask.engine.memory_fraction,
+        role=role, drafts=drafts,
     )  # fmt: skip
 
 
@@ -189,17 +188,22 @@ COMMANDS: dict[str, tuple[Writer, Router]] = {
 }
 
 
-def launch_of(ask: PlanRequest, one: Candidate, replicas: int) -> tuple[Launch, ...]:
-    """One command for each engine; the candidate is a mixed one of the answer to `ask`."""
+def launch_of(question: Question, one: Candidate, replicas: int) -> tuple[Launch, ...]:
+    """One command for each engine; the candidate is a mixed one of the answer to `question`."""
+    asked = question.request
     own = replace(
-        ask,
-        gpus=tuple(n for n in ask.gpus if hardware_specs.load(n).name == one.gpu)[:1],
-        tp=(one.tp,), pp=one.pp, ep=one.ep, attention_dp=one.attention_dp, dtypes=(one.dtype,),
-        kv_dtypes=(one.kv_dtype,), drafts=(one.draft,), disaggregation="off", available=None,
+        asked,
+        choices=replace(
+            asked.choices,
+            gpus=tuple(n for n in asked.choices.gpus if hardware_specs.load(n).name == one.gpu),
+            tp=(one.tp,), pp=one.pp, ep=one.ep, attention_dp=one.attention_dp, dtypes=(one.dtype,),
+            kv_dtypes=(one.kv_dtype,), drafts=(one.draft,), disaggregation="off",
+        ),
+        money=replace(asked.money, available=None),
     )  # fmt: skip
-    load = load_of(own)
-    price = PriceUsed(gpu=one.gpu, usd_per_hour=math.nan, note="", indicative=False)
-    choice = choices_of(own, load, fleet(own, load), {one.gpu: price}, Counter())[0]
+    load = question.load
+    found = fleet(own, load)
+    choice = choices_of(replace(question, request=own, stock=None), found, Counter())[0]
     planned = planned_of(choice, one)
     grid = grid_prediction(own, choice, one, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())

@@ -51,10 +51,11 @@ def _ranks(ask: PlanRequest, base: Resolved) -> list[tuple[int, int]]:
     one_node = [(tp, pp) for tp, pp in degrees if pp == 1]
     if any(_holds(ask, base, tp) for tp, _ in one_node):
         degrees = one_node
-    if ask.tp is not None:
-        degrees = [(tp, 1) for tp in ask.tp if splits_evenly(model, tp)]
-    if ask.pp is not None:
-        degrees = sorted({(tp, ask.pp) for tp, _ in degrees if ask.pp <= model.layers})
+    if ask.choices.tp is not None:
+        degrees = [(tp, 1) for tp in ask.choices.tp if splits_evenly(model, tp)]
+    pp = ask.choices.pp
+    if pp is not None:
+        degrees = sorted({(tp, pp) for tp, _ in degrees if pp <= model.layers})
     return degrees
 
 
@@ -62,9 +63,9 @@ def _with_experts(
     ask: PlanRequest, model: ModelShape, ranks: Sequence[tuple[int, int]]
 ) -> list[Degrees]:
     """Each of them with its experts split, then with its experts whole; or as asked for."""
-    dp = ask.attention_dp or 1
-    if ask.ep is not None or model.experts is None:
-        ep = ask.ep or 1
+    dp = ask.choices.attention_dp or 1
+    if ask.choices.ep is not None or model.experts is None:
+        ep = ask.choices.ep or 1
         return [(tp, pp, ep, dp) for tp, pp in ranks if tp * dp % ep == 0]
     whole = [(tp, pp) for tp, pp in ranks if tp * dp > 1 and model.experts.count % (tp * dp) == 0]
     split = [(tp, pp, 1, dp) for tp, pp in ranks]
@@ -76,13 +77,13 @@ def _data_parallel(ask: PlanRequest, base: Resolved) -> list[Degrees]:
     model, experts = base.model, base.model.experts
     if experts is None and model.latent is None:
         return []
-    if 1 not in (ask.tp or (1,)) or 1 not in (ask.pp or 1, 1):
+    if 1 not in (ask.choices.tp or (1,)) or 1 not in (ask.choices.pp or 1, 1):
         return []
     found: list[Degrees] = []
     for dp in tensor_parallel_degrees(model, base.machine.accelerator):
         ep = dp if experts else 1
         even = experts is None or experts.count % ep == 0
-        wanted = ask.attention_dp in (None, dp) and ask.ep in (None, ep)
+        wanted = ask.choices.attention_dp in (None, dp) and ask.choices.ep in (None, ep)
         if dp > 1 and even and wanted:
             found.append((1, 1, ep, dp))
     return found
@@ -91,6 +92,6 @@ def _data_parallel(ask: PlanRequest, base: Resolved) -> list[Degrees]:
 def _holds(ask: PlanRequest, base: Resolved, tp: int) -> bool:
     """Whether that many GPUs hold the weights and one request of the length planned for."""
     layout = replace(base.layout, tp=float(tp), pp=1.0)
-    available = base.machine.accelerator.memory_bytes * ask.memory_fraction
+    available = base.machine.accelerator.memory_bytes * ask.engine.memory_fraction
     ctx = float(np.max(base.final_ctx))
     return bool(np.all(footprint(base.model, layout, 1.0, ctx, available).fits))

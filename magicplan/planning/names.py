@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.acceptance_specs.entry import entries, methods
 from magicplan.acceptance_specs.files import parse_acceptance
 from magicplan.engine_specs.capabilities import refuse_trees
-from magicplan.errors import SpecError, UnknownName, UsageError
+from magicplan.errors import FieldError, SpecError, UnknownName, UsageError
+from magicplan.fields import whole
+from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.transfer import calibration_for
+from magicplan.planning.request import PlanRequest
 from magicplan.prediction.draft_names import parse_view
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
 from magicplan.roofline.drafts import DRAFTS, VIEWS
-
-if TYPE_CHECKING:
-    from magicplan.planning.request import PlanRequest
 
 WORKLOADS = (
     "chat", "code", "math", "reasoning", "retrieval", "rag", "agents", "summarization",
@@ -26,49 +26,53 @@ WORKLOADS = (
 """Tasks that users have and no table names: acceptance is then stretched, and says so."""
 
 
-def check_names(ask: PlanRequest) -> None:
-    """Look every name up. Raises UsageError that begins with the field, SpecError for a file."""
-    looked_up("model", model_specs.load, ask.model)
-    gpus = [looked_up("gpus", hardware_specs.load, name) for name in ask.gpus]
-    looked_up("stack", lambda name: calibration_for(gpus[0], name), ask.stack)
-    if ask.trees:
-        refuse_trees(ask.stack)
-    for name in ask.dtypes:
+def check_names(ask: PlanRequest, gpu: Accelerator) -> None:
+    """Look up every name besides the model and the GPUs, of which `gpu` is the first.
+
+    Raises FieldError, SpecError for a file.
+    """
+    choices, stack = ask.choices, ask.engine.stack
+    looked_up("stack", lambda name: calibration_for(gpu, name), stack)
+    if choices.trees:
+        refuse_trees(stack)
+    for name in choices.dtypes:
         _one_of("dtypes", name, BYTES_PER_WEIGHT)
-    for name in ask.kv_dtypes:
+    for name in choices.kv_dtypes:
         _one_of("kv_dtypes", name, BYTES_PER_KV_NUMBER)
-    for name in ask.drafts:
+    for name in choices.drafts:
         if name not in ("none", "auto"):
             looked_up("drafts", _check_draft, name)
-    if ask.task is not None and not any(ask.task.lower() in task.lower() for task in tasks()):
+    asked = choices.task
+    if asked is not None and not any(asked.lower() in task.lower() for task in tasks()):
         hint = f"known: {', '.join(tasks())}; leave it out, or state acceptance"
-        raise UsageError(f"task: {UnknownName('task', ask.task, tasks(), hint)}")
-    if isinstance(ask.acceptance, str):
-        _check_acceptance("acceptance", ask.acceptance)
+        raise FieldError("task", f": {UnknownName('task', asked, tasks(), hint)}")
+    if isinstance(choices.acceptance, str):
+        _check_acceptance("acceptance", choices.acceptance)
     else:
-        for name, text in ask.acceptance.items():
+        for name, text in choices.acceptance.items():
             looked_up(f"acceptance.{name}", _check_draft, name)
             _check_acceptance(f"acceptance.{name}", text)
 
 
 def stock_of(available: Mapping[str, int]) -> dict[str, int]:
-    """GPUs at hand by exact names. Raises UsageError for unknown names and bad counts."""
+    """GPUs at hand by accelerator. Raises FieldError for unknown names and bad counts."""
     found = {}
     for name, count in available.items():
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= 10**6:
-            raise UsageError(f"available.{name} {count!r}: expected a whole number of GPUs")
-        found[hardware_specs.load(name).name] = count
+        field = f"available.{name}"
+        accelerator = looked_up(field, hardware_specs.load, name)
+        found[accelerator.name] = whole(field, count, low=0, high=10**6)
     return found
 
 
 def looked_up(field: str, find: Callable[[str], Any], name: str) -> Any:
-    """What `find` makes of a name; its errors begin with the field, those of files with theirs."""
+    """What `find` makes of a name. Raises its errors as a FieldError of the field, and those of
+    files as they are."""
     try:
         return find(name)
     except SpecError:
         raise
     except UsageError as problem:
-        raise UsageError(f"{field}: {problem}") from None
+        raise FieldError(field, f": {problem}") from None
 
 
 @cache
@@ -81,7 +85,7 @@ def tasks() -> tuple[str, ...]:
 def _one_of(field: str, name: str, known: Iterable[str]) -> None:
     if name not in known:
         problem = UnknownName("format", name, known, f"expected one of {', '.join(known)}")
-        raise UsageError(f"{field}: {problem}")
+        raise FieldError(field, f": {problem}")
 
 
 def _check_draft(text: str) -> None:
@@ -116,21 +120,6 @@ def _check_small(name: str) -> None:
 
 def _check_acceptance(field: str, text: Any) -> None:
     if not isinstance(text, str):
-        raise UsageError(f"{field} {text!r}: expected auto, or text such as 0.8")
+        raise FieldError(field, f"{text!r}: expected auto, or text such as 0.8")
     if text != "auto":
         looked_up(field, parse_acceptance, text)
-
-
-def as_text(acceptance: Any) -> str | Mapping[str, str]:
-    """Acceptance with numbers as text. Raises UsageError for what is neither text nor a table."""
-
-    def one(value: Any) -> Any:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return str(value) if number else value
-
-    if isinstance(acceptance, Mapping):
-        return {str(name): one(value) for name, value in acceptance.items()}
-    found = one(acceptance)
-    if not isinstance(found, str):
-        raise UsageError(f"acceptance {acceptance!r}: expected auto, 0.8, or a table by draft")
-    return found

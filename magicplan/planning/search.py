@@ -104,10 +104,10 @@ class Fleet:
 def limits_of(ask: PlanRequest) -> EngineLimits:
     """The engine as configured."""
     return EngineLimits(
-        batched_tokens=float(ask.batched_tokens),
-        max_sequences=float(ask.max_sequences),
-        memory_fraction=ask.memory_fraction,
-        kv_passes=passes_of(ask.verify_kv_passes),
+        batched_tokens=float(ask.engine.batched_tokens),
+        max_sequences=float(ask.engine.max_sequences),
+        memory_fraction=ask.engine.memory_fraction,
+        kv_passes=passes_of(ask.engine.verify_kv_passes),
     )
 
 
@@ -123,7 +123,7 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
         if not layouts:
             rejected["no tensor parallel degree asked for splits its heads or fits its node"] += 1
             continue
-        longest = ask.max_gamma if set(ask.drafts) != {"none"} else 0
+        longest = ask.choices.max_gamma if set(ask.choices.drafts) != {"none"} else 0
         drafts = list(_drafts(ask, base, rejected))
         for layout in layouts:
             shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
@@ -154,21 +154,23 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
 def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:
     """One resolved question for each GPU type and pair of formats."""
     ctx = max(int(load.contexts().mean()), 1)
-    for gpu in ask.gpus:
-        for dtype in ask.dtypes:
-            for kv_dtype in ask.kv_dtypes:
+    choices, engine = ask.choices, ask.engine
+    for gpu in choices.gpus:
+        for dtype in choices.dtypes:
+            for kv_dtype in choices.kv_dtypes:
                 question = Request(
                     gpu=gpu, model=ask.model, ctx=ctx, dtype=_plain(dtype),
-                    kv_dtype=_plain(kv_dtype), stack=ask.stack, draft="none", ep=ask.ep or 1,
-                    attention_dp=ask.attention_dp or 1, memory_fraction=ask.memory_fraction,
-                    verify_kv_passes=ask.verify_kv_passes,
+                    kv_dtype=_plain(kv_dtype), stack=engine.stack, draft="none",
+                    ep=choices.ep or 1, attention_dp=choices.attention_dp or 1,
+                    memory_fraction=engine.memory_fraction,
+                    verify_kv_passes=engine.verify_kv_passes,
                 )  # fmt: skip
                 try:
                     found = resolve(question)
-                    _refuse_format(ask.stack, found)
+                    _refuse_format(ask.engine.stack, found)
                     yield found
                 except UsageError as problem:
-                    if len(ask.gpus) * len(ask.dtypes) * len(ask.kv_dtypes) == 1:
+                    if len(choices.gpus) * len(choices.dtypes) * len(choices.kv_dtypes) == 1:
                         raise
                     rejected[str(problem)] += 1
 
@@ -196,36 +198,37 @@ def _drafts(
         name, _, view = text.partition(" ")
         question = replace(
             base.request, draft=name, draft_kv=view or None,
-            acceptance=acceptance_of(ask, text), task=ask.task,
-            max_gamma=ask.max_gamma,
+            acceptance=acceptance_of(ask, text), task=ask.choices.task,
+            max_gamma=ask.choices.max_gamma,
         )  # fmt: skip
         try:
             resolved = resolve(question)
         except UsageError as problem:
-            if ask.drafts == (text,):
+            if ask.choices.drafts == (text,):
                 raise
             rejected[f"draft {text}: {problem}"] += 1
             continue
         spec = Speculation(
             draft=resolved.draft,
             acceptance=resolved.acceptance,
-            trees=tree_kind(ask.stack, resolved.draft, ask.trees),
+            trees=tree_kind(ask.engine.stack, resolved.draft, ask.choices.trees),
         )
         yield text, spec, resolved
 
 
 def acceptance_of(ask: PlanRequest, text: str) -> str:
     """What is stated for a draft: for its view and budget, for its view, or for all its views."""
-    if isinstance(ask.acceptance, str):
-        return ask.acceptance
+    stated = ask.choices.acceptance
+    if isinstance(stated, str):
+        return stated
     name, (kind, _, _) = text.partition(" ")[0], text.partition(":")
     keys = (text, kind, name)
-    return next((ask.acceptance[key] for key in keys if key in ask.acceptance), "auto")
+    return next((stated[key] for key in keys if key in stated), "auto")
 
 
 def drafts_of(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
     """Every draft asked for, `auto` and views without a budget written out."""
-    for text in ask.drafts:
+    for text in ask.choices.drafts:
         if text != "auto":
             yield from every_budget(text)
             continue
