@@ -22,12 +22,13 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from magicplan.planning.plan import plan
-from magicplan.planning.question import Question, question_of
+from magicplan.planning.question import CapacityQuestion, question_of
 from magicplan.planning.request import request_from
 from magicplan.planning.search import fleet
 
@@ -42,17 +43,18 @@ DRAFTS = (
 )  # fmt: skip
 BIG: dict[str, Any] = {
     "model": "llama-3.1-8b", "gpus": GPUS, "requests_per_s": 50.0, "prompt": "lognormal:3000,9000",
-    "output": "lognormal:250,800", "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS, "acceptance": "0.75",
-    "slo": {"ttft_p95_seconds": 2.0, "tpot_p95_seconds": 0.04},
+    "output": "lognormal:250,800", "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS,
+    "acceptance": "0.75", "slo": {"ttft_p95_seconds": 2.0, "tpot_p95_seconds": 0.04},
 }  # fmt: skip
 FINE: dict[str, Any] = {
     "model": "llama-3.1-8b", "gpus": GPUS, "requests_per_s": 50.0, "prompt": 4000, "output": 300,
-    "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS, "acceptance": "0.75", "max_gamma": 16, "max_sequences": 4096,
-    "batched_tokens": 131072,
+    "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS, "acceptance": "0.75", "max_gamma": 16,
+    "max_sequences": 4096, "batched_tokens": 131072,
 }  # fmt: skip
 SAME: dict[str, Any] = {
-    "model": "llama-3.1-8b", "gpus": ("h100-sxm",), "requests_per_s": 6.0, "prompt": 4000, "output": 300,
-    "drafts": ("none",), "slo": {"ttft_mean_seconds": 2.0, "tpot_mean_seconds": 0.05},
+    "model": "llama-3.1-8b", "gpus": ("h100-sxm",), "requests_per_s": 6.0, "prompt": 4000,
+    "output": 300, "drafts": ("none",),
+    "slo": {"ttft_mean_seconds": 2.0, "tpot_mean_seconds": 0.05},
 }  # fmt: skip
 PEER = """
 import json, logging, sys, time
@@ -84,7 +86,7 @@ def median_seconds(work: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def cells_per_s(question: Question) -> tuple[int, float]:
+def cells_per_s(question: CapacityQuestion) -> tuple[int, float]:
     ask, load = question.request, question.load
     cells = fleet(ask, load).cells
     return cells, cells / median_seconds(lambda: fleet(ask, load))
@@ -98,7 +100,7 @@ def main() -> None:
     big, fine, same, trees = (question_of(request_from(options)) for options in asked)
     for name, ask in (("chains", big), ("chains and trees", trees)):
         found = plan(ask)
-        seconds = median_seconds(lambda ask=ask: plan(ask))
+        seconds = median_seconds(partial(plan, ask))
         met = "met" if seconds <= 5 else "missed"
         print(f"plan, {len(GPUS)} GPUs x 6 layouts x {len(DRAFTS)} drafts, {name}: "
               f"{seconds:.2f} s, {found.searched.configurations} configurations "

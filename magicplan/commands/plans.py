@@ -254,9 +254,9 @@ def fleet(
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
-    from magicplan.planning.names import stock_of
     from magicplan.planning.plan import plan as answer
     from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.request import stock_of
     from magicplan.report.document.terminal import progress
 
     with _spoken_as_options():

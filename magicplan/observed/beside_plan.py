@@ -10,13 +10,13 @@ from typing import Any
 from magicplan.errors import UsageError
 from magicplan.observed.observe import observe
 from magicplan.planning.plan import plan as planned
-from magicplan.planning.question import Question
+from magicplan.planning.question import CapacityQuestion
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Plan
 
 
 def plan(
-    asked: Question | PlanRequest | Path | str | None = None,
+    asked: CapacityQuestion | PlanRequest | Path | str | None = None,
     *,
     observed: Path | str | None = None,
     stated: Mapping[str, float] | None = None,

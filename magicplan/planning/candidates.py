@@ -10,8 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
-from magicplan.planning.prices import PriceUsed
-from magicplan.planning.question import Question
+from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
     Candidate,
@@ -275,7 +274,7 @@ def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
     return max(BOUNDS, key=lambda name: float(shares[name]))
 
 
-def choices_of(question: Question, found: Fleet, rejected: Counter[str]) -> list[Choice]:
+def choices_of(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
     """Every configuration that can serve at all, in every arrangement asked for; reasons why
     others cannot are counted in `rejected`."""
     ask, load, stock = question.request, question.load, question.stock or {}

@@ -25,7 +25,7 @@ from magicplan.engines.tree_settings import planned_tree
 from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import choices_of
-from magicplan.planning.question import Question
+from magicplan.planning.question import CapacityQuestion
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Launch
 from magicplan.planning.schedule import grid_prediction, planned_of
@@ -188,7 +188,7 @@ COMMANDS: dict[str, tuple[Writer, Router]] = {
 }
 
 
-def launch_of(question: Question, one: Candidate, replicas: int) -> tuple[Launch, ...]:
+def launch_of(question: CapacityQuestion, one: Candidate, replicas: int) -> tuple[Launch, ...]:
     """One command for each engine; the candidate is a mixed one of the answer to `question`."""
     asked = question.request
     own = replace(

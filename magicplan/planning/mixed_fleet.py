@@ -14,7 +14,7 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.planning.launch import launch_of
-from magicplan.planning.names import stock_of
+from magicplan.planning.request import stock_of
 from magicplan.planning.result import Candidate, FleetPart, MixedFleet, Plan
 
 CAPACITY = "capacity_requests_per_s"

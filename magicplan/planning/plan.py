@@ -29,7 +29,7 @@ from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.mixed_fleet import with_mix
 from magicplan.planning.plan_file import read_plan
-from magicplan.planning.question import Question, question_of
+from magicplan.planning.question import CapacityQuestion, question_of
 from magicplan.planning.request import PlanRequest, request_from
 from magicplan.planning.result import (
     Candidate,
@@ -52,7 +52,7 @@ WRITTEN_OUT = 120
 """Candidates that the result describes; the best of every GPU type is always among them."""
 
 
-def plan(asked: Question | PlanRequest | Path | str | None = None, **options: Any) -> Plan:
+def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **options: Any) -> Plan:
     """The cheapest fleet that serves a workload within its limits, and why the others lose.
 
     Takes a question from `read_plan`, a `PlanRequest`, the path of a plan file with fields that win
@@ -89,8 +89,8 @@ def plan(asked: Question | PlanRequest | Path | str | None = None, **options: An
 
 
 def _question(
-    asked: Question | PlanRequest | Path | str | None, options: dict[str, Any]
-) -> Question:
+    asked: CapacityQuestion | PlanRequest | Path | str | None, options: dict[str, Any]
+) -> CapacityQuestion:
     """The question, whichever way it was asked."""
     if asked is None:
         return question_of(request_from(options))
@@ -98,7 +98,7 @@ def _question(
         return read_plan(asked, options)
     if options:
         raise UsageError("plan takes a question or its fields, not both")
-    return asked if isinstance(asked, Question) else question_of(asked)
+    return asked if isinstance(asked, CapacityQuestion) else question_of(asked)
 
 
 def _shown(choices: list[Choice]) -> list[Choice]:
@@ -115,7 +115,7 @@ def _shown(choices: list[Choice]) -> list[Choice]:
 
 
 def _answer(
-    question: Question,
+    question: CapacityQuestion,
     choice: Choice,
     candidates: list[Candidate],
     rejected: Counter[str],

@@ -1,4 +1,4 @@
-"""Plan files: a TOML becomes a resolved `Question`; what is wrong is named by line and field."""
+"""Plan files: a TOML becomes a resolved question; what is wrong is named by line and field."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from magicplan.errors import FieldError
 from magicplan.fields import Table, read_toml
-from magicplan.planning.question import Question, question_of
+from magicplan.planning.question import CapacityQuestion, question_of
 from magicplan.planning.request import SECTIONS, request_from
 
 TEMPLATE = Path(__file__).parent / "plan_template.toml"
@@ -22,7 +22,7 @@ def template() -> str:
     return TEMPLATE.read_text(encoding="utf-8")
 
 
-def read_plan(path: Path | str, over: Mapping[str, Any] | None = None) -> Question:
+def read_plan(path: Path | str, over: Mapping[str, Any] | None = None) -> CapacityQuestion:
     """The question of a TOML file, resolved: `plan` answers it without reading anything again.
 
     Paths in the file are relative to it. `over` replaces fields of the file, limits of `slo` one by

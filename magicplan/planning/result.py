@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from magicplan.planning.prices import PriceUsed
-from magicplan.planning.question import Question
+from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.prediction.result import plain
 
@@ -445,7 +444,7 @@ class Plan:
     observed: Observation | None = None
     mixed: MixedFleet | None = None
     """The cheapest mix within the GPUs at hand, where the request says what is at hand."""
-    question: Question = field(repr=False)
+    question: CapacityQuestion = field(repr=False)
 
     @property
     def request(self) -> PlanRequest:

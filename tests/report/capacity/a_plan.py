@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from magicplan.planning.prices import PriceUsed
-from magicplan.planning.question import question_of
+from magicplan.planning.question import PriceUsed, question_of
 from magicplan.planning.request import request_from
 from magicplan.planning.result import (
     Candidate,
