@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
@@ -73,7 +73,7 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     ask = resolve(request)
     draft = ask.draft
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     placement = place(ask)
     scene = scene_of(ask, placement)
     limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
@@ -158,12 +158,12 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
     ask = resolve(request)
     draft = ask.draft
     if not ask.scalar:
-        raise UsageError("--from values trees on one workload: give one --batch and one --ctx")
+        raise FieldError("from", "values trees on one workload: give one $batch and one $ctx")
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     largest = max(tree.size for tree in trees)
     if largest > LARGEST:
-        raise UsageError(f"--from: a tree of {largest} nodes, expected at most {LARGEST}")
+        raise FieldError("from", f": a tree of {largest} nodes, expected at most {LARGEST}")
     scene = scene_of(ask, place(ask))
     depth = max(max_depth, *(tree.depth for tree in trees))
     limits = Limits(size=max(64, largest), depth=depth, ranks=request.tree_ranks)
