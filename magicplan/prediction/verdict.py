@@ -99,9 +99,7 @@ def grid_verdict(
     cells fit, their batches and their contexts, [batch, ctx] each."""
     fits, batch, ctx = cells
     drafted = [entry for entry in rounds if int(np.max(entry.gamma)) > 0]
-    speculate = np.where(fits, "no", None).astype(object)
-    draft = np.where(fits, "none", None).astype(object)
-    gamma = np.where(fits, 0, None).astype(object)
+    speculate, draft, gamma = (_where(fits, word) for word in ("no", "none", 0))
     text = f"No draft was asked for {where}, so nothing speculates."
     if drafted:
         low, high, gain, length = _chosen(fits, best, drafted)
@@ -113,6 +111,13 @@ def grid_verdict(
     return Verdict(
         speculate=speculate.tolist(), draft=draft.tolist(), gamma=gamma.tolist(), text=text
     )
+
+
+def _where(fits: Array, value: Any) -> Any:
+    """The value in every cell that fits, None elsewhere."""
+    found = np.full(fits.shape, None, dtype=object)
+    found[np.asarray(fits, dtype=bool)] = value
+    return found
 
 
 def _name(entry: Drafted, at: tuple[Any, ...]) -> str:

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from magicplan.prediction.result import Prediction
-from magicplan.report.document.charts import HeatMap, Numbers, Scale, mapped, show, speedup_text
+from magicplan.report.document.charts import HeatMap, Numbers, Scale, mapped, speedup_text
 from magicplan.report.document.page import Block, Page, Plot, Section
 from magicplan.report.document.parts import rests_on, verdict_text
 from magicplan.report.document.record import Record
 from magicplan.report.prediction import REST
+from magicplan.units import show
 
 CELLS = "The 80 % interval of a cell is in its hover box and in the table."
 COLUMNS = (

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-from magicplan.planning.words import tokens_words, tree_words
+from magicplan.planning.words import LATENCIES, tokens_words, tree_words
 from magicplan.report.capacity import figures
 from magicplan.report.capacity.words import (
-    LATENCIES,
     range_sentence,
     spaced,
     unit_of,

@@ -9,7 +9,7 @@ from typing import Any
 from magicplan.errors import MissingExtra
 from magicplan.report.document.figure_tables import grid_of
 from magicplan.report.document.page import Bullets, Code, Grid, Page, Plot
-from magicplan.report.document.vega import draw
+from magicplan.report.document.vega.drawing import draw
 
 KINDS = {Grid: "grid", Plot: "plot", Code: "code", Bullets: "bullets", str: "text"}
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[mnu]?s|[GMT]B)(?:\W|$))")

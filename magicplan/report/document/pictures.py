@@ -10,7 +10,7 @@ from typing import Any
 
 from magicplan.errors import MissingExtra, UsageError
 from magicplan.report.document.page import Page, Plot
-from magicplan.report.document.vega import WIDTH, draw
+from magicplan.report.document.vega.drawing import WIDTH, draw
 
 GAP = 24
 """Pixels around and between the figures."""
