@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from magicplan.commands.options import Json, say
+from magicplan.commands.output import hand_out
 from magicplan.errors import FieldError, UsageError, option
 
 if TYPE_CHECKING:
     from magicplan.planning.result import Plan
-    from magicplan.report.document.page import Page
 
 Html = Annotated[
     Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
@@ -131,7 +131,7 @@ def plan(
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
-        _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+        hand_out((page_of(document, str(file or "plan")),), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -277,7 +277,7 @@ def fleet(
             both = zip(found, files, strict=True)
             alone = [page_of(plan.to_dict(), str(path)) for plan, path in both]
             pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
-        _hand_out(tuple(pages), html, markdown)
+        hand_out(tuple(pages), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -310,25 +310,4 @@ def report(
     """
     from magicplan.report.pages import pages_of
 
-    _hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)
-
-
-def _hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
-    """Into the files asked for; on the terminal where none was."""
-    from magicplan.report.document import terminal
-    from magicplan.report.document.files import write
-    from magicplan.report.document.terminal import stdout
-
-    if html:
-        from magicplan.report.document.html import render
-
-        write(html, render(pages), option="--html")
-        say(f"report written to {html}")
-    if markdown:
-        from magicplan.report.document.markdown import render as as_markdown
-
-        write(markdown, as_markdown(pages), option="--markdown")
-        say(f"report written to {markdown}")
-    if not html and not markdown:
-        for page in pages:
-            terminal.render(page, stdout())
+    hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)

@@ -16,6 +16,7 @@ from magicplan.errors import UsageError
 from magicplan.planning.launch import launch_of
 from magicplan.planning.request import stock_of
 from magicplan.planning.result import Candidate, FleetPart, MixedFleet, Plan
+from magicplan.planning.verdict import fleet_verdict, mix_verdict
 
 CAPACITY = "capacity_requests_per_s"
 
@@ -41,7 +42,7 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
         short = "within the GPUs available" if stock is not None else (
             "within the GPUs and the budget allowed" if limited else "at any size"
         )  # fmt: skip
-        verdict = f"no mix of replicas carries {_names(plans)} {short}"
+        verdict = f"No mix of replicas carries {_names(plans)} {short}."
         return MixedFleet(feasible=False, verdict=verdict, parts=(), gpus={},
                           cost_usd_per_hour=math.nan, alone_usd_per_hour=alone)  # fmt: skip
     parts = tuple(_part(plans[n], c, x) for (n, c), x in zip(kinds, chosen, strict=True) if x)
@@ -49,11 +50,10 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     for part in parts:
         gpus[part.gpu] = gpus.get(part.gpu, 0) + part.gpus
     cost = sum(part.cost_usd_per_hour for part in parts)
-    counts = ", ".join(f"{count} x {gpu}" for gpu, count in gpus.items())
     low, high = (_cost_at(plans, kinds, stock, end) for end in (1, 0))
     return MixedFleet(
         feasible=True,
-        verdict=f"{counts} for {cost:.2f} USD an hour",
+        verdict=fleet_verdict(gpus, cost),
         parts=parts,
         gpus=gpus,
         cost_usd_per_hour=cost,
@@ -162,7 +162,7 @@ def _names(plans: Sequence[Plan]) -> str:
 
 
 SAME = 1 - 1e-6
-"""Of a cost: what is nearer is no saving."""
+"""Share of a cost above which another cost is no saving."""
 
 
 def with_mix(found: Plan) -> Plan:
@@ -174,15 +174,11 @@ def with_mix(found: Plan) -> Plan:
         best.meets and not (cheaper and found.request.money.objective == "cost")
     ):
         return replace(found, mixed=mixed)
-    alone = f"{best.name}, costs {best.cost_usd_per_hour:.2f}"
-    if not best.meets:
-        worst = max(best.violations, key=best.violations.__getitem__)
-        alone = f"{best.name}, breaks {worst} by {best.violations[worst]:.2f} times"
     return replace(
         found,
         answer="mixed",
         feasible=True,
-        verdict=f"a mix: {mixed.verdict}; the best of one kind alone, {alone}",
+        verdict=mix_verdict(mixed.gpus, mixed.cost_usd_per_hour, best),
         launch=tuple(one for part in mixed.parts for one in part.launch),
         mixed=mixed,
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -43,8 +43,8 @@ from magicplan.planning.result import (
 from magicplan.planning.schedule import curves, grid_prediction, planned_of, schedule_of
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
-from magicplan.planning.sizing import HAIR
 from magicplan.planning.trees import trees_left_out
+from magicplan.planning.verdict import plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 
@@ -83,7 +83,7 @@ def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **opt
     reachable = {key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo}
     found_plan = replace(
         _answer(question, shown[0], candidates, rejected, searched, sure),
-        reachable=reachable, verdict=_verdict(ask, best, sure, reachable),
+        reachable=reachable, verdict=plan_verdict(best, ask.slo, sure, reachable),
     )  # fmt: skip
     return found_plan if ask.money.available is None else with_mix(found_plan)
 
@@ -190,33 +190,6 @@ def pareto(candidates: Sequence[Candidate], cost: Any) -> tuple[int, ...]:
 
 def _tpot(c: Candidate) -> float:
     return c.latency.tpot.p95_seconds
-
-
-def _verdict(
-    ask: PlanRequest, best: Candidate, sure: tuple[Interval, ...], reachable: Mapping[str, float]
-) -> str:
-    """What to take, or what the nearest breaks; every limit with its prediction and interval."""
-    of = {entry.figure: entry for entry in sure}
-    limits = "".join(
-        f"; {key} {of[key].value:.3g} of {limit:.3g}, 80 % {of[key].low:.3g} to {of[key].high:.3g}"
-        for key, limit in ask.slo.items()
-    )
-    if best.meets:
-        price = "" if math.isnan(best.cost_usd_per_hour) else (
-            f" for {best.cost_usd_per_hour:.2f} USD an hour"
-        )  # fmt: skip
-        return f"{best.name}{price}{limits}"
-    worst = max(best.violations, key=best.violations.__getitem__)
-    least = reachable.get(worst, 0.0)
-    reach = (
-        f", which nothing searched brings below {least:.3g}, nor more replicas by more than "
-        f"{HAIR - 1:.0%}"
-    )
-    return (
-        f"nothing meets the limits; the nearest, {best.name}, breaks {worst} by "
-        f"{best.violations[worst]:.2f} times"
-        f"{reach if least > ask.slo.get(worst, math.inf) else ''}{limits}"
-    )
 
 
 def _roofline(choice: Choice) -> Roofline:
