@@ -8,13 +8,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.planning.names import stock_of
+from magicplan.planning.question import PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
     Candidate,
     Latencies,
     MemoryBars,
-    PriceUsed,
     Quantiles,
     StepBreakdown,
     TreeUsed,
@@ -27,6 +26,7 @@ from magicplan.roofline.timing import BOUNDS, StepCost, bound_shares, step_cost,
 from magicplan.roofline.traffic import FULL, Op, Pass, forward
 from magicplan.serving.load import Load
 
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Choice:
     """One configuration in one arrangement, before it is written out."""
@@ -35,6 +35,8 @@ class Choice:
     sized: Sized
     layout: str
     price: PriceUsed
+    stock: int
+    """GPUs of its type at hand, where the request says what is."""
 
     @property
     def gpus(self) -> int:
@@ -53,17 +55,13 @@ class Choice:
 
     def violations(self, ask: PlanRequest) -> dict[str, float]:
         """Broken limits, latencies and others, and by what factor."""
-        found = {
-            key: ratio for key, ratio in self.sized.ratios.items() if ratio > 1 + 1e-9
-        }
+        found = {key: ratio for key, ratio in self.sized.ratios.items() if ratio > 1 + 1e-9}
         for name, value in (("max_gpus", self.gpus), ("budget_usd_per_hour", self.cost)):
-            limit = getattr(ask, name)
+            limit = getattr(ask.money, name)
             if limit is not None and value > limit * (1 + 1e-9):
                 found[name] = value / limit
-        if ask.available is not None:
-            stock = stock_of(ask.available).get(self.price.gpu, 0)
-            if self.gpus > stock:
-                found["available"] = self.gpus / max(stock, 0.5)
+        if ask.money.available is not None and self.gpus > self.stock:
+            found["available"] = self.gpus / max(self.stock, 0.5)
         return found
 
     def broken(self, ask: PlanRequest) -> float:
@@ -74,7 +72,9 @@ class Choice:
         """Sorts choices best first: what meets the limits, or misses none by more than `near`, by
         the objective, the rest by how far it misses them; among equals, the simpler arrangement."""
         broken = max(self.broken(ask), near)
-        goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[ask.objective]
+        goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[
+            ask.money.objective
+        ]
         goal = math.inf if math.isnan(goal) else goal
         tpot = self.sized.figure("tpot_p95_seconds")
         return (broken, goal, self.gpus, float(self.layout == SPLIT), tpot)
@@ -106,7 +106,7 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
         attention_dp=row.attention_dp,
         dtype=row.replica.layout.dtype,
         kv_dtype=row.replica.layout.kv_dtype,
-        stack=ask.stack,
+        stack=ask.engine.stack,
         calibration=row.resolved.machine.calibration.name,
         draft=row.draft if gamma else "none",
         gamma=gamma,
@@ -232,7 +232,7 @@ def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
     row = choice.row
     batch = max(choice.sized.batch, 1.0)
     drafted = float(choice.sized.kind.gamma)
-    available = ask.memory_fraction * row.resolved.machine.accelerator.memory_bytes
+    available = ask.engine.memory_fraction * row.resolved.machine.accelerator.memory_bytes
     own = np.maximum(row.replica.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(
         row.resolved.model, row.one_layout, batch, own, available,

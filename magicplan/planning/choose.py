@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
 from magicplan.planning.candidates import Choice
+from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import PriceUsed
 from magicplan.planning.search import Configuration, Fleet
 from magicplan.planning.sizing import (
     BRIEF,
@@ -45,6 +45,7 @@ class Lead:
     row: Configuration
     layout: str
     price: PriceUsed
+    stock: int
     gpus: int
     goal: float
     """The objective, for as many GPUs as bounds ask for."""
@@ -58,16 +59,11 @@ class Lead:
         return frozenset({("gpu", name), ("draft", self.row.draft), ("layout", self.layout)})
 
 
-def chosen(
-    ask: PlanRequest,
-    load: Load,
-    found: Fleet,
-    prices: Mapping[str, PriceUsed],
-    rejected: Counter[str],
-) -> list[Choice]:
+def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
     """Simulated configurations, best first; what was left out is counted by its reason."""
+    ask, load = question.request, question.load
     leads = sorted(
-        _leads(ask, load, found, prices, rejected),
+        _leads(question, found, rejected),
         key=lambda lead: (max(lead.least / KIND, 1.0), lead.goal, lead.gpus, lead.layout == SPLIT),
     )
     brief: list[Choice] = []
@@ -101,19 +97,16 @@ def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
 
 def with_capacity(ask: PlanRequest, load: Load, choice: Choice, requests: int) -> Choice:
     """The choice with the load that its fleet bears within every limit."""
-    most = borne(choice.sized, load, ask.max_utilisation, requests)
+    most = borne(choice.sized, load, ask.engine.max_utilisation, requests)
     return replace(choice, sized=replace(choice.sized, capacity=most))
 
 
-def _leads(
-    ask: PlanRequest,
-    load: Load,
-    found: Fleet,
-    prices: Mapping[str, PriceUsed],
-    rejected: Counter[str],
-) -> Iterator[Lead]:
-    engine = engine_of(ask.stack)
-    layouts = {"auto": (MIXED, SPLIT), "off": (MIXED,), "only": (SPLIT,)}[ask.disaggregation]
+def _leads(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> Iterator[Lead]:
+    ask, load = question.request, question.load
+    engine = engine_of(ask.engine.stack)
+    layouts = {"auto": (MIXED, SPLIT), "off": (MIXED,), "only": (SPLIT,)}[
+        ask.choices.disaggregation
+    ]
     for row in found.rows:
         for layout in layouts:
             replicas = _fewest(ask, load, row, layout)
@@ -126,14 +119,15 @@ def _leads(
                 continue
             gpus = replicas * row.gpus_per_replica
             accelerator = row.resolved.machine.accelerator
-            price = prices[accelerator.name]
+            price = question.prices[accelerator.name]
             goal = {
                 "cost": gpus * price.usd_per_hour,
                 "gpus": float(gpus),
                 "energy": gpus * (accelerator.tdp_watts or math.inf),
-            }[ask.objective]
+            }[ask.money.objective]
             yield Lead(
                 row=row, layout=layout, price=price, gpus=gpus,
+                stock=(question.stock or {}).get(accelerator.name, 0),
                 goal=math.inf if math.isnan(goal) else goal,
                 least=float(row.bounds.least[row.layout]),
             )  # fmt: skip
@@ -151,8 +145,8 @@ def _fewest(ask: PlanRequest, load: Load, row: Configuration, layout: str) -> in
         decode = math.ceil(load.users / together)
         pool = max(math.ceil(decode * rate / prompts), 1)
     else:
-        decode = math.ceil(load.requests_per_s / (rate * ask.max_utilisation) - 1e-9)
-        pool = math.ceil(load.requests_per_s / (prompts * ask.max_utilisation) - 1e-9)
+        decode = math.ceil(load.requests_per_s / (rate * ask.engine.max_utilisation) - 1e-9)
+        pool = math.ceil(load.requests_per_s / (prompts * ask.engine.max_utilisation) - 1e-9)
     return max(decode, 1) + (max(pool, 1) if layout == SPLIT else 0)
 
 
@@ -168,16 +162,18 @@ def _unlaunchable(engine: Engine | None, row: Configuration, layout: str) -> str
 
 
 def _simulated(ask: PlanRequest, load: Load, lead: Lead) -> Choice | None:
-    kind = kind_of(lead.row, lead.layout, load, ask.stack)
+    kind = kind_of(lead.row, lead.layout, load, ask.engine.stack)
     if kind is None:
         return None
     near = lead.gpus // lead.row.gpus_per_replica
-    sized = size(kind, load, ask.slo, ask.max_utilisation, BRIEF, near=near)
-    return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price)
+    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, BRIEF, near=near)
+    return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price,
+                  stock=lead.stock)  # fmt: skip
 
 
 def _sized(ask: PlanRequest, load: Load, choice: Choice) -> Choice:
     """The same sized with more requests, beginning at what few of them said."""
     near = choice.sized.replicas
-    sized = size(choice.sized.kind, load, ask.slo, ask.max_utilisation, FULL, near=near)
+    kind = replace(choice.sized.kind, careful=True)
+    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, FULL, near=near)
     return replace(choice, sized=sized)

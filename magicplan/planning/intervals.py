@@ -22,7 +22,16 @@ from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with
-from magicplan.planning.sizing import BRIEF, FIGURES, FULL, METRICS, STATISTICS, Kind, borne, trial_of
+from magicplan.planning.sizing import (
+    BRIEF,
+    FIGURES,
+    FULL,
+    METRICS,
+    STATISTICS,
+    Kind,
+    borne,
+    trial_of,
+)
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import setup_of
@@ -61,10 +70,7 @@ def candidate_ends(
 
 def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:
     kind = choice.sized.kind
-    low, high = (
-        _held(load, choice, kind.slower(end), requests)
-        for end in step_ends(choice)
-    )
+    low, high = (_held(load, choice, kind.slower(end), requests) for end in step_ends(choice))
     return low, high
 
 
@@ -78,10 +84,13 @@ def with_ends(ask: PlanRequest, one: Candidate, ends: tuple[Figures, Figures]) -
     )
 
 
-def intervals(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> tuple[Interval, ...]:
+def intervals(
+    ask: PlanRequest, load: Load, choice: Choice, best: Candidate
+) -> tuple[Interval, ...]:
     """Of the best candidate."""
     anew = not any(key in FIGURES for key in best.violations)
-    free = replace(ask, max_gpus=None, budget_usd_per_hour=None, available=None)
+    money = replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None)
+    free = replace(ask, money=money)
     residual = _residual(choice)
     ends = tuple(
         _capacity(free, load, choice, kind) | _held(load, choice, kind, FULL)
@@ -104,7 +113,7 @@ def intervals(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> 
 def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:
     """What the plan's replicas bear if they are of another kind."""
     sized = replace(choice.sized, kind=kind, utilisation=choice.sized.trial.rate / kind.saturation)
-    most = borne(sized, load, ask.max_utilisation, BRIEF, least=0.05, close=1.1)
+    most = borne(sized, load, ask.engine.max_utilisation, BRIEF, least=0.05, close=1.1)
     peak = load.users if load.users is not None else load.requests_per_s
     rate = choice.sized.trial.rate * choice.sized.replicas
     return {"capacity_requests_per_s": most / peak * rate, "capacity_over_peak": most / peak}
@@ -113,9 +122,7 @@ def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figur
 def _chance(load: Load, choice: Choice, best: Candidate) -> Cause:
     """Latencies under other draws of the same traffic: 1.28 standard deviations either way."""
     sized, values = choice.sized, figures_of(best)
-    draws = [
-        _held(load, choice, sized.kind, FULL, seed=seed) for seed in range(1, SEEDS + 1)
-    ]
+    draws = [_held(load, choice, sized.kind, FULL, seed=seed) for seed in range(1, SEEDS + 1)]
 
     def end(name: str, sign: float) -> float:
         logs = [math.log(d[name] / values[name]) for d in draws if d[name] > 0 < values[name]]

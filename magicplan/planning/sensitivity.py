@@ -58,7 +58,7 @@ def needs(
     steps longer by a factor."""
     limits = ask.slo if limits is None else limits
     own = choice.sized.kind
-    kind = own if row is choice.row else kind_of(row, choice.layout, load, ask.stack)
+    kind = own if row is choice.row else kind_of(row, choice.layout, load, ask.engine.stack)
     if kind is None:
         return NOTHING
     if slower != 1:
@@ -69,7 +69,7 @@ def needs(
         else load.requests_per_s / base.requests_per_s
     )  # fmt: skip
     sized = size(
-        kind, load, limits, ask.max_utilisation, requests, near=max(round(near), 1),
+        kind, load, limits, ask.engine.max_utilisation, requests, near=max(round(near), 1),
         nearest=False,
     )  # fmt: skip
     found = replace(choice, row=row, sized=sized)

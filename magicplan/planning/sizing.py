@@ -52,6 +52,9 @@ class Kind:
     most: float
     """Requests that its cache holds on average."""
 
+    saturation_bound: float
+    careful: bool = False
+    """Whether saturation is simulated, or taken from bounds."""
     slowness: float = 1.0
     fresh: Kind | None = None
     """What all steps are `slowness` times longer than, where they are."""
@@ -68,7 +71,7 @@ class Kind:
             return self.fresh.saturation / self.slowness
         if self.layout == SPLIT:
             return self.rate_bound
-        return saturation(self.setup, int(min(max(2 * self.batch, BRIEF), FULL)))
+        return saturation(self.setup, self.most) if self.careful else self.saturation_bound
 
     @property
     def tokens_per_round(self) -> float:
@@ -95,6 +98,7 @@ def kind_of(
         setup=setup_of(row.replica, i, spec or row.spec, gamma, depth, policy_of(stack)),
         gamma=gamma, depth=depth, layout=layout, rate_bound=rate, prefill_bound=prefill,
         batch=float(bounds.batch[i]), most=float(bounds.most[i]),
+        saturation_bound=float(bounds.saturation[i]),
     )  # fmt: skip
 
 
@@ -213,7 +217,9 @@ def draws_of(load: Load, count: int, seed: int) -> Draws:
     return drawn(load, count, seed)
 
 
-def trial_of(kind: Kind, load: Load, replicas: int, pool: int, requests: int, seed: int = 0) -> Trial:
+def trial_of(
+    kind: Kind, load: Load, replicas: int, pool: int, requests: int, seed: int = 0
+) -> Trial:
     """Simulate one replica's share of the load; with users and pools, the whole fleet."""
     setup = replace(kind.setup, load=load)
     draws = draws_of(kind.setup.load, _count(kind, load, replicas, requests), seed)
@@ -329,9 +335,7 @@ def _least(
     return found, failed
 
 
-def _size_split(
-    kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int
-) -> Sized:
+def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int) -> Sized:
     """Pools one after the other: prompts until first tokens are in time, then decoding."""
     peak = load.requests_per_s if load.users is None else load.users * kind.rate_bound / max(
         kind.batch, 1.0

@@ -165,19 +165,21 @@ def _check(*, routing: str, itl: str, **numbers: float | None) -> None:
     for name, value in numbers.items():
         whole = name in ("num_prompts", "replicas", "tp", "gpus")
         wrong = value is not None and (
-            isinstance(value, bool) or not value > 0 or value > 1e7 and math.isfinite(value)
-            or whole and value != int(value)
+            isinstance(value, bool) or not value > 0 or (value > 1e7 and math.isfinite(value))
+            or (whole and value != int(value))
         )  # fmt: skip
         if wrong:
-            raise UsageError(f"{name} {value}: expected a {'whole ' if whole else ''}number above 0")
+            raise UsageError(
+                f"{name} {value}: expected a {'whole ' if whole else ''}number above 0"
+            )
 
 
-def _placed(
-    run: Run, gpus: int | None, replicas: int | None, tp: int | None
-) -> tuple[Run, int]:
+def _placed(run: Run, gpus: int | None, replicas: int | None, tp: int | None) -> tuple[Run, int]:
     """The run with degrees and replicas filled in, and the GPUs of one replica."""
     others = (run.ask.pp or 1) * run.ask.attention_dp
-    degrees = [tp] if tp else [2**n for n in range(LARGEST_TP.bit_length()) if not gpus or 2**n <= gpus]
+    degrees = (
+        [tp] if tp else [2**n for n in range(LARGEST_TP.bit_length()) if not gpus or 2**n <= gpus]
+    )
     refused: DoesNotFit | UsageError | None = None
     for degree in degrees:
         each = degree * others

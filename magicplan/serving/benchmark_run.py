@@ -106,9 +106,7 @@ class Expected:
         }
 
 
-def expect(
-    run: Run, machine: Machine | None = None, server: Server | None = None
-) -> Expected:
+def expect(run: Run, machine: Machine | None = None, server: Server | None = None) -> Expected:
     """Simulate a run. Raises UsageError, DoesNotFit.
 
     A run that says how many `prompts` it sends is finite: everybody counts, ramp and drain

@@ -23,8 +23,8 @@ from magicplan.serving.step_table import StepTable, step_table
 
 Role = Literal["both", "prefill", "decode"]
 Limits = Mapping[str, float]
-CLOSE = 0.01
-"""Relative width at which a bisection over load ends."""
+LARGEST_WAVE = 500
+"""Requests at once beyond which more bring little more throughput."""
 BACKLOG = 2.0
 """Times the time to first token of the first half of the requests that the second half waits
 where a queue grows."""
@@ -229,12 +229,16 @@ def stable(outcome: Outcome) -> bool:
     return not (waits and late > BACKLOG * early)
 
 
-def saturation(setup: Setup, count: int = 600) -> float:
-    """Requests a second of one replica whose queue never empties, the middle of a long burst."""
-    draws = drawn(setup.load, count, seed=0)
-    engines = setup.engines()
-    requests = asked(draws, setup.law, math.inf)
+def saturation(setup: Setup, most: float = LARGEST_WAVE) -> float:
+    """Requests a second of one replica whose queue never empties: three times as many as run at
+    once (`most`, no more than `LARGEST_WAVE` are looked at) come together, and the middle third of
+    their ends is timed, in which as many start as end."""
+    server, stages = setup.server, setup.stages
+    wave = max(int(min(most, server.slots * stages, LARGEST_WAVE)), stages)
+    slots = max(wave // stages, 1)
+    held = replace(setup, server=replace(server, max_sequences=slots))
+    engines = held.engines()
+    requests = asked(drawn(setup.load, 3 * wave, seed=0), setup.law, math.inf)
     Fleet(engines=engines, routing="least-outstanding").run(requests)
-    ends = np.sort([r.ended for r in requests])
-    low, high = count // 4, (3 * count) // 4
-    return float((high - low) / (ends[high] - ends[low]))
+    ends = sorted(r.ended for r in requests)
+    return wave / (ends[2 * wave - 1] - ends[wave - 1])

@@ -136,14 +136,14 @@ def outcome_of(
     )  # fmt: skip
 
 
-def _counted(
-    requests: Sequence[Request], *, whole: bool
-) -> tuple[list[Request], float, float]:
+def _counted(requests: Sequence[Request], *, whole: bool) -> tuple[list[Request], float, float]:
     if whole:
         done = [r for r in requests if not math.isnan(r.ended)]
         return done, min(r.arrived for r in done), max(r.ended for r in done)
     filled = min(r.ended for r in requests if not math.isnan(r.ended))
-    first = next(i for i, r in enumerate(requests) if r.arrived >= filled or i == len(requests) // 3)
+    first = next(
+        i for i, r in enumerate(requests) if r.arrived >= filled or i == len(requests) // 3
+    )
     last = max(int(len(requests) * 0.9), first + 1)
     kept = [r for r in requests[first:last] if not math.isnan(r.ended)]
     end = requests[last].arrived if last < len(requests) else max(r.ended for r in kept)

@@ -26,6 +26,8 @@ class Screen:
     rate: Array
     """Most requests a second at which limits could hold, or at all where they never do; 0 where
     nothing can be served."""
+    saturation: Array
+    """Requests a second that no replica exceeds, whatever the limits."""
     decode_rate: Array
     """The same of replicas whose prompts others compute."""
     prefill_rate: Array
@@ -52,6 +54,7 @@ def screen(r: Replica, spec: Speculation, rounds: Rounds, limits: Mapping[str, f
     reached = np.where(holds, factor, np.inf).min(axis=1)
     able = holds & ((factor <= KIND) | (reached > KIND)[:, None])
     rate = np.where(able, 1 / (decoding + mean_prompt[:, None]), 0.0)
+    whole = np.where(holds, 1 / (decoding + mean_prompt[:, None]), 0.0)
     alone = np.where(able, 1 / np.maximum(decoding, 1e-12), 0.0)
     best = rate.argmax(axis=1)
     fits = room.free_bytes > float((load.lengths.prompt + load.lengths.output).max()) * (
@@ -59,6 +62,7 @@ def screen(r: Replica, spec: Speculation, rounds: Rounds, limits: Mapping[str, f
     )  # fmt: skip
     return Screen(
         rate=np.where(fits, rate.max(axis=1), 0.0),
+        saturation=whole.max(axis=1),
         decode_rate=np.where(fits, alone.max(axis=1), 0.0),
         prefill_rate=np.where(fits, 1 / mean_prompt, 0.0),
         batch=r.batch[best],
@@ -76,9 +80,7 @@ def _prompt_seconds(r: Replica, spec: Speculation) -> Array:
     return np.asarray(token * new + prompts_of(r, spec).of(new, cached))
 
 
-def _factors(
-    r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float]
-) -> Array:
+def _factors(r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float]) -> Array:
     """By how much bounds lie beyond the limits, the largest of all, [layout, batch]."""
     worst = np.zeros(rounds.round_seconds.shape)
     token = rounds.round_seconds / rounds.tokens_per_round

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from magicplan.serving.step_time import PrefillCost, decode_seconds, row_table
-from magicplan.serving.replica import Replica, Speculation, one_of, prompts_of, rounds_of
 from magicplan.roofline.deployment import Array
+from magicplan.serving.replica import Replica, Speculation, one_of, prompts_of, rounds_of
+from magicplan.serving.step_time import PrefillCost, decode_seconds, row_table
 
 CONTEXTS = 25
 SIZES = 97
@@ -69,8 +69,7 @@ class StepTable:
         saved = self.shared_tokens * (batch - 1)
         begin = [ctx * batch + saved for ctx in self.contexts]
         heights = [
-            a + part * (b - a)
-            for a, b in zip(self.seconds[at], self.seconds[at + 1], strict=True)
+            a + part * (b - a) for a, b in zip(self.seconds[at], self.seconds[at + 1], strict=True)
         ]
         slopes = [
             (heights[i + 1] - heights[i]) / (begin[i + 1] - begin[i])

@@ -153,7 +153,7 @@ class PlainServer:
             if guest.queued > seen_until and not guest.started_over:
                 return
             whole = guest.ask.prompt + round(guest.emitted)
-            need = (self.promised(guest) if s.policy.reserves_output else whole - s.shared_tokens)
+            need = self.promised(guest) if s.policy.reserves_output else whole - s.shared_tokens
             growing = 0.0 if s.policy.reserves_output else promised_chunks
             if self.running and self.free() - growing < need + s.slack_tokens:
                 return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from magicplan.serving.fleet import Fleet
 from magicplan.serving.outcome import gaps_of
 from magicplan.serving.policies import POLICIES, Server
-from magicplan.serving.requests import Request, law_of_mean, round_law, rounds_needed
+from magicplan.serving.requests import Request, rounds_needed
 from magicplan.serving.simulation import Engine
 from magicplan.serving.step_table import StepTable
 from tests.serving.plain_server import PlainServer, walk
