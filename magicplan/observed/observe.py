@@ -29,8 +29,8 @@ def observe(
 ) -> Observation:
     """A benchmark of one replica of `server`, as the plan describes it, beside its prediction.
 
-    `stated` adds facts that the tool does not write, such as {"prompt": 1024}. The fit takes as many
-    tokens a round as the run had, where the file says. Raises SpecError, also for a run of
+    `stated` adds facts that the tool does not write, such as {"prompt": 1024}. The fit takes as
+    many tokens a round as the run had, where the file says. Raises SpecError, also for a run of
     another model or stack, and for one that speculated where `server` does not.
     """
     seen = read_observed(Path(path), stated)

@@ -19,19 +19,10 @@ import numpy as np
 
 from magicplan.hardware_specs.calibration import Residual
 from magicplan.planning.candidates import Choice, step_ends
-from magicplan.planning.request import PlanRequest
+from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with
-from magicplan.planning.sizing import (
-    BRIEF,
-    FIGURES,
-    FULL,
-    METRICS,
-    STATISTICS,
-    Kind,
-    borne,
-    trial_of,
-)
+from magicplan.planning.sizing import BRIEF, FULL, Kind, borne, trial_of
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import setup_of
@@ -88,12 +79,12 @@ def intervals(
     ask: PlanRequest, load: Load, choice: Choice, best: Candidate
 ) -> tuple[Interval, ...]:
     """Of the best candidate."""
-    anew = not any(key in FIGURES for key in best.violations)
+    anew = not any(key in SLO_KEYS for key in best.violations)
     money = replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None)
     free = replace(ask, money=money)
     residual = _residual(choice)
     ends = tuple(
-        _capacity(free, load, choice, kind) | _held(load, choice, kind, FULL)
+        {**_capacity(free, load, choice, kind), **_held(load, choice, kind, FULL)}
         for kind in map(choice.sized.kind.slower, (residual.low, residual.high))
     )
     slow = Cause(
@@ -129,7 +120,7 @@ def _chance(load: Load, choice: Choice, best: Candidate) -> Cause:
         spread = float(np.sqrt(np.mean(np.square(logs)))) if logs else 0.0
         return values[name] * math.exp(sign * 1.2816 * spread)
 
-    low, high = ({name: end(name, sign) for name in FIGURES} for sign in (-1.0, 1.0))
+    low, high = ({name: end(name, sign) for name in SLO_KEYS} for sign in (-1.0, 1.0))
     words = f"chance: {SEEDS} further draws of the same traffic, {FULL} requests or more each"
     return Cause(name="chance", words=words, held=(low, high), needed=None)
 
@@ -143,7 +134,7 @@ def _all(
     for name in values:
         if name == "tokens_per_s" and load.users is None:
             continue  # what arrives is what leaves
-        some = [*causes, chance] if name in FIGURES else causes
+        some = [*causes, chance] if name in SLO_KEYS else causes
         some = [c for c in some if name in c.held[0]]
         low, high = zip(*((c.held[0][name], c.held[1][name]) for c in some), strict=True)
         found = _interval(name, values[name], low, high, HELD, some)
@@ -194,7 +185,7 @@ def _held(
     trial = trial_of(kind, load, sized.replicas, sized.prefill_replicas, requests, seed)
     endless = not all(map(math.isfinite, trial.ratios({"e2e_mean_seconds": 1.0}).values()))
     return {
-        **{key: math.inf if endless else trial.figure(key) for key in FIGURES},
+        **{key: math.inf if endless else trial.figure(key) for key in SLO_KEYS},
         "batch_per_replica": trial.outcome.decoding * kind.setup.stages,
         "utilisation": trial.rate / kind.saturation,
         "tokens_per_s": trial.rate * sized.replicas * float(load.lengths.output.mean()),

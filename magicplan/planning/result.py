@@ -194,8 +194,8 @@ class Sensitivity:
     cost_usd_per_hour: float
     usd_per_million_tokens: float
     gpus_low: float = math.nan
-    """GPUs at either end of the step time's 80 % interval, of the plan as it is; NaN (null) for other
-    assumptions, and where none would do."""
+    """GPUs at either end of the step time's 80 % interval, of the plan as it is; NaN (null) for
+    other assumptions, and where none would do."""
     gpus_high: float = math.nan
 
 

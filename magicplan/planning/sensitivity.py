@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from magicplan.planning.candidates import Choice, step_ends
-from magicplan.planning.request import PlanRequest
+from magicplan.planning.request import METRICS, PlanRequest
 from magicplan.planning.result import Sensitivity
 from magicplan.planning.search import Configuration
-from magicplan.planning.sizing import BRIEF, METRICS, Limits, kind_of, size
+from magicplan.planning.sizing import BRIEF, Limits, kind_of, size
 from magicplan.roofline.acceptance import Shifted
 from magicplan.serving.load import Load
 from magicplan.serving.replica import Speculation, one_of, replica, rounds_of

@@ -18,7 +18,7 @@ import numpy as np
 from magicplan.planning.search import Configuration
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import Draws, Setup, drawn, saturation, setup_of, simulate, stable
-from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of
+from magicplan.serving.outcome import Outcome, statistic_of
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import Speculation
 
@@ -394,6 +394,3 @@ def busier_load(load: Load, factor: float) -> Load:
     """The same requests, more often or from more users."""
     users = None if load.users is None else load.users * factor
     return replace(load, requests_per_s=load.requests_per_s * factor, users=users)
-
-
-FIGURES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)

@@ -1,1 +1,1 @@
-"""One replica under traffic, and fleets of them: a short screen, and the simulation that decides."""
+"""A replica under traffic, and fleets of them: a short screen, and the simulation that decides."""

@@ -15,7 +15,7 @@ from magicplan.errors import DoesNotFit, UsageError
 from magicplan.prediction.request import Request
 from magicplan.roofline.deployment import Array
 from magicplan.serving.benchmark_run import STEADY, Expected, Run, Server, expect, server_of
-from magicplan.serving.fleet import ROUTINGS
+from magicplan.serving.fleet import ROUTINGS, Routing
 from magicplan.serving.lengths import independent
 from magicplan.serving.load_test import Draws, drawn, simulate, stable
 from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of
@@ -100,7 +100,7 @@ def _null(value: float) -> float | None:
 
 def bench(
     gpu: str, *, model: str = "llama-3.1-8b", gpus: int | None = None, replicas: int | None = None,
-    tp: int | None = None, routing: str = "random", concurrency: float | None = None,
+    tp: int | None = None, routing: Routing = "random", concurrency: float | None = None,
     request_rate: float | None = None, num_prompts: int | None = None, prompt: Any = None,
     output: Any = None, trace: str | Path | None = None, prefix_hit_rate: float = 0.0,
     burstiness: float = 1.0, batched_tokens: int = 8192, max_sequences: int = 1024, seed: int = 0,
@@ -117,8 +117,10 @@ def bench(
 
     Raises UsageError for options that contradict each other, DoesNotFit, SpecError for files.
     """
-    _check(routing=routing, itl=itl, concurrency=concurrency, request_rate=request_rate,
-           num_prompts=num_prompts, replicas=replicas, tp=tp, gpus=gpus, burstiness=burstiness)  # fmt: skip
+    _check(
+        routing=routing, itl=itl, concurrency=concurrency, request_rate=request_rate,
+        num_prompts=num_prompts, replicas=replicas, tp=tp, gpus=gpus, burstiness=burstiness,
+    )  # fmt: skip
     gamma = engine.pop("gamma", "auto")
     try:
         ask = Request(gpu=gpu, model=model, draft=draft, **engine)
@@ -145,7 +147,7 @@ def bench(
         arrival_cv2=cv2, prompts=num_prompts, batched_tokens=batched_tokens,
         max_sequences=max_sequences, prefix_hit_rate=prefix_hit_rate,
         gamma=None if gamma == "auto" else int(gamma), routing=routing, seed=seed,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     if concurrency is None and request_rate is None:
         run = replace(run, concurrency=float(num_prompts or 1))
     run, per_replica = _placed(run, gpus, replicas, tp)

@@ -16,7 +16,7 @@ from magicplan.roofline.timing import Machine
 from magicplan.serving.fleet import Routing
 from magicplan.serving.lengths import Lengths
 from magicplan.serving.load import Load
-from magicplan.serving.load_test import Setup, drawn, saturation, setup_of, simulate
+from magicplan.serving.load_test import Setup, drawn, saturation, setup_of, simulate, stable
 from magicplan.serving.outcome import METRICS, STATISTICS, Outcome
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import (
@@ -31,6 +31,8 @@ from magicplan.serving.replica import (
 
 STEADY, MOST = 1500, 6000
 """Requests simulated where no number is stated, and at most."""
+LATE = 1.02
+"""Times the last planned arrival from which a run was held back."""
 WAVES = 6
 """Requests simulated for each that is always in flight, where no number is stated."""
 
@@ -123,17 +125,27 @@ def expect(run: Run, machine: Machine | None = None, server: Server | None = Non
         count = max(int(min(run.prompts, max(MOST, count))), 1)
     elif run.requests_per_s is not None and run.concurrency is None:
         _refuse_overload(run, server)
+    draws = drawn(server.setup.load, count, run.seed)
     outcome = simulate(
-        server.setup, drawn(server.setup.load, count, run.seed),
-        requests_per_s=run.requests_per_s or math.inf, users=users, replicas=run.replicas,
-        routing=run.routing, whole=run.prompts is not None,
+        server.setup, draws, requests_per_s=run.requests_per_s or math.inf, users=users,
+        replicas=run.replicas, routing=run.routing, whole=run.prompts is not None,
     )  # fmt: skip
-    rate = outcome.request_rate
     return Expected(
-        outcome=outcome, server=server, requests_per_s=rate,
-        users=None if run.concurrency is None else float(most),
+        outcome=outcome,
+        server=server,
+        requests_per_s=outcome.request_rate,
+        users=float(most) if _held_back(run, outcome, float(draws.gaps.sum())) else None,
         output_tokens_per_s=outcome.output_tokens / (outcome.end - outcome.begin),
-    )  # fmt: skip
+    )
+
+
+def _held_back(run: Run, outcome: Outcome, gaps: float) -> bool:
+    """Whether the number in flight decided, not the rate: requests came later than they were due,
+    or met a queue that grew."""
+    if run.requests_per_s is None:
+        return True
+    late = max(r.arrived for r in outcome.requests) > LATE * gaps / run.requests_per_s
+    return (late and run.concurrency is not None) or not stable(outcome)
 
 
 def _refuse_overload(run: Run, server: Server) -> None:

@@ -144,7 +144,8 @@ def drawn(load: Load, count: int, seed: int) -> Draws:
     rounds = math.ceil(count / size)
     order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
     return Draws(
-        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order], output=load.lengths.output[order],
+        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order],
+        output=load.lengths.output[order],
         cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
         seed=seed,
     )  # fmt: skip
@@ -186,8 +187,9 @@ def simulate(
     whole: bool = False, role: Role = "both",
 ) -> Outcome:  # fmt: skip
     """Put replicas to a load: requests at a rate, or no more than `users` of them in flight, who
-    take turns of a request and a pause, or both. `prefill_replicas` compute their prompts, if there are any. A replica whose `role` is
-    `prefill` answers with the first token; one that decodes is handed computed prompts."""
+    take turns of a request and a pause, or both. `prefill_replicas` compute their prompts, if there
+    are any. A replica whose `role` is `prefill` answers with the first token; one that decodes is
+    handed computed prompts."""
     engines = setup.engines(replicas, only_prompts=role == "prefill")
     pool = setup.engines(prefill_replicas, only_prompts=True)
     requests = asked(draws, setup.law, requests_per_s)

@@ -1,4 +1,4 @@
-"""What a load generator reports of simulated engines: latencies, gaps, rates, cache, preemptions."""
+"""What a load generator reports of simulated engines: latencies, gaps, rates, cache."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from magicplan.roofline.deployment import Array
 from magicplan.serving.replica import Replica, Speculation, one_of, prompts_of, rounds_of
-from magicplan.serving.step_time import PrefillCost, decode_seconds, row_table
+from magicplan.serving.step_time import decode_seconds, row_table
 
 CONTEXTS = 25
 SIZES = 97
@@ -143,6 +143,12 @@ def step_table(r: Replica, layout: int, spec: Speculation, gamma: float, depth: 
     seconds = seconds + _drafting(r, layout, spec, gamma, depth, sizes * stages)[:, None]
     table = row_table(r.model, one, r.machine, stages * 2 * r.limits.batched_tokens)
     prompts = prompts_of(r, spec)
+
+    def own(values: Array) -> float:
+        """Of this layout, through all stages."""
+        flat = np.atleast_1d(values)
+        return float(flat[layout % flat.size]) * stages
+
     return StepTable(
         width=gamma + 1.0,
         shared_tokens=r.load.shared_prefix_tokens,
@@ -154,23 +160,11 @@ def step_table(r: Replica, layout: int, spec: Speculation, gamma: float, depth: 
         row_start=table.start[0].tolist(),
         overhead=float(r.overhead[layout]),
         sequence_seconds=r.machine.calibration.host.sequence_seconds,
-        **_attention(prompts, layout, stages),
+        pair_seconds=own(prompts.full_pair_seconds),
+        window_pair_seconds=own(prompts.window_pair_seconds),
+        window_tokens=prompts.window_tokens,
+        prompt_token_seconds=own(prompts.draft_seconds),
     )
-
-
-def _attention(prompts: PrefillCost, layout: int, stages: float) -> dict[str, float]:
-    """What chunks cost by (query, key) pair and by token, through all stages of a pipeline."""
-
-    def own(values: Array) -> float:
-        flat = np.atleast_1d(values)
-        return float(flat[layout % flat.size]) * stages
-
-    return {
-        "pair_seconds": own(prompts.full_pair_seconds),
-        "window_pair_seconds": own(prompts.window_pair_seconds),
-        "window_tokens": prompts.window_tokens,
-        "prompt_token_seconds": own(prompts.draft_seconds),
-    }
 
 
 def _sizes(most: float) -> Array:

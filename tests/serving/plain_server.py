@@ -1,4 +1,4 @@
-"""The slow plain twin of `magicplan.serving.simulation`: every step walked, every request looked at.
+"""The slow plain twin of `magicplan.serving.simulation`: every step and every request walked.
 
 It keeps no sums and skips nothing: each step asks every running request for its context, its
 tokens held and its next chunk. The rules are written anew from the scheduler's description, so that
@@ -83,7 +83,7 @@ class PlainServer:
 
     def begin(self, now: float) -> None:
         """Compose a step that begins now; leaves `busy_until` infinite if there is nothing."""
-        s, policy = self.server, self.server.policy
+        policy = self.server.policy
         self.now = now
         seen_until = now
         if policy.asynchronous and self.step_before is not None:
