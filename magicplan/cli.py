@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from magicplan.commands import facts, measurements, plans, validation, workloads
+from magicplan.commands import benchmarks, facts, measurements, plans, validation, workloads
 from magicplan.commands.options import say
 from magicplan.errors import FieldError, MagicplanError, option
 
@@ -25,6 +25,7 @@ for command in (
     workloads.tree,
     plans.plan,
     plans.fleet,
+    benchmarks.bench,
     plans.report,
     validation.validate,
     measurements.calibrate,

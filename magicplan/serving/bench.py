@@ -18,7 +18,7 @@ from magicplan.serving.benchmark_run import STEADY, Expected, Run, Server, expec
 from magicplan.serving.fleet import ROUTINGS, Routing
 from magicplan.serving.lengths import independent
 from magicplan.serving.load_test import Draws, drawn, simulate, stable
-from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of
+from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of, timeline
 from magicplan.serving.traces import read_trace
 
 SCHEMA = "magicplan.bench/1"
@@ -27,6 +27,8 @@ NAMES = {"mean": "mean", "p50": "median", "p95": "p95", "p99": "p99"}
 PREFIXES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el"}
 SEEDS = 2
 """Further draws of the same load, for the interval of a percentile."""
+POINTS = 120
+"""Of the timeline."""
 LARGEST_TP = 64
 REQUESTS = STEADY
 """Simulated at each step of the search for the largest load."""
@@ -90,8 +92,14 @@ class Bench:
             "schema": SCHEMA, "server": server, "load": dict(self.load), **self.figures,
             "intervals": {k: {"low": low, "high": high}
                           for k, (low, high) in self.intervals.items()},
-            "goodput": good, "notes": list(self.notes),
+            "goodput": good, "notes": list(self.notes), "timeline": self._timeline(),
         }  # fmt: skip
+
+    def _timeline(self) -> dict[str, list[float]]:
+        lines = timeline(self.expected.outcome, POINTS)
+        capacity = self.expected.server.setup.server.capacity_tokens * self.run.replicas
+        held = lines.pop("held_tokens")
+        return lines | {"kv_cache_share": [tokens / capacity for tokens in held]}
 
 
 def _null(value: float) -> float | None:
@@ -151,7 +159,7 @@ def bench(
     if concurrency is None and request_rate is None:
         run = replace(run, concurrency=float(num_prompts or 1))
     run, per_replica = _placed(run, gpus, replicas, tp)
-    limits = dict(slo or {})
+    limits = _limits(slo or {})
     if limits and concurrency is None and request_rate is None and num_prompts is None:
         return _inverse(run, limits, per_replica, itl)
     expected = expect(run)
@@ -174,6 +182,16 @@ def _check(*, routing: str, itl: str, **numbers: float | None) -> None:
             raise UsageError(
                 f"{name} {value}: expected a {'whole ' if whole else ''}number above 0"
             )
+
+
+def _limits(slo: Limits) -> dict[str, float]:
+    known = [f"{m}_{s}_seconds" for m in METRICS for s in STATISTICS]
+    for key, limit in slo.items():
+        if key not in known:
+            raise UsageError(f"slo {key}: expected names such as {known[2]}")
+        if isinstance(limit, bool) or not 1e-6 <= limit <= 1e6:
+            raise UsageError(f"slo {key} {limit}: expected seconds from 1e-06 to 1e+06")
+    return dict(slo)
 
 
 def _placed(run: Run, gpus: int | None, replicas: int | None, tp: int | None) -> tuple[Run, int]:

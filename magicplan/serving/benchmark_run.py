@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -123,13 +123,13 @@ def expect(run: Run, machine: Machine | None = None, server: Server | None = Non
     count = STEADY if users is None else max(STEADY, WAVES * users)
     if run.prompts is not None:
         count = max(int(min(run.prompts, max(MOST, count))), 1)
-    elif run.requests_per_s is not None and run.concurrency is None:
-        _refuse_overload(run, server)
     draws = drawn(server.setup.load, count, run.seed)
     outcome = simulate(
         server.setup, draws, requests_per_s=run.requests_per_s or math.inf, users=users,
         replicas=run.replicas, routing=run.routing, whole=run.prompts is not None,
     )  # fmt: skip
+    if users is None and not stable(outcome):
+        _refuse_overload(run, server)
     return Expected(
         outcome=outcome,
         server=server,
@@ -148,14 +148,13 @@ def _held_back(run: Run, outcome: Outcome, gaps: float) -> bool:
     return (late and run.concurrency is not None) or not stable(outcome)
 
 
-def _refuse_overload(run: Run, server: Server) -> None:
+def _refuse_overload(run: Run, server: Server) -> NoReturn:
     bears = saturation(server.setup) * run.replicas
-    if float(run.requests_per_s or 0.0) > bears:
-        raise UsageError(
-            f"{run.requests_per_s:g} requests a second are more than the server bears "
-            f"({bears:.3g}): its queue grows with every request, so state how many there were, as "
-            "prompts"
-        )
+    raise UsageError(
+        f"{run.requests_per_s:g} requests a second are more than the server bears (about "
+        f"{bears:.3g}): its queue grows with every request, so state how many there were, as "
+        "prompts"
+    )
 
 
 def server_of(run: Run, machine: Machine | None = None) -> Server:

@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan.roofline.deployment import Array
 from magicplan.serving.requests import Request
-from magicplan.serving.simulation import Engine, Gap
+from magicplan.serving.simulation import Engine, Gap, Run
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 STATISTICS = ("mean", "p50", "p95", "p99")
@@ -40,6 +40,8 @@ class Outcome:
     cache_mean_tokens: float
     cache_most_tokens: float
     steps: int
+    runs: tuple[Run, ...]
+    """What every engine did, in order of time."""
     output_tokens: float
     """Decoded and prefilled between begin and end, all engines together."""
     unanswered: int = 0
@@ -131,6 +133,7 @@ def outcome_of(
         cache_mean_tokens=float((seconds * held).sum() / span),
         cache_most_tokens=float(held_after.max()),
         steps=int(steps.sum()),
+        runs=tuple(sorted(run for e in engines for run in e.runs)),
         output_tokens=float(sum(r.output for r in counted)),
         unanswered=sum(math.isnan(r.ended) for r in counted),
     )  # fmt: skip
@@ -148,6 +151,30 @@ def _counted(requests: Sequence[Request], *, whole: bool) -> tuple[list[Request]
     kept = [r for r in requests[first:last] if not math.isnan(r.ended)]
     end = requests[last].arrived if last < len(requests) else max(r.ended for r in kept)
     return kept, requests[first].arrived, end
+
+
+def timeline(outcome: Outcome, points: int) -> dict[str, list[float]]:
+    """Requests decoding, prompt tokens a second and cache tokens held, all engines together, at
+    even times of the run."""
+    begin, end, _, before, after, decoding, prompt = np.asarray(outcome.runs).T
+    edges = np.linspace(begin.min(), end.max(), points + 1)
+    width = edges[1] - edges[0]
+
+    def mean_of(values: Array) -> list[float]:
+        """Integrals of steps over each bin, over its width."""
+        marks = np.unique(np.concatenate([edges, begin, end]))
+        change = np.zeros(marks.size)
+        np.add.at(change, np.searchsorted(marks, begin), values)
+        np.add.at(change, np.searchsorted(marks, end), -values)
+        whole = np.concatenate([[0.0], np.cumsum(np.cumsum(change)[:-1] * np.diff(marks))])
+        return list(np.diff(np.interp(edges, marks, whole)) / width)
+
+    return {
+        "seconds": list((edges[:-1] + edges[1:]) / 2),
+        "decoding": mean_of(decoding),
+        "prompt_tokens_per_s": list(np.histogram(end, bins=edges, weights=prompt)[0] / width),
+        "held_tokens": mean_of((before + after) / 2),
+    }
 
 
 def gaps_of(gaps: Sequence[Gap]) -> Array:
