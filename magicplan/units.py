@@ -10,6 +10,8 @@ import math
 import re
 from typing import Final
 
+from packaging.version import InvalidVersion, Version
+
 from magicplan.errors import BadQuantity
 
 DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
@@ -28,6 +30,15 @@ def parse_count(text: str, *, option: str, low: int = 1) -> int:
 def parse_tokens(text: str, *, option: str, low: int = 1) -> int:
     """Tokens from `low` to 2**30; "64k" is 65536."""
     return _whole(text, option, TOKENS, low, MAX_TOKENS, "tokens such as 4096 or 64k")
+
+
+def parse_version(text: str, *, option: str) -> Version:
+    """A release such as "0.10.1", ordered as Python packages are (PEP 440): "0.9.0.dev1" and
+    "0.9.0rc2" come before "0.9.0", "0.9.0.post1" after it. Raises BadQuantity for anything else."""
+    try:
+        return Version(text)
+    except InvalidVersion:
+        raise BadQuantity(f"{option}: {text!r} is no version; write one as in 0.19.0") from None
 
 
 def parse_number(text: str, *, option: str, zero: bool = False) -> float:

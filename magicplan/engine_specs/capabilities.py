@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from magicplan.errors import UsageError
+from packaging.version import Version
+
+from magicplan.errors import BadQuantity, UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.tree_speculation import TreeKind
+from magicplan.units import parse_version
 
 TABLES = Path(__file__).parent / "versions"
-
-
-NEWEST = (math.inf,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -102,16 +101,17 @@ def load(text: str) -> Engine:
         raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")
     rows = entries(name)
     branch = version if any(row.branch == version for row in rows if row.branch) else ""
-    wanted = _number(text, version) if version and not branch else NEWEST
-    oldest = min((row.since for row in rows if row.since), key=lambda since: _number(text, since))
-    if wanted < _number(text, oldest):
+    wanted = _release(text, version) if version and not branch else None
+    oldest = min((row.since for row in rows if row.since), key=Version)
+    if wanted is not None and wanted < Version(oldest):
         raise UsageError(f"--settings {text}: the oldest version known is {oldest}")
 
     def there(row: Entry) -> bool:
         if row.branch:
             return row.branch == branch
-        gone = bool(row.before) and wanted >= _number(text, row.before)
-        return not gone and wanted >= _number(text, row.since)
+        if wanted is None:
+            return not row.before
+        return Version(row.since) <= wanted and not (row.before and Version(row.before) <= wanted)
 
     return Engine(
         name=name,
@@ -121,17 +121,13 @@ def load(text: str) -> Engine:
     )
 
 
-def _number(text: str, version: str) -> tuple[float, ...]:
-    """A release number for comparison; suffixes such as .post1 or rc2 are left out."""
-    parts = version.removeprefix("v").split(".")
-    numbers = []
-    for part in parts:
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    if len(numbers) < 2:
-        raise UsageError(f"--settings {text}: version {version!r} is no release as in 0.19.0")
-    return tuple(numbers + [0] * (3 - len(numbers)))
+def _release(text: str, version: str) -> Version:
+    """The version asked for; a pre-release has nothing that arrived with its release. Raises
+    BadQuantity for what names no release, a bare major number among it."""
+    wanted = parse_version(version, option=f"--settings {text}")
+    if len(wanted.release) < 2:
+        raise BadQuantity(f"--settings {text}: {version!r} is no version; write one as in 0.19.0")
+    return wanted
 
 
 ENGINES = engines()
