@@ -18,6 +18,7 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
 from magicplan.hardware_specs.load import load, names
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.hardware_specs.stacks import stack_tables
 
 STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
@@ -167,9 +168,9 @@ def widened(found: Calibration, spread: float, why: str) -> Calibration:
 
 
 def _wider(residual: Residual, spread: float, why: str) -> Residual:
-    """Both ends moved out: independent causes add in quadrature of logarithms."""
+    """The interval with both ends moved out around its middle by another, independent cause."""
     middle = math.sqrt(residual.low * residual.high)
-    reach = math.exp(math.hypot(math.log(residual.high / middle), math.log(spread)))
+    reach = float(combined_spread(residual.high / middle, spread))
     basis = f"{residual.basis}; widened for {why}"
     return Residual(low=middle / reach, high=middle * reach, basis=basis)
 

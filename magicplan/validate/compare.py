@@ -11,6 +11,7 @@ import numpy as np
 
 from magicplan.calibrate.kernel_fit import Errors
 from magicplan.errors import MagicplanError, SpecError, UsageError
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.validate.forecast import TIMES, rates
 from magicplan.validate.measure.clock import DISTURBED, Samples, interval
 from magicplan.validate.run_file import Line, Run, read
@@ -191,16 +192,15 @@ def _measured(line: Line) -> tuple[dict[str, float], tuple[str, ...]]:
 
 
 def _speedup_spread(t: dict[str, float], emitted: Any, batch: int) -> float:
-    """Factor to the ends of a 95 % interval: drawn tokens, round and decode step in quadrature."""
+    """The factor from a speedup to the ends of its 95 % interval, from three independent causes:
+    the round's seconds, the decode step's seconds, and the tokens that were drawn."""
 
     def spread(name: str) -> float:
         low, high = t.get(f"{name}_low", t[name]), t.get(f"{name}_high", t[name])
-        return float(np.log(high / low)) / 2
+        return float(np.sqrt(high / low))
 
     drawn = Z95 * emitted.std() / np.sqrt(max(len(emitted), 1)) / emitted.mean()
-    return float(
-        np.exp(np.hypot(np.hypot(spread("round_seconds"), spread("decode_seconds")), drawn))
-    )
+    return float(combined_spread(spread("round_seconds"), spread("decode_seconds"), np.exp(drawn)))
 
 
 def _verdict(
