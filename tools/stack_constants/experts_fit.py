@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.replay.outcomes import prefill_of
@@ -23,6 +22,7 @@ from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from tools.stack_constants.coverage import held_out
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 from tools.stack_constants.stack_fit import MIN_CASES, placed, runs_of, set_of
 
 EXPERTS: dict[str, tuple[float, float, float]] = {
@@ -108,9 +108,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
-    low, first, high = np.asarray(list(EXPERTS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, EXPERTS)
 
 
 def _predict(x: Array, parts: _Parts) -> Array:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
@@ -31,6 +30,7 @@ from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from tools.stack_constants.coverage import Covering, covering, held_out
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 
 MIN_CASES = 10
 LEAST_STEP = (0.9, 1.1)
@@ -206,9 +206,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
-    low, first, high = np.asarray(list(CONSTANTS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, CONSTANTS)
 
 
 def _predict(x: Array, parts: _Parts) -> Array:
