@@ -19,7 +19,7 @@ TABLES = Path(__file__).parent / "versions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
+class Capability:
     """A draft method or a capability, the versions that have it, and where that is written."""
 
     what: str
@@ -45,17 +45,17 @@ class Engine:
 
     name: str
     asked: str
-    entries: tuple[Entry, ...]
-    elsewhere: tuple[Entry, ...]
+    capabilities: tuple[Capability, ...]
+    elsewhere: tuple[Capability, ...]
 
     @property
     def methods(self) -> dict[str, str]:
         """Our methods that it knows, and what it calls them."""
-        return {entry.what: entry.name for entry in self.entries if entry.name}
+        return {entry.what: entry.name for entry in self.capabilities if entry.name}
 
-    def has(self, what: str, method: str = "") -> Entry | None:
+    def has(self, what: str, method: str = "") -> Capability | None:
         """The entry of a method or a capability, if this version has it (for that method)."""
-        for entry in self.entries:
+        for entry in self.capabilities:
             if entry.what == what and (not entry.methods or method in entry.methods):
                 return entry
         return None
@@ -72,7 +72,7 @@ class Engine:
 
     def cite(self, *used: str) -> str:
         """Where everything named is written."""
-        found = [entry.source for entry in self.entries if entry.what in used]
+        found = [entry.source for entry in self.capabilities if entry.what in used]
         return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 
 
@@ -82,11 +82,12 @@ def engines() -> tuple[str, ...]:
 
 
 @cache
-def entries(name: str) -> tuple[Entry, ...]:
+def capabilities(name: str) -> tuple[Capability, ...]:
     """Everything that an engine's table says."""
     document = tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8"))
     return tuple(
-        Entry(**(row | {"methods": tuple(row.get("methods", ()))})) for row in document["entries"]
+        Capability(**(row | {"methods": tuple(row.get("methods", ()))}))
+        for row in document["entries"]
     )
 
 
@@ -99,14 +100,14 @@ def load(text: str) -> Engine:
     name, _, version = text.partition("@")
     if name not in engines():
         raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")
-    rows = entries(name)
+    rows = capabilities(name)
     branch = version if any(row.branch == version for row in rows if row.branch) else ""
     wanted = _release(text, version) if version and not branch else None
     oldest = min((row.since for row in rows if row.since), key=Version)
     if wanted is not None and wanted < Version(oldest):
         raise UsageError(f"--settings {text}: the oldest version known is {oldest}")
 
-    def there(row: Entry) -> bool:
+    def there(row: Capability) -> bool:
         if row.branch:
             return row.branch == branch
         if wanted is None:
@@ -116,7 +117,7 @@ def load(text: str) -> Engine:
     return Engine(
         name=name,
         asked=text,
-        entries=tuple(row for row in rows if there(row)),
+        capabilities=tuple(row for row in rows if there(row)),
         elsewhere=tuple(row for row in rows if not there(row)),
     )
 

@@ -52,8 +52,8 @@ INTS = (
 STRIDES = ("kv_page", "kv_slot", "kv_head", "table_batch")
 
 
-class Shape(ctypes.Structure):
-    """The C structure of the same name."""
+class NativeShape(ctypes.Structure):
+    """The C structure `Shape` that the native kernels take."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in INTS),
@@ -109,7 +109,7 @@ class NativeBackend(TorchBackend):
         query, out = query.contiguous(), torch.empty(query.shape, dtype=query.dtype)
         table = cache.page_table
         words = None if tree is None else tree.contiguous()
-        shape = Shape(
+        shape = NativeShape(
             batch=batch, tokens=tokens, kv_heads=kv_heads, group=heads // kv_heads, dim=dim,
             page_size=cache.page_size, first=first,
             sinks=view.sinks if view else 0, window=view.window if view else 0,

@@ -12,10 +12,10 @@ from magicplan.report.document.figures import pyplot, save
 from magicplan.report.document.html import render
 from magicplan.report.document.record import Record
 from magicplan.report.validation import as_dict
-from magicplan.validate.compare import QUANTITIES, Comparison
+from magicplan.validate.compare import QUANTITIES, RunComparison
 
 
-def write(c: Comparison, folder: Path) -> list[Path]:
+def write(c: RunComparison, folder: Path) -> list[Path]:
     """`report.html` and `predicted-against-measured.png` in a folder.
 
     Raises MissingExtra without the extra `report`, UsageError where it cannot be written.
@@ -31,12 +31,12 @@ def write(c: Comparison, folder: Path) -> list[Path]:
     return [page, picture]
 
 
-def html(c: Comparison) -> str:
+def html(c: RunComparison) -> str:
     """The page that `magicplan report` makes of the same validation."""
     return render((validation_page.page(Record(data=as_dict(c), file="run.jsonl")),))
 
 
-def _draw(c: Comparison, path: Path) -> None:
+def _draw(c: RunComparison, path: Path) -> None:
     """Predicted against measured with intervals: calibrated and ideal, a panel a quantity."""
     plt = pyplot(path)
     figure, axes = plt.subplots(2, 3, figsize=(13, 8))

@@ -14,7 +14,7 @@ from magicplan.errors import MagicplanError, SpecError, UsageError
 from magicplan.hardware_specs.spread import combined_spread
 from magicplan.validate.forecast import TIMES, rates
 from magicplan.validate.measure.clock import DISTURBED, Samples, interval
-from magicplan.validate.run_file import Line, Run, read
+from magicplan.validate.run_file import Line, RecordedRun, read
 
 DRAFT_ROOM = 1.5
 """A draft step is short and mostly overhead: it may miss by this many tolerances."""
@@ -47,10 +47,10 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
+class RunComparison:
     """A whole run against its prediction."""
 
-    run: Run
+    run: RecordedRun
     tolerance: float
     points: tuple[Verdict, ...]
     errors: dict[str, Errors]
@@ -93,7 +93,7 @@ class Comparison:
         return exact and all_passed and self.undecided <= self.judged
 
 
-def compare_file(path: Path, tolerance: float | None = None) -> Comparison:
+def compare_file(path: Path, tolerance: float | None = None) -> RunComparison:
     """Judge a stored run, within its own tolerance if none is given. Raises SpecError for a file
     that no run wrote so, UsageError for a run without prediction."""
     run = read(path)
@@ -106,7 +106,7 @@ def compare_file(path: Path, tolerance: float | None = None) -> Comparison:
         raise SpecError(path, f"a field is missing or of another kind ({what})") from None
 
 
-def compare(run: Run, tolerance: float) -> Comparison:
+def compare(run: RecordedRun, tolerance: float) -> RunComparison:
     """Judge a run. `tolerance` is relative; raises UsageError for a run without prediction.
 
     A point fails only if the whole 95 % interval of a measured median lies outside the tolerance.
@@ -123,7 +123,7 @@ def compare(run: Run, tolerance: float) -> Comparison:
     )
     measured = [p for p in points if p.measured]
     regrets = _regrets(measured, run.prediction["content"]["acceptance_origin"])
-    return Comparison(
+    return RunComparison(
         run=run,
         tolerance=tolerance,
         points=points,
@@ -134,7 +134,7 @@ def compare(run: Run, tolerance: float) -> Comparison:
     )
 
 
-def _raised(run: Run) -> float:
+def _raised(run: RecordedRun) -> float:
     """How much faster memory was read during the run than the peak that the floors rest on.
 
     A datasheet's peak is never exceeded; one measured beside a neighbour may be.
@@ -302,7 +302,7 @@ def _regrets(points: list[Verdict], origin: str) -> dict[str, float]:
     return found
 
 
-def summary(c: Comparison) -> dict[str, Any]:
+def summary(c: RunComparison) -> dict[str, Any]:
     """The contract's numbers, percent; null where nothing was measured."""
     found: dict[str, Any] = {}
     for quantity in QUANTITIES:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
-    from magicplan.validate.decoder.tensor_parallel import Ranks
+    from magicplan.validate.decoder.tensor_parallel import RankGroup
 
 SCHEMA = "magicplan.run/1"
 TOLERANCE = 0.15
@@ -34,7 +34,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
+class RunSettings:
     """What a run depends on: equal settings on one device continue one file."""
 
     device: str
@@ -66,7 +66,7 @@ def digest(content: Any) -> str:
 
 
 @dataclass(slots=True)
-class Run:
+class RecordedRun:
     """What a run file holds so far."""
 
     header: Line
@@ -124,18 +124,18 @@ class Run:
         return ""
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> RecordedRun:
     """A stored run; a last line that was cut off is left out. Raises SpecError naming the line."""
     return _parse(path)[0]
 
 
-def _parse(path: Path) -> tuple[Run, int]:
+def _parse(path: Path) -> tuple[RecordedRun, int]:
     """The run, and the bytes of its whole lines."""
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    run: Run | None = None
+    run: RecordedRun | None = None
     whole = 0
     for number, raw in enumerate(data.splitlines(keepends=True), 1):
         if not raw.endswith(b"\n"):
@@ -144,7 +144,7 @@ def _parse(path: Path) -> tuple[Run, int]:
         if run is None:
             if line["kind"] != "header" or line.get("schema") != SCHEMA:
                 raise SpecError(path, f"line {number}: expected a header of schema {SCHEMA}")
-            run = Run(header=line)
+            run = RecordedRun(header=line)
         elif refusal := run.take(line):
             raise SpecError(path, f"line {number}: {refusal}")
         whole += len(raw)
@@ -172,11 +172,11 @@ class RunFile:
     Of several ranks the first one writes, and all of them hold its lines.
     """
 
-    def __init__(self, path: Path, run: Run, ranks: Ranks | None = None) -> None:
+    def __init__(self, path: Path, run: RecordedRun, ranks: RankGroup | None = None) -> None:
         self.path, self.run, self.ranks = path, run, ranks
 
     @classmethod
-    def start(cls, path: Path, header: Line, ranks: Ranks | None = None) -> RunFile:
+    def start(cls, path: Path, header: Line, ranks: RankGroup | None = None) -> RunFile:
         """A new file, or the rest of one of the same settings on the same device.
 
         Raises UsageError for a file of other settings, SpecError for one that is no run file.
@@ -197,7 +197,7 @@ class RunFile:
                 file.truncate(whole)
             return cls(path, run)
         first = {"kind": "header", "schema": SCHEMA, **header}
-        found = cls(path, Run(header=first))
+        found = cls(path, RecordedRun(header=first))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             found._write(first)

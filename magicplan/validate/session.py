@@ -20,15 +20,15 @@ from magicplan.calibrate.device_fit import (
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.roofline.acceptance import Acceptance
-from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.measure.ceilings import Probe, ceilings
 from magicplan.validate.measure.cells import Bench, calibrate_at, measure_cell, memory_for
 from magicplan.validate.measure.clock import Clock, Effort, clock_of
 from magicplan.validate.measure.environment import environment
-from magicplan.validate.measure.grid import Grid
-from magicplan.validate.run_file import TOLERANCE, Run, RunFile, Settings, digest
+from magicplan.validate.measure.grid import MeasuringGrid
+from magicplan.validate.run_file import TOLERANCE, RecordedRun, RunFile, RunSettings, digest
 
 Tell = Callable[[str], None]
 """Hears what was just finished."""
@@ -42,14 +42,14 @@ CELL_EFFORT = Effort(least=8, most=40, seconds=1.5)
 class Session:
     """The two sides of one validation: a decoder to measure, and what it is for the model."""
 
-    settings: Settings
-    grid: Grid
+    settings: RunSettings
+    grid: MeasuringGrid
     bench: Bench
     subject: Subject
     acceptance: Acceptance
     exactness: Callable[[], dict[str, Any]]
     calibration_effort: Effort = CALIBRATION_EFFORT
-    ranks: Ranks = ALONE
+    ranks: RankGroup = ALONE
     effort: Effort = CELL_EFFORT
     """Of one step in a cell: a cell of n steps takes n times as long."""
 
@@ -76,7 +76,7 @@ class Session:
         """The same up to the last calibration point."""
         return 2 + len(self.grid.calibration)
 
-    def run(self, file: RunFile, tell: Tell = lambda _: None) -> Run:
+    def run(self, file: RunFile, tell: Tell = lambda _: None) -> RecordedRun:
         """Do what the file lacks. Raises UsageError where the file holds another grid."""
         run, clock = file.run, self.clock()
         self.check_exactness(file)
@@ -116,7 +116,7 @@ class Session:
                 file.append("calibration", **line)
             tell(f"calibration at batch {point.batch}, {point.ctx} tokens")
 
-    def fit(self, run: Run) -> tuple[Accelerator, DeviceFit]:
+    def fit(self, run: RecordedRun) -> tuple[Accelerator, DeviceFit]:
         """The machine that the calibration lines describe."""
         assert run.ceilings is not None
         accelerator = accelerator_of(run.header["device"], run.peaks())
@@ -132,7 +132,7 @@ class Session:
         sums = fit_all_reduce(messages, self.settings.ranks, accelerator)
         return accelerator, fit_device(name, origin, measured, accelerator, launch, sums)
 
-    def predict(self, run: Run) -> dict[str, Any]:
+    def predict(self, run: RecordedRun) -> dict[str, Any]:
         """The content of the prediction line."""
         accelerator, fitted = self.fit(run)
         forecaster = Forecaster(

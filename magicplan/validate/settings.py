@@ -12,7 +12,7 @@ from magicplan.kernels import available
 from magicplan.validate.decoder.checkpoint import has_weights
 from magicplan.validate.measure.ceilings import matrix_rate
 from magicplan.validate.measure.environment import memory_bytes
-from magicplan.validate.run_file import Settings
+from magicplan.validate.run_file import RunSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SOURCES = ("checkpoint", "dialled", "simulated")
@@ -41,7 +41,7 @@ class Asked:
     seed: int = 0
 
 
-def settle(ask: Asked) -> Settings:
+def resolve_settings(ask: Asked) -> RunSettings:
     """Every default decided. Raises NoGpu, UsageError."""
     device = ask.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda"):
@@ -69,7 +69,7 @@ def settle(ask: Asked) -> Settings:
     dtype = ask.dtype or _dtype(device)
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: the decoder runs {', '.join(DTYPES)}")
-    return Settings(
+    return RunSettings(
         device=device,
         model=model,
         grid=ask.grid,

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import magicplan as mp
-from magicplan.engine_specs.capabilities import engines, entries, load
+from magicplan.engine_specs.capabilities import capabilities, engines, load
 from magicplan.engines.choice_settings import choice_settings
 from magicplan.engines.nearest import TOLERANCE, losses, schedule, segments, settings
 from magicplan.engines.settings import cost, model_id
@@ -286,7 +286,7 @@ def test_batches_must_rise() -> None:
 
 def test_every_entry_has_its_source() -> None:
     for engine in engines():
-        rows = entries(engine)
+        rows = capabilities(engine)
         assert any(row.since for row in rows)
         for row in rows:
             assert row.source
@@ -294,14 +294,14 @@ def test_every_entry_has_its_source() -> None:
             datetime.date.fromisoformat(row.seen)
             assert bool(row.since) != bool(row.branch)
             if row.since:
-                assert row in load(f"{engine}@{row.since}").entries
+                assert row in load(f"{engine}@{row.since}").capabilities
             if row.before:
-                assert row not in load(f"{engine}@{row.before}").entries
-                assert row not in load(engine).entries
+                assert row not in load(f"{engine}@{row.before}").capabilities
+                assert row not in load(engine).capabilities
             if row.branch:
-                assert row in load(f"{engine}@{row.branch}").entries
-                assert row not in load(engine).entries
-        assert load(f"{engine}@99.0.post1").entries == load(engine).entries
+                assert row in load(f"{engine}@{row.branch}").capabilities
+                assert row not in load(engine).capabilities
+        assert load(f"{engine}@99.0.post1").capabilities == load(engine).capabilities
 
 
 def tree(draft: str = "eagle3", **options: Any) -> TreePlan:

@@ -47,7 +47,7 @@ class ExpertFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _ExpertStep:
     """A step taken apart, in seconds; experts' launches and work as 8 bits would have them."""
 
     measured: Array
@@ -76,7 +76,7 @@ def fit_experts(
         raise UsageError(f"{stack}: {believed.sum()} published steps of experts, needs {MIN_CASES}")
     fp4 = np.asarray([c.ask["dtype"] == "fp4" for c, _ in kept])
     measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
-    parts = _Parts(measured, others, launch, busy, prefill, fp4)
+    parts = _ExpertStep(measured, others, launch, busy, prefill, fp4)
     sets = np.unique([set_of(c) for c, _ in kept], return_inverse=True)[1]
     weight = believed / np.maximum(np.bincount(sets, weights=believed)[sets], 1)
     shapes = np.unique([shape for _, shape in kept], axis=0, return_inverse=True)[1]
@@ -102,7 +102,7 @@ def fit_experts(
     )
 
 
-def _solve(parts: _Parts, weight: Array) -> Array:
+def _solve(parts: _ExpertStep, weight: Array) -> Array:
     """The `EXPERTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
@@ -111,7 +111,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     return solve(residual, EXPERTS)
 
 
-def _predict(x: Array, parts: _Parts) -> Array:
+def _predict(x: Array, parts: _ExpertStep) -> Array:
     share, fp8, fp4 = x
     slowdown = np.where(parts.fp4, fp4, fp8)
     return np.asarray(parts.others + parts.launch + parts.busy * slowdown + share * parts.prefill)

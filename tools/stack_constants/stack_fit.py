@@ -60,7 +60,7 @@ class StackFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _DenseStep:
     """A step taken apart: known seconds, and what multiplies each unknown constant."""
 
     measured: Array
@@ -170,12 +170,12 @@ def placed(cases: Iterable[Case]) -> Iterator[tuple[Case, Resolved, Scene]]:
         yield case, ask, scene
 
 
-def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
+def _taken_apart(cases: list[Case]) -> tuple[_DenseStep, list[Case]]:
     found = [(case, scene) for case, _, scene in placed(cases)]
     rows = [(case.step_seconds, *_known(case, scene)) for case, scene in found]
     kept = [case for case, _ in found]
-    columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_Parts)))
-    return _Parts(*columns.T), kept
+    columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_DenseStep)))
+    return _DenseStep(*columns.T), kept
 
 
 def _known(case: Case, scene: Scene) -> tuple[float, ...]:
@@ -200,7 +200,7 @@ def _known(case: Case, scene: Scene) -> tuple[float, ...]:
     )
 
 
-def _solve(parts: _Parts, weight: Array) -> Array:
+def _solve(parts: _DenseStep, weight: Array) -> Array:
     """The `CONSTANTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
@@ -209,7 +209,7 @@ def _solve(parts: _Parts, weight: Array) -> Array:
     return solve(residual, CONSTANTS)
 
 
-def _predict(x: Array, parts: _Parts) -> Array:
+def _predict(x: Array, parts: _DenseStep) -> Array:
     kernel, step, sequence, prefill, launch, slowdown = x
     return np.asarray(
         parts.kernels

@@ -17,7 +17,7 @@ from torch import Tensor
 from magicplan.errors import UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Accepted, Backend, Noise, Window
-from magicplan.validate.decoder.draft_shape import Shape
+from magicplan.validate.decoder.draft_shape import DraftShape
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.sampling import Sampling
 from magicplan.validate.decoder.transformer import Block, Transformer
@@ -56,10 +56,10 @@ SHORTEST_PROMPT = 3
 """Tokens: as many as any draft with a cache of its own passes again."""
 
 
-class Draft(Protocol):
+class Drafter(Protocol):
     """Proposes tokens that the target then verifies."""
 
-    shape: Shape
+    shape: DraftShape
     cache_bytes: int
     """Memory of its own: caches, not weights."""
     reach: int
@@ -67,7 +67,7 @@ class Draft(Protocol):
     most_new: int
     """Tokens that may be generated behind a prompt before its caches are full."""
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
         ...
 
@@ -83,12 +83,12 @@ class Draft(Protocol):
         """One pass of the draft alone, for timing; [B] tokens."""
         ...
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """Keep what was accepted, before the lengths advance."""
         ...
 
 
-class ModelDraft:
+class ModelDrafter:
     """A model drafts through a view of a cache: by default the target's own (self-speculation)."""
 
     cache_bytes = 0
@@ -99,7 +99,7 @@ class ModelDraft:
         model: Transformer,
         cache: KVCache,
         backend: Backend,
-        shape: Shape,
+        shape: DraftShape,
         *,
         view: Window | None,
         sampling: Sampling,
@@ -108,21 +108,21 @@ class ModelDraft:
         self.shape, self.view, self.sampling = shape, view, sampling
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """The target has filled the cache."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """The target has filled the cache."""
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """Verification has rewritten the cache."""
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Draft.propose`. Trees take the most probable children of every node."""
+        """See `Drafter.propose`. Trees take the most probable children of every node."""
         return self._tree(text) if self.shape.levels else self._chain(text, noise)
 
     def step(self, text: Text, noise: Noise) -> Tensor:
-        """See `Draft.step`: the pass that every token but the first costs."""
+        """See `Drafter.step`: the pass that every token but the first costs."""
         logits = self._forward(text, text.last(), 0, 1)
         return self._chosen(logits[:, -1], noise, 0)[0]
 
@@ -171,7 +171,7 @@ class ModelDraft:
         return self.backend.sample(law, noise, node=node), law
 
 
-class OwnCacheDraft(ModelDraft):
+class OwnCacheDrafter(ModelDrafter):
     """A draft with its own ring: a smaller model, or MagicDec's separate StreamingLLM cache.
 
     Keys keep their original positions, and the window slides as the text grows; MagicDec's own
@@ -183,7 +183,7 @@ class OwnCacheDraft(ModelDraft):
         model: Transformer,
         cache: KVCache,
         backend: Backend,
-        shape: Shape,
+        shape: DraftShape,
         *,
         view: Window | None,
         sampling: Sampling,
@@ -194,15 +194,15 @@ class OwnCacheDraft(ModelDraft):
         self.cache_bytes, self.again = cache.bytes, again
         self._again = torch.arange(again, dtype=torch.int32, device=model.device)
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """A forward pass of the draft over the prompt, which sees through the same view."""
-        read_prompt(self.model, self.cache, text, self.view)
+        prefill(self.model, self.cache, text, self.view)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """Random keys and values in the ring."""
         self.cache.fill_random(generator)
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """Accepted nodes of a tree move to consecutive slots; a chain's stand there already."""
         if self.shape.levels and accepted.nodes is not None:
             shift = self.cache.shift
@@ -227,7 +227,7 @@ PROMPT_CHUNK = 128
 """Tokens of a prompt that pass at once; a ring has room for as many beyond its window."""
 
 
-def read_prompt(model: Transformer, cache: KVCache, text: Text, view: Window | None = None) -> None:
+def prefill(model: Transformer, cache: KVCache, text: Text, view: Window | None = None) -> None:
     """Fill a cache for the first `lengths` tokens of each text, one text after the other.
 
     Always by the torch backend: reading a prompt is not what is measured. Synchronises.
@@ -242,13 +242,13 @@ def read_prompt(model: Transformer, cache: KVCache, text: Text, view: Window | N
             model.hidden(tokens, one, Block(lengths=at, depths=depths, view=view), backend)
 
 
-class NgramDraft:
+class NgramDrafter:
     """A chain copied from the text itself (prompt lookup decoding)."""
 
     cache_bytes = 0
     most_new = UNLIMITED
 
-    def __init__(self, shape: Shape, *, longest: int = 3) -> None:
+    def __init__(self, shape: DraftShape, *, longest: int = 3) -> None:
         """Raises UsageError for a tree, or a match of no tokens."""
         if shape.levels:
             raise UsageError("an n-gram draft is a chain: it has one continuation, no tree")
@@ -257,13 +257,13 @@ class NgramDraft:
         self.shape, self.longest = shape, longest
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """The text is all it needs."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """The text is all it needs."""
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """The text is all it needs."""
 
     def step(self, text: Text, noise: Noise) -> Tensor:
@@ -271,7 +271,7 @@ class NgramDraft:
         return self.propose(text, noise).tokens[:, 0]
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Draft.propose`. A match so near the end that its continuation runs out is repeated:
+        """See `Drafter.propose`. A match so near the end that its continuation runs out repeats:
         it continues with itself."""
         last = text.lengths.long()[:, None]
         source = self._match(text.tokens, last)

@@ -19,11 +19,11 @@ from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.decoder.drafts import (
     SHORTEST_PROMPT,
     UNLIMITED,
-    Draft,
+    Drafter,
     Proposal,
     Text,
     emitted,
-    read_prompt,
+    prefill,
 )
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.sampling import Sampling
@@ -96,7 +96,7 @@ class Decoder:
         cache: KVCache,
         backend: Backend,
         *,
-        draft: Draft | None = None,
+        draft: Drafter | None = None,
         sampling: Sampling | None = None,
         end_tokens: Sequence[int] = (),
         law: SimulatedLaw | None = None,
@@ -152,9 +152,9 @@ class Decoder:
         self.text.lengths.copy_(counts - 1)
         self.limit.copy_(counts + new_tokens)
         self._reset()
-        read_prompt(self.model, self.cache, self.text)
+        prefill(self.model, self.cache, self.text)
         if self.draft:
-            self.draft.read_prompt(self.text)
+            self.draft.prefill(self.text)
 
     def fill_random(self, ctx_tokens: int, seed: int = 0) -> None:
         """A context of random tokens, keys and values, for timing.
@@ -222,7 +222,7 @@ class Decoder:
         if shape.levels and accepted.nodes is not None:
             for layer in self.cache.layers:
                 self.backend.compact(layer, self.text.lengths, accepted.nodes)
-        self._draft.settle(self.text, accepted)
+        self._draft.rollback(self.text, accepted)
         return accepted
 
     def _forward(self, tokens: Tensor, depths: Tensor, tree: Tensor | None) -> Tensor:
@@ -276,7 +276,7 @@ class Decoder:
         self.done.logical_or_(ended | (lengths + 1 >= self.limit))
 
     @property
-    def _draft(self) -> Draft:
+    def _draft(self) -> Drafter:
         if self.draft is None:
             raise UsageError("this decoder has no draft: only decode_step is possible")
         return self.draft

@@ -24,7 +24,7 @@ from magicplan.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
+class RankGroup:
     """This process among `count`; alone (1), every operation gives its input back."""
 
     rank: int = 0
@@ -72,11 +72,11 @@ class Ranks:
         return out
 
 
-ALONE = Ranks()
+ALONE = RankGroup()
 
 
 def all_reduce_seconds(
-    ranks: Ranks,
+    ranks: RankGroup,
     message_bytes: Sequence[int],
     *,
     device: torch.device,
@@ -117,7 +117,7 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[RankGroup]:
     """The ranks torchrun started (its RANK and WORLD_SIZE), or `ALONE` without it.
 
     NCCL on CUDA, gloo on the CPU. Leaves the group at the end whatever happened: gloo processes
@@ -133,6 +133,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield RankGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -10,7 +10,7 @@ import torch
 
 from magicplan.kernels.backend import Backend
 from magicplan.validate.decoder.build import DraftPlan, build_decoder, decoder_bytes
-from magicplan.validate.decoder.drafts import Draft
+from magicplan.validate.decoder.drafts import Drafter
 from magicplan.validate.decoder.kv_cache import PAGE, KVCache
 from magicplan.validate.decoder.loop import Decoder
 from magicplan.validate.decoder.transformer import Transformer
@@ -138,11 +138,11 @@ class LoadedDecoder:
             decoder.fill_random(self.ctx, bench.seed)
         self._cache, self._text = decoder.cache, tokens.clone()
 
-    def _fill_draft(self, decoder: Decoder, draft: Draft) -> None:
+    def _fill_draft(self, decoder: Decoder, draft: Drafter) -> None:
         """The same for another draft on the target's cache."""
         self._place(decoder)
         if self.bench.prompts:
-            draft.read_prompt(decoder.text)
+            draft.prefill(decoder.text)
         else:
             generator = torch.Generator(device=self.bench.model.device)
             draft.fill_random(self.ctx, generator.manual_seed(self.bench.seed))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from magicplan.validate.measure.clock import Clock, Samples, Step, clock_of
 
 if TYPE_CHECKING:
-    from magicplan.validate.decoder.tensor_parallel import Ranks
+    from magicplan.validate.decoder.tensor_parallel import RankGroup
 
 BEST_OF = 3
 PROBE_BYTES = 2**28
@@ -52,7 +52,7 @@ class Ceilings:
         return asdict(self)
 
 
-def ceilings(device: str, dtypes: tuple[str, ...], ranks: Ranks | None = None) -> Ceilings:
+def ceilings(device: str, dtypes: tuple[str, ...], ranks: RankGroup | None = None) -> Ceilings:
     """Measure them; takes a few seconds and up to 2 GiB on a GPU, 0.5 GiB on a CPU."""
     import torch
 

@@ -281,7 +281,7 @@ def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line
             start = time.perf_counter()
             for _ in range(steps):
                 ready[name]()
-            settle(bench.device)
+            synchronise(bench.device)
             found[name]["seconds"] += time.perf_counter() - start
             found[name]["tokens"] += loaded.emitted(point)
             found[name]["steps"] += steps
@@ -289,7 +289,7 @@ def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line
     return found | {"speedup": rate["speculative"] / rate["plain"]}
 
 
-def settle(device: str) -> None:
+def synchronise(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":
         import torch

@@ -24,7 +24,7 @@ Step = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class MedianInterval:
     """A median and the ends of its 95 % interval, seconds."""
 
     median: float
@@ -67,11 +67,11 @@ class Samples:
         return {name: [round(value, 7) for value in values] for name, values in kept.items()}
 
 
-def interval(samples: list[float], seed: int = 0) -> Interval:
+def interval(samples: list[float], seed: int = 0) -> MedianInterval:
     """The median and its bootstrap 95 % interval (percentile method)."""
     values = np.asarray(samples, dtype=np.float64)
     if values.size < 3 or values.min() == values.max():
-        return Interval(median=float(np.median(values)), low=values.min(), high=values.max())
+        return MedianInterval(median=float(np.median(values)), low=values.min(), high=values.max())
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -82,7 +82,9 @@ def interval(samples: list[float], seed: int = 0) -> Interval:
         vectorized=True,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(median=float(np.median(values)), low=float(found.low), high=float(found.high))
+    return MedianInterval(
+        median=float(np.median(values)), low=float(found.low), high=float(found.high)
+    )
 
 
 class Clock(Protocol):

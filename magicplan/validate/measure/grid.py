@@ -69,7 +69,7 @@ class CalibrationPoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class MeasuringGrid:
     """Calibration points and the points to predict; no (batch, ctx) is in both."""
 
     calibration: tuple[CalibrationPoint, ...]
@@ -112,7 +112,7 @@ SWEPT = {"cpu": (4, 16384), "cuda": (8, 32768), "tiny": (4, 1024)}
 
 def grid_of(
     text: str, device: str, *, gammas: list[int] | None = None, trees: list[Tree] | None = None
-) -> Grid:
+) -> MeasuringGrid:
     """The grid `quick`, `full`, `tiny` or of a CSV file. Raises UsageError, SpecError.
 
     `tiny` serves tests. Without `gammas` every cell has one draft length and one cell all of them;
@@ -134,7 +134,7 @@ def grid_of(
     for b, s, _ in rows:
         points += [Point(batch=b, ctx=s, gamma=t.depth - 1, tree=t) for t in trees or ()]
     points.sort(key=lambda p: [(b, s) for b, s, _ in rows].index((p.batch, p.ctx)))
-    return Grid(
+    return MeasuringGrid(
         calibration=tuple(CalibrationPoint(batch=b, ctx=s) for b, s in fitted),
         points=tuple(points),
     )
