@@ -30,31 +30,31 @@ class Verdict:
     batch: int
     ctx_tokens: int
     what: dict[str, Any]
-    """`gamma`, or `tree`."""
+    """Either `gamma`, the draft length in tokens, or `tree`, the drafted tree."""
     measured: dict[str, float]
     predicted: dict[str, float]
     ideal: dict[str, float]
     verdict: str
-    """pass, fail, impossible or skipped."""
+    """One of pass, fail, impossible (faster than the naive roofline) and skipped."""
     reason: str
     flags: tuple[str, ...] = ()
 
     @property
     def draft_length(self) -> str:
-        """As tables name it."""
+        """The drafted chain's length or tree's size, as tables name it."""
         tree = self.what.get("tree")
         return f"tree {tree['size']}" if tree else str(self.what["gamma"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunComparison:
-    """A whole run against its prediction."""
+    """The verdicts and errors of a whole run against its prediction."""
 
     run: RecordedRun
     tolerance: float
     points: tuple[Verdict, ...]
     errors: dict[str, Errors]
-    """By quantity, calibrated; empty where nothing was measured."""
+    """Errors of the calibrated prediction by quantity; empty where nothing was measured."""
     ideal_errors: dict[str, Errors]
     regret_percent: float | None
     regrets: dict[str, float] = field(default_factory=dict)
@@ -68,16 +68,16 @@ class RunComparison:
 
     @property
     def digest(self) -> str:
-        """sha256 of the prediction."""
+        """The SHA-256 of the prediction, as hexadecimal digits."""
         return str((self.run.prediction or {})["sha256"])
 
     def count(self, verdict: str) -> int:
-        """Points of a verdict."""
+        """The number of points with that verdict."""
         return sum(point.verdict == verdict for point in self.points)
 
     @property
     def judged(self) -> int:
-        """Points with a verdict other than skipped."""
+        """The number of points with a verdict other than skipped."""
         return len(self.points) - self.count("skipped")
 
     @property
@@ -210,7 +210,7 @@ def _verdict(
     tolerance: float,
     raised: float,
 ) -> tuple[str, str]:
-    """The worst of its quantities, in words."""
+    """A point's verdict and its reason: those of the worst of its quantities."""
     floors = {name: floor / raised for name, floor in told["floor"].items()}
     for name, floor in floors.items():
         if measured.get(f"{name}_high", floor) < floor:
@@ -244,7 +244,7 @@ def room_of(name: str, tolerance: float) -> float:
 
 
 def rule(tolerance: float) -> str:
-    """What `_verdict` judges, in words."""
+    """The rule by which points pass, as one sentence."""
     rooms: dict[float, list[str]] = defaultdict(list)
     for name in TIMES:
         rooms[room_of(name, tolerance)].append(_short(name))

@@ -37,7 +37,7 @@ BRIEF: dict[str, Any] = {
     "calibration_effort": Effort(least=3, most=5, seconds=0.1),
     "effort": Effort(least=3, most=5, seconds=0.02),
 }
-"""For tests: nothing that a tiny grid measures is worth a second."""
+"""The effort of tests: nothing that a tiny grid measures is worth a second."""
 
 
 def session(asked: Question, ranks: RankGroup = ALONE) -> Session:

@@ -35,7 +35,8 @@ Line = dict[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunSettings:
-    """What a run depends on: equal settings on one device continue one file."""
+    """The settings a run depends on: a run with equal settings on the same device continues its
+    file."""
 
     device: str
     model: str
@@ -54,9 +55,9 @@ class RunSettings:
     ranks: int = 1
     """Processes that share the model (tensor parallelism)."""
     weights: str = "random"
-    """Of the target: "checkpoint" or "random", found in what `model` names."""
+    """The target's weights: "checkpoint" or "random", as `model` was found to hold."""
     draft_weights: str = ""
-    """The same of a smaller model that drafts."""
+    """The weights of a smaller model that drafts: "checkpoint", "random", or "" without one."""
 
 
 def digest(content: Any) -> str:
@@ -67,7 +68,7 @@ def digest(content: Any) -> str:
 
 @dataclass(slots=True)
 class RecordedRun:
-    """What a run file holds so far."""
+    """The lines that a run file holds so far, by kind."""
 
     header: Line
     exactness: Line | None = None
@@ -78,7 +79,7 @@ class RecordedRun:
 
     @property
     def tolerance(self) -> float:
-        """What a point's error may be where nobody says otherwise."""
+        """The largest relative error of a point that passes, unless the command states another."""
         return float(self.header.get("tolerance", TOLERANCE))
 
     def peaks(self) -> Line:
@@ -130,7 +131,7 @@ def read(path: Path) -> RecordedRun:
 
 
 def _parse(path: Path) -> tuple[RecordedRun, int]:
-    """The run, and the bytes of its whole lines."""
+    """The recorded run, and the number of bytes of its whole lines."""
     try:
         data = path.read_bytes()
     except OSError as problem:
@@ -222,7 +223,7 @@ class RunFile:
 
 
 HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
-"""How every run file begins."""
+"""The bytes that every run file begins with."""
 
 
 def begins_run(path: Path) -> bool:
@@ -243,7 +244,7 @@ def _cut_in_header(path: Path) -> bool:
 
 
 FOUND = ("ranks", "weights", "draft_weights")
-"""Settings that no option gives."""
+"""Settings that no option gives; a run finds them."""
 
 
 def _same(path: Path, stored: Line, wanted: Line) -> None:

@@ -31,7 +31,7 @@ from magicplan.validate.measure.grid import MeasuringGrid
 from magicplan.validate.run_file import TOLERANCE, RecordedRun, RunFile, RunSettings, digest
 
 Tell = Callable[[str], None]
-"""Hears what was just finished."""
+"""A function that is told what was just finished."""
 
 
 CALIBRATION_EFFORT = Effort(least=5, most=30, seconds=5.0)
@@ -51,7 +51,7 @@ class Session:
     calibration_effort: Effort = CALIBRATION_EFFORT
     ranks: RankGroup = ALONE
     effort: Effort = CELL_EFFORT
-    """Of one step in a cell: a cell of n steps takes n times as long."""
+    """The effort of one step in a cell: a cell of n steps takes n times as long."""
 
     def open(self, path: Path, tolerance: float = TOLERANCE) -> RunFile:
         """A new run file, or one that goes on. Raises UsageError, SpecError."""
@@ -61,19 +61,19 @@ class Session:
         return RunFile.start(path, header, self.ranks)
 
     def clock(self) -> Clock:
-        """Of the device, for ranks that stop together."""
+        """The device's clock, agreed by rank 0 so that all ranks stop together."""
         if self.ranks.count == 1:
             return clock_of(self.settings.device)
         return clock_of(self.settings.device, agreed=self.ranks.first)
 
     @property
     def steps(self) -> int:
-        """How many times `tell` will be called."""
+        """The number of times that `tell` will be called in a whole run."""
         return 1 + self.calibration_steps + len(list(self.grid.cells))
 
     @property
     def calibration_steps(self) -> int:
-        """The same up to the last calibration point."""
+        """The number of times that `tell` will be called up to the last calibration point."""
         return 2 + len(self.grid.calibration)
 
     def run(self, file: RunFile, tell: Tell = lambda _: None) -> RecordedRun:
@@ -90,7 +90,7 @@ class Session:
         return run
 
     def check_exactness(self, file: RunFile) -> None:
-        """Nothing is timed before the output is known to be right."""
+        """Runs the exactness gate: nothing is timed before the output is known to be right."""
         if file.run.exactness is None:
             file.append("exactness", **self.exactness())
         assert file.run.exactness is not None
@@ -133,7 +133,7 @@ class Session:
         return accelerator, fit_device(name, origin, measured, accelerator, launch, sums)
 
     def predict(self, run: RecordedRun) -> dict[str, Any]:
-        """The content of the prediction line."""
+        """The content of the run file's prediction line."""
         accelerator, fitted = self.fit(run)
         forecaster = Forecaster(
             subject=self.subject,

@@ -24,7 +24,7 @@ LARGE_GPU = 40e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a user gave; None takes what suits the device."""
+    """The options of a validation as a user gave them; None takes what suits the device."""
 
     device: str | None = None
     model: str | None = None
@@ -42,7 +42,7 @@ class Asked:
 
 
 def resolve_settings(ask: Asked) -> RunSettings:
-    """Every default decided. Raises NoGpu, UsageError."""
+    """The settings of a run, every default decided. Raises NoGpu, UsageError."""
     device = ask.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: expected cpu or cuda")
@@ -89,7 +89,8 @@ def resolve_settings(ask: Asked) -> RunSettings:
 
 
 def _draft_weights(draft: str, source: str) -> str:
-    """Of a smaller model: checkpoint or random; '' where there is none. Raises UsageError."""
+    """The weights of a smaller model, checkpoint or random; '' where there is none. Raises
+    UsageError."""
     if draft in ("self", "ngram"):
         return ""
     if is_checkpoint(draft):

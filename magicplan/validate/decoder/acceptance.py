@@ -42,14 +42,14 @@ class ObservedAcceptance:
 def observe(
     decoder: Decoder, ctx_tokens: int, rounds: int, seed: int, label: str
 ) -> ObservedAcceptance:
-    """Rounds behind a random context, counted."""
+    """Acceptance counted over rounds of speculation behind a random context of `ctx_tokens`."""
     decoder.fill_random(ctx_tokens, seed)
     decoder.run(rounds=rounds)
     return counted(decoder, label)
 
 
 def counted(decoder: Decoder, label: str) -> ObservedAcceptance:
-    """What the decoder's counters say since it started; synchronises."""
+    """Acceptance by the decoder's counters since it started; waits for the device."""
     counters, text = decoder.counters, decoder.text
     tested = int(counters.tested.sum())
     rate = counters.acceptance

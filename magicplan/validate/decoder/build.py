@@ -71,23 +71,25 @@ class DraftPlan:
 
     @property
     def is_chain(self) -> bool:
-        """Has every node one child?"""
+        """Whether every node has one child."""
         return self.parents == tuple(range(-1, len(self.parents) - 1))
 
     @property
     def view(self) -> Window:
-        """The budget as sinks and a window."""
+        """The part of the target's cache that drafts read: sinks and a window, `budget` tokens in
+        all."""
         return Window(sinks=self.sinks, window=self.budget - self.sinks)
 
     @property
     def ring_view(self) -> Window:
-        """The same of the draft with a ring of its own."""
+        """The part of its cache that a draft with a ring buffer of its own reads: sinks and a
+        window."""
         budget = self.inner_budget if self.kind == "triforce" else self.budget
         return Window(sinks=self.sinks, window=budget - self.sinks)
 
     @property
     def selects(self) -> bool:
-        """Does a SnapKV selection take part?"""
+        """Whether drafts read a SnapKV selection of the cache."""
         return self.kind == "snapkv" or (self.kind == "triforce" and self.middle == "snapkv")
 
     @property
@@ -97,7 +99,7 @@ class DraftPlan:
         return len(self.parents) - 1 + inner
 
     def shape(self, device: torch.device | str) -> DraftShape:
-        """The plan's tree or chain on a device."""
+        """The plan's tree or chain as tensors on a device."""
         drafted = len(self.parents) - 1
         return (
             DraftShape.chain(drafted, device)

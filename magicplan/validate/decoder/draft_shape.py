@@ -36,7 +36,7 @@ class DraftShape:
 
     @classmethod
     def chain(cls, gamma: int, device: torch.device | str = "cpu") -> DraftShape:
-        """Raises UsageError for fewer than one token."""
+        """A chain of that many tokens. Raises UsageError for fewer than one."""
         if gamma < 1:
             raise UsageError(f"gamma {gamma}: a draft has at least one token")
         parents = tuple(range(-1, gamma))
@@ -58,12 +58,12 @@ class DraftShape:
 
     @property
     def seen(self) -> Tensor | None:
-        """What verification's attention takes as `tree`: nothing for a chain."""
+        """The ancestor masks that verification's attention takes as `tree`; None for a chain."""
         return self.topology.ancestors if self.levels else None
 
     @property
     def drafted(self) -> int:
-        """Tokens drafted a round."""
+        """The number of tokens drafted a round."""
         return len(self.parents) - 1
 
     @property

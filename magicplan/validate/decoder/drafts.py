@@ -44,7 +44,7 @@ class Text:
     lengths: Tensor
 
     def last(self, count: int = 1) -> Tensor:
-        """[B, count]: the last committed tokens."""
+        """The last `count` committed tokens of each sequence, [B, count]."""
         back = torch.arange(1 - count, 1, device=self.tokens.device)
         return self.tokens.gather(1, self.lengths[:, None].long() + back)
 
@@ -61,7 +61,7 @@ class Drafter(Protocol):
 
     shape: DraftShape
     cache_bytes: int
-    """Memory of its own: caches, not weights."""
+    """Bytes of the drafter's own caches, without weights."""
     reach: int
     """Tokens that a round may write behind the last committed one."""
     most_new: int
@@ -72,11 +72,11 @@ class Drafter(Protocol):
         ...
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The same with random keys and values, for timing."""
+        """Fill the drafter's own caches with random keys and values of `ctx_tokens`, for timing."""
         ...
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """Draft behind the last token of the text."""
+        """Draft a round's tokens behind the last committed token of the text."""
         ...
 
     def step(self, text: Text, noise: Noise) -> Tensor:
@@ -84,7 +84,7 @@ class Drafter(Protocol):
         ...
 
     def rollback(self, text: Text, accepted: Accepted) -> None:
-        """Keep what was accepted, before the lengths advance."""
+        """Drop rejected tokens from the drafter's own caches, before the lengths advance."""
         ...
 
 
@@ -109,20 +109,21 @@ class ModelDrafter:
         self.reach = shape.drafted
 
     def prefill(self, text: Text) -> None:
-        """The target has filled the cache."""
+        """Does nothing: the target has filled the cache that drafts read."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The target has filled the cache."""
+        """Does nothing: the target has filled the cache that drafts read."""
 
     def rollback(self, text: Text, accepted: Accepted) -> None:
-        """Verification has rewritten the cache."""
+        """Does nothing: verification has rewritten the cache."""
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Drafter.propose`. Trees take the most probable children of every node."""
+        """Drafts a round's tokens (`Drafter.propose`); trees take the most probable children of
+        every node."""
         return self._tree(text) if self.shape.levels else self._chain(text, noise)
 
     def step(self, text: Text, noise: Noise) -> Tensor:
-        """See `Drafter.step`: the pass that every token but the first costs."""
+        """Runs one draft pass (`Drafter.step`): the one that every token but the first costs."""
         logits = self._forward(text, text.last(), 0, 1)
         return self._chosen(logits[:, -1], noise, 0)[0]
 
@@ -199,7 +200,7 @@ class OwnCacheDrafter(ModelDrafter):
         prefill(self.model, self.cache, text, self.view)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """Random keys and values in the ring."""
+        """Fills the ring buffer with random keys and values, for timing."""
         self.cache.fill_random(generator)
 
     def rollback(self, text: Text, accepted: Accepted) -> None:
@@ -258,21 +259,21 @@ class NgramDrafter:
         self.reach = shape.drafted
 
     def prefill(self, text: Text) -> None:
-        """The text is all it needs."""
+        """Does nothing: n-gram look-up needs the text alone."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The text is all it needs."""
+        """Does nothing: n-gram look-up needs the text alone."""
 
     def rollback(self, text: Text, accepted: Accepted) -> None:
-        """The text is all it needs."""
+        """Does nothing: n-gram look-up needs the text alone."""
 
     def step(self, text: Text, noise: Noise) -> Tensor:
         """The whole look-up: it gives all tokens at once."""
         return self.propose(text, noise).tokens[:, 0]
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Drafter.propose`. A match so near the end that its continuation runs out repeats:
-        it continues with itself."""
+        """Drafts what followed the longest match (`Drafter.propose`). A match so near the end that
+        its continuation runs out continues with itself."""
         last = text.lengths.long()[:, None]
         source = self._match(text.tokens, last)
         ahead = torch.arange(self.shape.drafted, device=last.device)

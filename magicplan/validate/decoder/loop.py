@@ -51,7 +51,7 @@ class Counters:
 
     @classmethod
     def zero(cls, batch: int, most: int, device: torch.device) -> Counters:
-        """Nothing counted."""
+        """Counters at zero for that many sequences."""
         each = [torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(4)]
         by_count = torch.zeros(batch, most + 1, dtype=torch.int64, device=device)
         return cls(
@@ -66,7 +66,7 @@ class Counters:
         self.by_count.scatter_add_(1, count[:, None], live[:, None].long())
 
     def clear(self) -> None:
-        """Back to nothing, in place."""
+        """Sets every counter to zero, in place."""
         for values in (self.rounds, self.accepted, self.tested, self.emitted, self.by_count):
             values.zero_()
 
@@ -190,7 +190,7 @@ class Decoder:
     # steps; none waits for the device
 
     def decode_step(self) -> None:
-        """One token a sequence, without a draft."""
+        """Decodes one token a sequence without a draft."""
         logits = self._forward(self.text.last(), self._here, None)
         if self.sampling.greedy:
             token = self.model.choose(logits[:, -1])
@@ -200,17 +200,17 @@ class Decoder:
         self.commit(self.text.tokens[:, :0], Accepted(count=self._none, token=token), drafted=0)
 
     def round(self) -> None:
-        """Draft, verify, advance."""
+        """Runs one round of speculation: drafts, verifies, advances the text."""
         proposal = self.propose()
         accepted = self.verify_step(proposal)
         self.commit(self._path(proposal, accepted), accepted, drafted=self._draft.shape.drafted)
 
     def propose(self) -> Proposal:
-        """All draft passes of a round."""
+        """Runs all draft passes of a round."""
         return self._draft.propose(self.text, self.noise)
 
     def draft_step(self) -> Tensor:
-        """One draft pass; [B] tokens."""
+        """Runs one draft pass; its tokens are [B]."""
         return self._draft.step(self.text, self.noise)
 
     def verify_step(self, proposal: Proposal) -> Accepted:

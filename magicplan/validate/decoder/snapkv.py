@@ -104,7 +104,7 @@ class SnapKVDrafter(OwnCacheDrafter):
             self.shift[b] = min(self.budget, length) - length
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """A random selection of the whole budget."""
+        """Fills the whole budget with a random selection, for timing."""
         super().fill_random(ctx_tokens, generator)
         self.shift.fill_(min(self.budget, ctx_tokens) - ctx_tokens)
 
@@ -131,6 +131,6 @@ class SnapKVDrafter(OwnCacheDrafter):
 
 
 def _place(cache: LayerCache, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Page and row of slots [B, n]."""
+    """The page and the row within it of slots [B, n]."""
     page = cache.page_table.gather(1, slots.long() // cache.page_size)
     return page.long(), slots.long() % cache.page_size

@@ -25,13 +25,15 @@ from magicplan.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class RankGroup:
-    """This process among `count`; alone (1), every operation gives its input back."""
+    """The tensor-parallel ranks, `count` of them, and this process's place among them; with a
+    single one, every operation gives its input back."""
 
     rank: int = 0
     count: int = 1
 
     def first(self, value: Any) -> Any:
-        """What rank 0 holds. Where ranks decide by their own clocks, all must decide alike."""
+        """The value of rank 0, on every rank: where ranks decide by their own clocks, all must
+        decide alike."""
         if self.count == 1:
             return value
         box = [value]
@@ -39,7 +41,7 @@ class RankGroup:
         return box[0]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place."""
+        """Sums a tensor over all ranks, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
@@ -66,7 +68,7 @@ class RankGroup:
         return parts.movedim(0, -2).flatten(-2)
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """[count, ...]."""
+        """The tensors of all ranks, [count, ...]."""
         out = values.new_empty((self.count, *values.shape))
         dist.all_gather(list(out.unbind(0)), values.contiguous())
         return out

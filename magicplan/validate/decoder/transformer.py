@@ -154,7 +154,7 @@ class Transformer:
         backend: Backend,
         watch: Watch | None = None,
     ) -> Tensor:
-        """The same up to the last layer, [B, T, hidden]: all that reading a prompt needs."""
+        """Hidden states after the last layer, [B, T, hidden]: all that prefill needs."""
         x = F.embedding(tokens, self.weights.embedding)
         for number, (layer, kv) in enumerate(zip(self.weights.layers, cache.layers, strict=True)):
             seen = None if watch is None else (lambda q, n=number: watch(n, q))
@@ -168,7 +168,7 @@ class Transformer:
         return self.ranks.choose(logits)
 
     def whole(self, logits: Tensor) -> Tensor:
-        """[..., V] from logits [..., V / ranks]."""
+        """The logits of the whole vocabulary, [..., V], from this rank's part, [..., V / ranks]."""
         return self.ranks.whole(logits)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ class TriForceDrafter:
         self.most_new = min(inner.most_new, middle.most_new - beyond)
 
     def prefill(self, text: Text) -> None:
-        """Both levels read it; the target has."""
+        """Fills the caches of both levels; the target's is filled already."""
         self.middle.prefill(text)
         self.inner.prefill(text)
 
@@ -56,8 +56,8 @@ class TriForceDrafter:
         return self._inner_round(text, noise)[1].token
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Drafter.propose`. Where a sequence has fewer tokens than the chain, the rest is token
-        0 with certainty as its law: accepted as often as the target itself would draw it."""
+        """Drafts a round's chain (`Drafter.propose`). A sequence with fewer tokens is filled up with
+        token 0, drafted with certainty as its law: accepted as often as the target itself would draw it."""
         start, width = text.lengths, self.inner.shape.drafted + 1
         at = Text(tokens=text.tokens, lengths=start.clone())
         step = torch.arange(width, device=start.device)

@@ -82,7 +82,7 @@ class DecoderBench:
 
 
 class LoadedDecoder:
-    """See `measure.Loaded`. All shapes share one target cache.
+    """A decoder ready to be timed (`cells.Loaded`); all draft shapes share one target cache.
 
     Rounds commit on a text of their own, so that other steps stay at `ctx`. Both write behind
     `ctx`: where caches decide what is accepted, rounds have to come first.
@@ -139,7 +139,7 @@ class LoadedDecoder:
         self._cache, self._text = decoder.cache, tokens.clone()
 
     def _fill_draft(self, decoder: Decoder, draft: Drafter) -> None:
-        """The same for another draft on the target's cache."""
+        """Fills the own caches of another drafter that shares the target's cache."""
         self._place(decoder)
         if self.bench.prompts:
             draft.prefill(decoder.text)
@@ -173,12 +173,12 @@ class LoadedDecoder:
         return _still(decoder, lambda: decoder.verify_step(proposal))
 
     def draft(self, point: Point) -> Step:
-        """All draft passes of one round."""
+        """Times all draft passes of one round; nothing is committed."""
         decoder = self._decoder(_parents(point))
         return _still(decoder, decoder.propose)
 
     def round(self, point: Point) -> Step:
-        """A round that commits what it accepts."""
+        """Times a whole round, which commits what it accepts."""
         decoder = self._committer(_parents(point))
 
         def step() -> None:

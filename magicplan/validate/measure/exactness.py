@@ -27,7 +27,8 @@ PLANS = {
     "ngram": DraftPlan(kind="ngram", parents=(-1, 0, 1, 2)),
 }
 BUDGET = 40
-"""Of the kind asked for: more than SnapKV observes, less than the longest prompt."""
+"""Tokens of the cache that sparse drafts read in the gate: more than SnapKV observes, less than the
+longest prompt."""
 
 
 def exactness_gate(

@@ -45,18 +45,18 @@ class Point:
 
     @property
     def query_tokens(self) -> int:
-        """Tokens a sequence that verification feeds."""
+        """The number of tokens a sequence that verification feeds."""
         return self.tree.size if self.tree else self.gamma + 1
 
     @property
     def depth(self) -> int:
-        """Draft passes of a round."""
+        """The number of draft passes of a round."""
         return self.tree.depth - 1 if self.tree else self.gamma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationPoint:
-    """Where this device is fitted: decode, drafts and verification of several widths."""
+    """A workload that a device is calibrated on: decode, drafts, verification of several widths."""
 
     batch: int
     ctx: int
@@ -64,7 +64,7 @@ class CalibrationPoint:
 
     @property
     def id(self) -> str:
-        """Never that of a `Point`."""
+        """An identifier of the point, which no `Point` has."""
         return f"calibration-b{self.batch}-s{self.ctx}"
 
 
