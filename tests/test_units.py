@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 
 import pytest
 from hypothesis import given
@@ -11,19 +10,6 @@ from hypothesis import strategies as st
 
 from magicplan import units
 from magicplan.errors import BadQuantity
-
-
-def test_versions_are_ordered_as_packages_are() -> None:
-    rising = ("0.5.9", "0.5.10.dev1", "0.5.10rc1", "0.5.10rc1.post3", "0.5.10", "0.5.10+cu128",
-              "0.5.10.post1", "0.6", "1.0.0a1", "v1.0.0")  # fmt: skip
-    read = [units.parse_version(text, option="--settings") for text in rising]
-    assert all(one < other for one, other in itertools.pairwise(read))
-
-
-@pytest.mark.parametrize("text", ["", "new", "0.9.", "0.9-x", "main"])
-def test_what_is_no_version_is_refused(text: str) -> None:
-    with pytest.raises(BadQuantity, match=r"is no version; write one as in 0\.19\.0$"):
-        units.parse_version(text, option="--settings")
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
 from magicplan import hardware_specs
-from magicplan.errors import BadQuantity, MissingExtra, SpecError, UnknownName
+from magicplan.errors import MissingExtra, SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.units import parse_version
 
 Columns = dict[str, NDArray[Any]]
 """Equally long columns by name. Times are seconds under `seconds`; `file` and `row`, counted from
@@ -165,9 +164,9 @@ def _known_modes(path: Path, columns: Columns) -> None:
 def _known_versions(path: Path, usable: Columns) -> None:
     for version in np.unique(usable["version"]):
         try:
-            parse_version(version, option="column version")
-        except BadQuantity as problem:
-            raise SpecError(path, str(problem)) from None
+            Version(version)
+        except InvalidVersion:
+            raise SpecError(path, f"column version: {version!r} is no version") from None
 
 
 def _known_gpus(path: Path, gpus: NDArray[Any]) -> None:

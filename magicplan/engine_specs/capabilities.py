@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from packaging.version import Version
+from packaging.version import InvalidVersion, Version
 
-from magicplan.errors import BadQuantity, UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.tree_speculation import TreeKind
-from magicplan.units import parse_version
 
 TABLES = Path(__file__).parent / "versions"
 
@@ -40,7 +39,7 @@ class Capability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Engine:
+class EngineVersion:
     """An engine of one version: what it can do, and what only other versions can."""
 
     name: str
@@ -92,20 +91,20 @@ def capabilities(name: str) -> tuple[Capability, ...]:
 
 
 @cache
-def load(text: str) -> Engine:
+def load(text: str) -> EngineVersion:
     """`vllm` for the newest version known, `vllm@0.19.0`, or a branch as in `vllm@pr48944`.
 
     Raises UsageError for an engine or version that is not known.
     """
     name, _, version = text.partition("@")
     if name not in engines():
-        raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")
+        raise FieldError("settings", f"{text}: expected one of {', '.join(engines())}")
     rows = capabilities(name)
     branch = version if any(row.branch == version for row in rows if row.branch) else ""
     wanted = _release(text, version) if version and not branch else None
     oldest = min((row.since for row in rows if row.since), key=Version)
     if wanted is not None and wanted < Version(oldest):
-        raise UsageError(f"--settings {text}: the oldest version known is {oldest}")
+        raise FieldError("settings", f"{text}: the oldest version known is {oldest}")
 
     def there(row: Capability) -> bool:
         if row.branch:
@@ -114,7 +113,7 @@ def load(text: str) -> Engine:
             return not row.before
         return Version(row.since) <= wanted and not (row.before and Version(row.before) <= wanted)
 
-    return Engine(
+    return EngineVersion(
         name=name,
         asked=text,
         capabilities=tuple(row for row in rows if there(row)),
@@ -123,18 +122,22 @@ def load(text: str) -> Engine:
 
 
 def _release(text: str, version: str) -> Version:
-    """The version asked for; a pre-release has nothing that arrived with its release. Raises
-    BadQuantity for what names no release, a bare major number among it."""
-    wanted = parse_version(version, option=f"--settings {text}")
-    if len(wanted.release) < 2:
-        raise BadQuantity(f"--settings {text}: {version!r} is no version; write one as in 0.19.0")
+    """The version asked for, ordered as Python packages are (PEP 440): "0.9.0.dev1" and "0.9.0rc2"
+    come before "0.9.0" and have nothing that arrived with it. Raises FieldError for what names no
+    release, a bare major number among it."""
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        wanted = None
+    if wanted is None or len(wanted.release) < 2:
+        raise FieldError("settings", f"{text}: {version!r} is no version; write one as in 0.19.0")
     return wanted
 
 
 ENGINES = engines()
 
 
-def cannot(draft: Draft, engine: Engine) -> str:
+def cannot(draft: Draft, engine: EngineVersion) -> str:
     """Why the engine cannot draft so; empty where it can."""
     if draft.method not in engine.methods or draft.middle is not None:
         return f"cannot draft with {draft.name}{engine.lacks(draft.method)}"
@@ -147,7 +150,7 @@ SIXTEEN_BITS = ("bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Wanted:
+class ReplicaKind:
     """A kind of replica: what of it an engine may have no way to run."""
 
     model: ModelShape
@@ -161,7 +164,7 @@ class Wanted:
     draft: Draft | None = None
 
 
-def refusal(engine: Engine, wanted: Wanted) -> str:
+def refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     """Why an engine cannot start such a replica, as a sentence; "" if it can.
 
     A draft that the engine cannot run at all is no reason: another one takes its place.
@@ -173,7 +176,7 @@ def refusal(engine: Engine, wanted: Wanted) -> str:
     )
 
 
-def kv_refusal(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
+def kv_refusal(engine: EngineVersion, model: ModelShape, kv_dtype: str) -> str:
     """Why an engine cannot hold a KV cache in a format, and which can; "" if it can."""
     why = _kv_reason(engine, model, kv_dtype)
     if not why:
@@ -188,7 +191,7 @@ def kv_refusal(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
     return why
 
 
-def _kv_reason(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
+def _kv_reason(engine: EngineVersion, model: ModelShape, kv_dtype: str) -> str:
     if kv_dtype in SIXTEEN_BITS:
         return ""
     what = f"kv_{kv_dtype}"
@@ -202,7 +205,7 @@ def _kv_reason(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
     return ""
 
 
-def _layout_refusal(engine: Engine, wanted: Wanted) -> str:
+def _layout_refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     if wanted.split and not engine.has("disaggregation"):
         return f"{engine.asked} has no replicas that only prefill{engine.lacks('disaggregation')}"
     if engine.name != "vllm":
@@ -221,7 +224,7 @@ def _layout_refusal(engine: Engine, wanted: Wanted) -> str:
     return ""
 
 
-def _draft_refusal(engine: Engine, wanted: Wanted) -> str:
+def _draft_refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     draft = wanted.draft
     if draft is None or cannot(draft, engine):
         return ""
@@ -229,7 +232,7 @@ def _draft_refusal(engine: Engine, wanted: Wanted) -> str:
     return f"{engine.asked} cannot draft with {draft.name} beside {beside}" if beside else ""
 
 
-def crowded(engine: Engine, wanted: Wanted, method: str) -> str:
+def crowded(engine: EngineVersion, wanted: ReplicaKind, method: str) -> str:
     """What of a layout a draft method does not run beside, with the versions that differ."""
     for what, degree, name in (
         ("pipeline_drafts", wanted.pp, "pipeline stages"),
@@ -244,7 +247,7 @@ KINDS: dict[str, TreeKind] = {"dynamic_tree": "beam", "token_tree": "levels"}
 """Capabilities in `versions/*.toml`: a size that the engine fills itself, or a topology given."""
 
 
-def engine_of(stack: str) -> Engine | None:
+def engine_of(stack: str) -> EngineVersion | None:
     """The engine of a stack's name and version; None where no table speaks of it."""
     if stack.partition("@")[0] not in ENGINES:
         return None
@@ -272,7 +275,7 @@ def refuse_trees(stack: str) -> None:
     engine = engine_of(stack)
     if engine and not any(engine.has(what, name) for what in KINDS for name in engine.methods):
         elsewhere = engine.lacks("token_tree", "eagle3")
-        raise UsageError(f"trees true: {stack} runs no tree{elsewhere}; stack sglang does")
+        raise FieldError("trees", f"true: {stack} runs no tree{elsewhere}; stack sglang does")
 
 
 def running_trees(draft: Draft) -> tuple[str, ...]:

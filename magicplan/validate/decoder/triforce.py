@@ -56,8 +56,11 @@ class TriForceDrafter:
         return self._inner_round(text, noise)[1].token
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """Drafts a round's chain (`Drafter.propose`). A sequence with fewer tokens is filled up with
-        token 0, drafted with certainty as its law: accepted as often as the target itself would draw it."""
+        """Drafts a round's chain (`Drafter.propose`).
+
+        A sequence with fewer tokens than the chain is filled up with token 0, drafted with
+        certainty as its law: accepted as often as the target itself would draw it.
+        """
         start, width = text.lengths, self.inner.shape.drafted + 1
         at = Text(tokens=text.tokens, lengths=start.clone())
         step = torch.arange(width, device=start.device)
