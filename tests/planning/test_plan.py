@@ -20,7 +20,7 @@ from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.observed.beside_plan import with_observed
 from magicplan.observed.files import read_observed
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.plan_file import read_plan, template
+from magicplan.planning.question import read_plan, template
 from magicplan.planning.request import request_from
 from magicplan.planning.result import Candidate, Plan
 from magicplan.planning.schedule import schedule_document
