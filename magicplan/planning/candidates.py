@@ -8,12 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-<<<<<<< HEAD
 from magicplan.planning.question import PriceUsed
-=======
-from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
-from magicplan.planning.question import CapacityQuestion, PriceUsed
->>>>>>> main
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
     Candidate,
@@ -263,63 +258,3 @@ def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
         ops, choice.row.resolved.machine, float(cost.host_seconds)
     )
     return max(BOUNDS, key=lambda name: float(shares[name]))
-<<<<<<< HEAD
-=======
-
-
-def choices_of(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
-    """Every configuration that can serve at all, in every arrangement asked for; reasons why
-    others cannot are counted in `rejected`."""
-    ask, load, stock = question.request, question.load, question.stock or {}
-    sized: list[tuple[str, Sized]] = []
-    if ask.choices.disaggregation != "only":
-        mixed = size_mixed(load, found.states, ask.slo, ask.engine.max_utilisation)
-        sized.append((MIXED, mixed))
-    if ask.choices.disaggregation != "off":
-        split = size_split(load, found.states, found.pools, ask.slo, ask.engine.max_utilisation)
-        sized.append((SPLIT, split))
-    choices, engine = [], engine_of(ask.engine.stack)
-    for layout, one in sized:
-        for index, row in enumerate(found.rows):
-            reason = _left_out(row, one, index) or _unlaunchable(engine, row, one, index, layout)
-            if reason:
-                rejected[reason] += 1
-                continue
-            name = row.resolved.machine.accelerator.name
-            price, left = question.prices[name], stock.get(name, 0)
-            choices.append(
-                Choice(row=row, index=index, sized=one, layout=layout, price=price, stock=left)
-            )
-    return choices
-
-
-def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
-    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
-    least = min((choice.broken(ask) for choice in choices), default=1.0)
-    near = HAIR * least if least > 1 else 1.0
-    return sorted(choices, key=lambda choice: choice.rank(ask, near))
-
-
-def _left_out(row: Configuration, sized: Sized, index: int) -> str:
-    """Why a configuration is no candidate, "" if it is one."""
-    if not sized.runs[index]:
-        return "does not hold the model and requests of this length, or cannot keep up with prompts"
-    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
-        return "its draft does not pay at the planned batch"
-    return ""
-
-
-def _unlaunchable(
-    engine: EngineVersion | None, row: Configuration, sized: Sized, index: int, layout: str
-) -> str:
-    """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
-    if engine is None:
-        return ""
-    drafts = bool(sized.state.gamma[index, 0])
-    wanted = ReplicaKind(
-        model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
-        ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT,
-        draft=row.spec.draft if drafts else None,
-    )  # fmt: skip
-    return refusal(engine, wanted)
->>>>>>> main

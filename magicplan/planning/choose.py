@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
+from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
 from magicplan.planning.candidates import Choice
 from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
@@ -150,11 +150,11 @@ def _fewest(ask: PlanRequest, load: Load, row: Configuration, layout: str) -> in
     return max(decode, 1) + (max(pool, 1) if layout == SPLIT else 0)
 
 
-def _unlaunchable(engine: Engine | None, row: Configuration, layout: str) -> str:
+def _unlaunchable(engine: EngineVersion | None, row: Configuration, layout: str) -> str:
     """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
     if engine is None:
         return ""
-    wanted = Wanted(
+    wanted = ReplicaKind(
         model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
         ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT, draft=row.spec.draft,
     )  # fmt: skip

@@ -18,12 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.hardware_specs.calibration import Residual
-<<<<<<< HEAD
-from magicplan.planning.candidates import Choice, step_ends
-=======
 from magicplan.hardware_specs.spread import combined_spread
-from magicplan.planning.candidates import SPLIT, Choice, step_ends
->>>>>>> main
+from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with

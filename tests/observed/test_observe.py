@@ -331,7 +331,7 @@ def test_python_plans_from_a_file_beside_a_benchmark(tmp_path: Path) -> None:
     assert predicted(same) == predicted(found.observed)
     with pytest.raises(UsageError, match="stated goes with observed"):
         mp.plan(path, stated={"prompt": 9})
-    with pytest.raises(UsageError, match="a request or its fields, not both"):
+    with pytest.raises(UsageError, match="or its fields, not both"):
         mp.plan(found.request, tp=2)
 
 
