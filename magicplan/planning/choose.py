@@ -20,6 +20,7 @@ from magicplan.planning.request import PlanRequest
 from magicplan.planning.search import Configuration, Fleet
 from magicplan.planning.sizing import (
     BRIEF,
+    DRAWS,
     FULL,
     HAIR,
     MIXED,
@@ -175,5 +176,5 @@ def _sized(ask: PlanRequest, load: Load, choice: Choice) -> Choice:
     """The same sized with more requests, beginning at what few of them said."""
     near = choice.sized.replicas
     kind = replace(choice.sized.kind, careful=True)
-    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, FULL, near=near)
+    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, FULL, near=near, draws=DRAWS)
     return replace(choice, sized=sized)

@@ -25,6 +25,9 @@ Role = Literal["both", "prefill", "decode"]
 Limits = Mapping[str, float]
 LARGEST_WAVE = 500
 """Requests at once beyond which more bring little more throughput."""
+MORE, NOISE = 1.4, 6.0
+"""Times, and standard deviations, by which more requests are under way at the end than in the
+middle where the queue grows."""
 BACKLOG = 2.0
 """Times the time to first token of the first half of the requests that the second half waits
 where a queue grows."""
@@ -223,6 +226,9 @@ def simulate(
 
 def stable(outcome: Outcome) -> bool:
     """Whether the queue does not grow: late requests wait no longer than early ones."""
+    middle, last = outcome.backlog
+    if last > MORE * middle + NOISE * math.sqrt(middle) + 10:
+        return False
     half = outcome.ttft.size // 2
     if half < 50:
         return True

@@ -44,7 +44,8 @@ class Outcome:
     """What every engine did, in order of time."""
     output_tokens: float
     """Decoded and prefilled between begin and end, all engines together."""
-    unanswered: int = 0
+    backlog: tuple[int, int]
+    """Requests under way when the middle and when the last of all came."""
 
     def _of(self, name: str) -> Array:
         return np.asarray([getattr(r, name) for r in self.requests], dtype=np.float64)
@@ -135,8 +136,14 @@ def outcome_of(
         steps=int(steps.sum()),
         runs=tuple(sorted(run for e in engines for run in e.runs)),
         output_tokens=float(sum(r.output for r in counted)),
-        unanswered=sum(math.isnan(r.ended) for r in counted),
+        backlog=(_under_way(requests, len(requests) // 2), _under_way(requests, -1)),
     )  # fmt: skip
+
+
+def _under_way(requests: Sequence[Request], place: int) -> int:
+    """Requests that had come and were not answered when one of them came."""
+    now = requests[place].arrived
+    return sum(r.arrived <= now < r.ended for r in requests)
 
 
 def _counted(requests: Sequence[Request], *, whole: bool) -> tuple[list[Request], float, float]:
