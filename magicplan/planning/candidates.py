@@ -184,14 +184,16 @@ def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown
     sized = choice.sized
     overhead = choice.row.resolved.machine.calibration.host.round_seconds
     overhead = overhead if sized.kind.gamma else 0.0
-    prefill = max(sized.trial.outcome.step_seconds - sized.round_seconds, 0.0)
     parts = {
         f"{kind}_seconds": float(getattr(cost, f"{kind}_seconds"))
         for kind in ("linear", "attention", "collective", "elementwise", "host")
     }
-    rest = {"draft_seconds": drafting, "overhead_seconds": overhead, "prefill_seconds": prefill}
-    total = sum(parts.values()) + sum(rest.values())
-    return StepBreakdown(step_seconds=total, **parts, **rest)
+    alone = sum(parts.values()) + drafting + overhead
+    step = max(sized.trial.outcome.step_seconds, alone)
+    return StepBreakdown(
+        step_seconds=step, **parts, draft_seconds=drafting, overhead_seconds=overhead,
+        prefill_seconds=step - alone,
+    )  # fmt: skip
 
 
 def _nearest(row: Configuration, batch: float) -> int:

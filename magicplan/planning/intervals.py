@@ -23,7 +23,7 @@ from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with
-from magicplan.planning.sizing import BRIEF, FULL, Kind, borne, trial_of
+from magicplan.planning.sizing import BRIEF, DRAWS, FULL, Kind, borne, trial_of
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import setup_of
@@ -53,7 +53,7 @@ class Cause:
 
 
 def candidate_ends(
-    load: Load, choices: Sequence[Choice], requests: int = BRIEF
+    load: Load, choices: Sequence[Choice], requests: int = FULL
 ) -> list[tuple[Figures, Figures]]:
     """Figures of every choice, replicas and traffic held, at the low and the high end of its step
     time."""
@@ -66,14 +66,17 @@ def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:
     return low, high
 
 
-def with_ends(ask: PlanRequest, one: Candidate, ends: tuple[Figures, Figures]) -> Candidate:
-    """The candidate with the intervals that comparisons show."""
+def with_ends(
+    ask: PlanRequest, choice: Choice, one: Candidate, ends: tuple[Figures, Figures]
+) -> Candidate:
+    """The candidate with the intervals that comparisons show; it bears as many times less as its
+    steps are longer."""
     values = figures_of(one)
     kept = dict.fromkeys((*(f"{m}_p95_seconds" for m in METRICS), *ask.slo))
-    return replace(
-        one,
-        ends={key: _combined(values[key], [ends[0][key]], [ends[1][key]]) for key in kept},
-    )
+    found = {key: _combined(values[key], [ends[0][key]], [ends[1][key]]) for key in kept}
+    faster, slower = step_ends(choice)
+    bears = one.capacity_requests_per_s
+    return replace(one, ends=found | {"capacity_requests_per_s": (bears / slower, bears / faster)})
 
 
 def intervals(
@@ -94,18 +97,23 @@ def intervals(
         f"({residual.basis})",
         held=(ends[0], ends[1]),
         needed=(
-            needs(free, load, choice, choice.row, slower=residual.low),
-            needs(free, load, choice, choice.row, slower=residual.high),
+            _needs(free, load, choice, residual.low),
+            _needs(free, load, choice, residual.high),
         ) if anew else None,
     )  # fmt: skip
     accepted = _accepted(free, load, choice) if best.gamma else None
     return tuple(_all(best, choice, load, slow, accepted, _chance(load, choice, best), anew=anew))
 
 
+def _needs(ask: PlanRequest, load: Load, choice: Choice, slower: float) -> Needs:
+    """What slower steps need, counted as carefully as the plan itself."""
+    return needs(ask, load, choice, choice.row, slower=slower, requests=FULL, draws=DRAWS)
+
+
 def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:
     """What the plan's replicas bear if they are of another kind."""
     sized = replace(choice.sized, kind=kind, utilisation=choice.sized.trial.rate / kind.saturation)
-    most = borne(sized, load, ask.engine.max_utilisation, BRIEF, least=0.05, close=1.1)
+    most = borne(sized, load, ask.engine.max_utilisation, 2 * BRIEF, least=0.05)
     peak = load.users if load.users is not None else load.requests_per_s
     rate = choice.sized.trial.rate * choice.sized.replicas
     return {"capacity_requests_per_s": most / peak * rate, "capacity_over_peak": most / peak}
@@ -186,7 +194,10 @@ def _held(
     trial = trial_of(kind, load, sized.replicas, sized.prefill_replicas, requests, seed)
     endless = not all(map(math.isfinite, trial.ratios({"e2e_mean_seconds": 1.0}).values()))
     return {
-        **{key: math.inf if endless else trial.figure(key) for key in SLO_KEYS},
+        **{
+            key: math.inf if endless and key.startswith(("ttft", "e2e")) else trial.figure(key)
+            for key in SLO_KEYS
+        },
         "batch_per_replica": trial.outcome.decoding * kind.setup.stages,
         "utilisation": trial.rate / kind.saturation,
         "tokens_per_s": trial.rate * sized.replicas * float(load.lengths.output.mean()),

@@ -40,6 +40,9 @@ from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 
+WITH_ENDS = 4
+"""Candidates, the best first, whose latencies carry intervals."""
+
 
 def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **options: Any) -> Plan:
     """The cheapest fleet that serves a workload within its limits, and why the others lose.
@@ -59,11 +62,11 @@ def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **opt
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
     best_choice = with_capacity(ask, load, choices[0], 2 * BRIEF)
-    mixing = ask.money.available is not None
-    others = [with_capacity(ask, load, c, BRIEF) if mixing else c for c in choices[1:]]
-    ends = candidate_ends(load, [best_choice, *others][:FINALISTS])
-    candidates = [candidate(ask, load, choice) for choice in (best_choice, *others)]
-    candidates[: len(ends)] = [with_ends(ask, c, e) for c, e in zip(candidates, ends)]  # noqa: B905
+    near = [with_capacity(ask, load, choice, BRIEF) for choice in choices[1:FINALISTS]]
+    shown = [best_choice, *near, *choices[FINALISTS:]]
+    candidates = [candidate(ask, load, choice) for choice in shown]
+    for place, ends in enumerate(candidate_ends(load, shown[:WITH_ENDS])):
+        candidates[place] = with_ends(ask, shown[place], candidates[place], ends)
     best = candidates[0]
     candidates = [best, *(explained(best, other, ask.money.objective) for other in candidates[1:])]
     sure = intervals(ask, load, best_choice, best)

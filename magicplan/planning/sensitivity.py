@@ -53,6 +53,7 @@ def row_with(
 def needs(
     ask: PlanRequest, load: Load, choice: Choice, row: Configuration,
     *, limits: Limits | None = None, slower: float = 1.0, requests: int = BRIEF,
+    draws: int = 1,
 ) -> Needs:  # fmt: skip
     """Count the replicas of a row for a load, for other limits than those asked for, and with all
     steps longer by a factor."""
@@ -70,7 +71,7 @@ def needs(
     )  # fmt: skip
     sized = size(
         kind, load, limits, ask.engine.max_utilisation, requests, near=max(round(near), 1),
-        nearest=False,
+        nearest=False, draws=draws,
     )  # fmt: skip
     found = replace(choice, row=row, sized=sized)
     tokens = sized.trial.rate * sized.replicas * float(load.lengths.output.mean())
