@@ -118,7 +118,7 @@ def _timeline(lines: Record) -> Iterator[Plot]:
             reading=f"{words}, over the seconds of the run",
             figure=Chart(
                 x=Scale(title="seconds"),
-                y=Scale(title=words),
+                y=Scale(title=words, unit="share" if name.endswith("share") else "count"),
                 series=(Series(name=words, x=seconds, y=lines.numbers(name), style="line"),),
             ),
             quiet=True,

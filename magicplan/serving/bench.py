@@ -426,5 +426,3 @@ def _notes(expected: Expected, run: Run) -> Iterator[str]:
     if not stable(expected.outcome):
         count = len(expected.outcome.requests)
         yield f"not stable within {count} requests: the queue still grew, so latencies do, too"
-    calibration = expected.resolved.machine.calibration
-    yield f"steps: {calibration.origin}"
