@@ -101,7 +101,7 @@ def _lines(figure: HeatMap, x: Spec, y: Spec) -> Iterator[Spec]:
         for context, batch in zip(contexts, batches, strict=True)
         if context is not None and batch is not None
     ]
-    rows = [row for row in rows if None not in row.values()]
+    rows = [row | {"order": at} for at, row in enumerate(rows) if None not in row.values()]
     if not rows:
         return
     dashes = [DASHES[index % len(DASHES)] for index in range(len(names))]
@@ -112,7 +112,7 @@ def _lines(figure: HeatMap, x: Spec, y: Spec) -> Iterator[Spec]:
         legend={"symbolStrokeColor": "var(--ink)", "symbolSize": 300},
     )
     line = {"type": "line", "color": "var(--ink)", "strokeWidth": 2}
-    yield layer(line, rows, look | {"strokeDash": dashed, "order": {"value": None}})
+    yield layer(line, rows, look | {"strokeDash": dashed, "order": quantity("order")})
     yield layer({"type": "point", "filled": True, "size": 25, "color": "var(--ink)"}, rows, look)
 
 
