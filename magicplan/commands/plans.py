@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +13,7 @@ import typer
 
 from magicplan.commands.options import Json, say
 from magicplan.commands.output import hand_out
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError, option
 
 if TYPE_CHECKING:
     from magicplan.planning.result import Plan
@@ -117,9 +119,10 @@ def plan(
     from magicplan.planning.plan import plan as answer
     from magicplan.report.document.terminal import progress
 
-    request = _request(file, given, slo or [])
-    with progress("planning", None):
-        result = answer(request)
+    with _spoken_as_options():
+        question = _question(file, given, slo or [])
+        with progress("planning", None):
+            result = answer(question)
     if observed:
         result = _beside(result, observed, stated or [], fitted)
     elif stated or fitted:
@@ -139,7 +142,7 @@ def plan(
 
 def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
     """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
-    from magicplan.planning.plan import with_observed
+    from magicplan.observed.beside_plan import with_observed
     from magicplan.report.document.files import write
 
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
@@ -151,7 +154,7 @@ def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None
 
 def _init(path: Path) -> None:
     """A commented file where there is none. Raises UsageError where there is one."""
-    from magicplan.planning.plan_file import template
+    from magicplan.planning.question import template
     from magicplan.report.document.files import write
 
     if path.exists():
@@ -160,10 +163,26 @@ def _init(path: Path) -> None:
     say(f"{path} written; edit it, then: magicplan plan {path}")
 
 
-def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
-    """The file's request with the options put over it; a traffic replaces the file's, with the
+@contextmanager
+def _spoken_as_options() -> Iterator[None]:
+    """Say fields by the options that fill them."""
+    try:
+        yield
+    except FieldError as problem:
+        raise UsageError(problem.spoken(_option)) from None
+
+
+def _option(field: str) -> str:
+    """The option of a field of a plan: `gpus` is --gpu, a limit stands behind --slo."""
+    name, _, key = field.partition(".")
+    name = next((singular for singular, plural in LISTS.items() if plural == name), name)
+    return f"{option(name)} {key.removesuffix('_seconds')}".rstrip()
+
+
+def _question(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
+    """The file's question with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
-    from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.question import question_of, read_plan
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
@@ -174,7 +193,7 @@ def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
             raise UsageError(
                 "plan needs a file or a traffic such as --requests-per-s 4; see --init"
             )
-        return request_from(options | {"slo": limits})
+        return question_of(request_from(options | {"slo": limits}))
     cleared: dict[str, Any] = {}
     if any(name in options for name in TRAFFIC):
         cleared = dict.fromkeys(TRAFFIC)
@@ -234,19 +253,20 @@ def fleet(
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
-    from magicplan.planning.names import stock_of
     from magicplan.planning.plan import plan as answer
-    from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.question import read_plan
+    from magicplan.planning.request import stock_of
     from magicplan.report.document.terminal import progress
 
-    stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
-    asks = [read_plan(path) for path in files]
-    with progress("planning", len(asks)) as done:
-        found = []
-        for ask in asks:
-            found.append(answer(ask))
-            done()
-    result = mixed_fleet(found, stock or None)
+    with _spoken_as_options():
+        stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
+        questions = [read_plan(path) for path in files]
+        with progress("planning", len(questions)) as done:
+            found = []
+            for question in questions:
+                found.append(answer(question))
+                done()
+        result = mixed_fleet(found, stock or None)
     document = result.to_dict()
     if html or markdown or not json:
         from magicplan.report.pages import page_of

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan.hardware_specs.calibration import Residual
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.planning.candidates import SPLIT, Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
@@ -89,7 +90,10 @@ def intervals(
 ) -> tuple[Interval, ...]:
     """Of the best candidate; `ends` are those of its step time."""
     anew = not any(key in SLO_KEYS for key in best.violations)
-    free = replace(ask, max_gpus=None, budget_usd_per_hour=None, available=None)
+    free = replace(
+        ask,
+        money=replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None),
+    )
     residual, kind = _residual(choice), kind_of(load, choice)
     factors = (residual.low, residual.high)
     sized = needs(free, load, kind, slower=factors)
@@ -179,9 +183,9 @@ def _held(
 ) -> dict[str, Array]:
     """Figures of given numbers of replicas under the traffic of the plan."""
     if pools is None:
-        found = size_mixed(load, states, ask.slo, ask.max_utilisation, held=counts[0])
+        found = size_mixed(load, states, ask.slo, ask.engine.max_utilisation, held=counts[0])
     else:
-        found = size_split(load, states, pools, ask.slo, ask.max_utilisation, held=counts)
+        found = size_split(load, states, pools, ask.slo, ask.engine.max_utilisation, held=counts)
     state, peak = found.state, load.requests_per_s if load.users is None else load.users
     rate = state.rate[:, 0] * counts[0]
     over = found.capacity / peak
@@ -314,10 +318,5 @@ def _combined(value: float, one: Sequence[float], other: Sequence[float]) -> tup
     lows, highs = zip(*pairs, strict=True)
     if value == 0:
         return 0.0, math.hypot(*highs)
-    down, up = ([_distance(value, end) for end in ends] for ends in (lows, highs))
-    return value / math.exp(math.hypot(*down)), value * math.exp(math.hypot(*up))
-
-
-def _distance(value: float, end: float) -> float:
-    """Absolute logarithm of their ratio; infinite where one of them is 0 or infinite."""
-    return abs(math.log(end / value)) if 0 < end < math.inf else math.inf
+    down, up = (combined_spread(*(end / value for end in ends)) for ends in (lows, highs))
+    return value / float(down), value * float(up)

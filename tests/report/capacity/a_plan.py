@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from magicplan.planning.request import PlanRequest
+from magicplan.planning.question import PriceUsed, question_of
+from magicplan.planning.request import request_from
 from magicplan.planning.result import (
     Candidate,
     Curve,
@@ -16,7 +17,6 @@ from magicplan.planning.result import (
     Observation,
     ObservedFigure,
     Plan,
-    PriceUsed,
     Quantiles,
     Roofline,
     RooflineOp,
@@ -272,7 +272,7 @@ def a_plan(**changes: Any) -> Plan:
         assumptions=("a request's draft acceptance is that of its neighbours", NASTY),
         calibration_basis="kernel tables of vLLM 1.2.3",
         observed=observation(),
-        request=PlanRequest(),
+        question=question_of(request_from({"requests_per_s": 1})),
     )  # fmt: skip
     found = dataclasses.replace(base, **changes)
     if found.verdict:
