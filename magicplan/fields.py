@@ -33,6 +33,8 @@ from magicplan.errors import FieldError, SpecError
 
 MOST_BYTES = 64 * 2**20
 """Size of the largest file of settings or of results that is read, some hundred times the usual."""
+UNBOUNDED = 1e15
+"""Upper end of a span from which an error leaves it out."""
 LONGEST_SHOWN = 60
 KEY = r"[\w.\-]+|\"[^\"]*\"|'[^']*'"
 
@@ -58,7 +60,7 @@ def refuse(name: str, value: object, expected: str) -> NoReturn:
 def number(name: str, value: Any, *, low: float, high: float, above: bool = False) -> float:
     """A number from `low` (or above it) to `high`. Raises FieldError."""
     if not is_number(value) or not low <= value <= high or (above and value == low):
-        if high == math.inf:
+        if high >= UNBOUNDED:
             span = f"above {low:g}" if above else f"of {low:g} or more"
         else:
             span = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
