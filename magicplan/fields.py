@@ -46,7 +46,7 @@ def is_number(value: object) -> bool:
 
 def shown(value: object) -> str:
     """A value as an error repeats it, cut where it is long."""
-    text = f"{value:.10g}" if is_number(value) else repr(value)
+    text = f"{value:.10g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
@@ -60,12 +60,17 @@ def refuse(name: str, value: object, expected: str) -> NoReturn:
 def number(name: str, value: Any, *, low: float, high: float, above: bool = False) -> float:
     """A number from `low` (or above it) to `high`. Raises FieldError."""
     if not is_number(value) or not low <= value <= high or (above and value == low):
-        if high >= UNBOUNDED:
-            span = f"above {low:g}" if above else f"of {low:g} or more"
-        else:
-            span = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
-        refuse(name, value, f"a number {span}")
+        refuse(name, value, f"a number{_span(low, high, above=above)}")
     return float(value)
+
+
+def _span(low: float, high: float, *, above: bool) -> str:
+    """A span in words, after "a number"."""
+    if high >= UNBOUNDED:
+        if low <= -UNBOUNDED:
+            return ""
+        return f" above {low:g}" if above else f" of {low:g} or more"
+    return f" above {low:g}, up to {high:g}" if above else f" from {low:g} to {high:g}"
 
 
 def whole(name: str, value: Any, *, low: int, high: int) -> int:
@@ -203,7 +208,7 @@ class Table:
         value = self.data.get(key)
         value = default if value is None else value
         if not isinstance(value, Mapping):
-            self.fail(key, f"{_told(value)}: expected a table")
+            self.fail(key, f"{told(value)}: expected a table")
         return Table(data=value, file=self.file, path=self.label(key), lines=self.lines)
 
     def tables(self, key: str) -> tuple[Table, ...]:
@@ -211,7 +216,7 @@ class Table:
         values = self.data.get(key)
         values = [] if values is None else values
         if not isinstance(values, list) or not all(isinstance(v, Mapping) for v in values):
-            self.fail(key, f"{_told(values)}: expected a list of tables")
+            self.fail(key, f"{told(values)}: expected a list of tables")
         return tuple(
             Table(data=value, file=self.file, path=f"{self.label(key)}[{i}]", lines=self.lines)
             for i, value in enumerate(values)
@@ -259,7 +264,8 @@ class Table:
         return SpecError(where, str(problem))
 
 
-def _told(value: object) -> str:
+def told(value: object) -> str:
+    """A wrong value as an error repeats it; None is a missing one."""
     return "is missing" if value is None else shown(value)
 
 
