@@ -15,7 +15,7 @@ DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 RIDGE = (10.0, 1000.0)
 """FLOP a byte at 16 bits of every accelerator on the market, with room; outside it a unit is
 wrong."""
-CPU_RIDGE = (0.1, 1000.0)
+CPU_RIDGE = (0.001, 1000.0)
 """FLOP a byte of a processor measured as a device, whose 16-bit math may be emulated."""
 
 

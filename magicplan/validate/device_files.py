@@ -15,7 +15,7 @@ from magicplan.errors import UnknownName, UsageError
 from magicplan.fields import Table
 from magicplan.hardware_specs import identify
 from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
-from magicplan.validate.run_file import Run
+from magicplan.validate.run_file import RecordedRun
 
 
 def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +66,9 @@ def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Ac
     )
 
 
-def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = None) -> list[Path]:
+def write_tomls(
+    folder: Path, run: RecordedRun, calibration: dict[str, Any] | None = None
+) -> list[Path]:
     """The TOMLs of a run; of a GPU that has a datasheet, the calibration alone.
 
     Raises UsageError where they cannot be written.
