@@ -269,14 +269,20 @@ def told(value: object) -> str:
     return "is missing" if value is None else shown(value)
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """A file as UTF-8 text. Raises SpecError for one that is missing, binary or too large."""
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of a file. Raises SpecError for one that is missing or too large."""
     try:
         if (size := path.stat().st_size) > most_bytes:
             raise SpecError(path, f"holds {size} bytes, expected at most {most_bytes}")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as problem:
         raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """A file as UTF-8 text. Raises SpecError for one that is missing, too large or no text."""
+    try:
+        return read_bytes(path, most_bytes).decode()
     except UnicodeDecodeError as problem:
         raise SpecError(path, f"is no text ({problem})") from None
 
@@ -291,7 +297,7 @@ def read_toml(path: Path) -> Table:
     return Table(data=data, file=str(path), lines=toml_lines(content))
 
 
-def parse_json(content: str, where: object) -> Any:
+def parse_json(content: str | bytes, where: object) -> Any:
     """The value of a JSON text. Raises SpecError."""
     try:
         return json.loads(content)
