@@ -40,12 +40,12 @@ class ObservedRun:
     """Accept length, where the server speculated and the tool saw it."""
     round_field: str = ""
     model: str = ""
-    """As the file names it, "" where it does not."""
+    """The model's name in the file, "" where it has none."""
     model_field: str = ""
     engine: str = ""
     """That served, by the name of its stack; "" where the file does not say."""
     backend: str = ""
-    """As the file names it: at times only the client's protocol."""
+    """The backend's name in the file: at times only the client's protocol."""
     failed: float = 0.0
     """Requests that ended in an error, of which no figure speaks."""
     doubts: tuple[str, ...] = ()
@@ -114,8 +114,11 @@ def agree(path: str, field: str, said: float, of: str, follows: float) -> None:
 
 
 def refuse_overfull(path: str, run: ObservedRun, fields: tuple[str, str, str]) -> None:
-    """By Little's law, rate times stay are in flight: no more than the concurrency, give or take
-    what a tool's window cuts off. `fields` name the concurrency, the rate and the stay."""
+    """Refuse a run that held more requests in flight than its concurrency.
+
+    By Little's law rate times stay are in flight; a quarter more is what a tool's window cuts off.
+    `fields` name the concurrency, the rate and the stay. Raises SpecError.
+    """
     stay = run.figures.get("e2e_mean_seconds")
     if stay is None or run.concurrency is None:
         return

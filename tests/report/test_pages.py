@@ -153,7 +153,10 @@ def changed(**best: Any) -> str:
         (changed(memory=None), "best.memory is missing: expected an object"),
         (changed(step=[]), r"best.step \[\]: expected an object"),
         (changed(gpus=10**400), "best.gpus 1000.*: expected a number"),
-        (json.dumps({"schema": "magicplan.validation/1", "points": [3]}), r"points\[0\] 3: expected"),
+        (
+            json.dumps({"schema": "magicplan.validation/1", "points": [3]}),
+            r"points\[0\] 3: expected",
+        ),
     ],
 )
 def test_a_wrong_file_is_named_with_its_field(text: str, says: str, path: Path) -> None:
