@@ -35,7 +35,7 @@ def drafted(resolved: Resolved) -> Draft:
 
 
 def accepted(resolved: Resolved) -> str:
-    """Where the acceptance of the draft is from, as a note."""
+    """A note on the source of the draft's acceptance."""
     return f"acceptance of {drafted(resolved).name}: {resolved.acceptance.origin}"
 
 

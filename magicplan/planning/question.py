@@ -53,7 +53,7 @@ class CapacityQuestion:
     """What `plan` answers: a request, and everything that its names and files stand for."""
 
     request: PlanRequest
-    """As asked; a GPU that was named twice stands in it once."""
+    """The request as asked, with every GPU in it once."""
     model: ModelShape
     gpus: tuple[Accelerator, ...]
     load: Load
@@ -251,7 +251,7 @@ def _options(document: Table) -> dict[str, Any]:
 
 
 def _home(section: str, name: str) -> str:
-    """Where a field belongs, or what is known where it stands."""
+    """A hint for an unknown field: the section it belongs into, or what is known in its own."""
     if name and name in SECTIONS:
         return f"expected a section [{name}] of its own"
     home = next((s for s, names in SECTIONS.items() if name in names), None)

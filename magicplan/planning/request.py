@@ -126,13 +126,13 @@ class EngineSettings:
     memory_fraction: Annotated[float, Span(0.01, 1)] = 0.92
     """Share of the memory that a GPU's driver reports which the engine may take."""
     batched_tokens: Annotated[int, Span(16, 2**20)] = 8192
-    """Most tokens that one step feeds: decode tokens first, prompt chunks with what is left."""
+    """Largest number of tokens that one step feeds: decode tokens first, then prompt chunks."""
     max_sequences: Annotated[int, Span(1, 2**16)] = 1024
-    """Most requests that a replica runs at once."""
+    """Largest number of requests that a replica runs at once."""
     verify_kv_passes: Annotated[float | str, _passes] = "auto"
     """How often verification reads the KV cache; `auto` is what the calibration knows."""
     max_utilisation: Annotated[float, Span(0.01, 0.99)] = 0.9
-    """Most that the peak may take of the rate at which queues would grow without end."""
+    """Largest share that the peak may take of the rate at which queues grow without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

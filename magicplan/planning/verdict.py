@@ -115,7 +115,7 @@ REMEDIES = {
     "are even",
     "e2e": "allow a larger tp, narrower dtypes or a draft, or shorten outputs",
 }
-"""By metric: what makes even an idle replica faster, in the names of a plan file."""
+"""What makes even an idle replica faster, by metric, in the names of a plan file."""
 
 
 def advice(ask: PlanRequest, best: Candidate, sure: Sequence[Interval]) -> tuple[str, ...]:

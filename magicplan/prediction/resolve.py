@@ -1,4 +1,4 @@
-"""The question, as asked, and what its names stand for."""
+"""A question about decoding resolved: its names looked up, its numbers checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TREE_RANKS = ("pooled", "raw", "power-law")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resolved:
-    """The same question with every name looked up and every number checked."""
+    """A question with every name looked up and every number checked."""
 
     request: Request
     machine: Machine
