@@ -29,6 +29,10 @@ class Accelerator:
     architecture: str
     driver_names: tuple[str, ...]
     """Exact product strings as the driver reports them."""
+    form_factors: tuple[str, ...] = ()
+    """Words for its board and link, such as sxm5, pcie, nvl, oam."""
+    aliases: tuple[str, ...] = ()
+    """Further names that tools and clouds print for it, which no rule gives."""
     memory_bytes: float
     """Usable bytes as the driver reports them."""
     memory_bytes_per_s: float
