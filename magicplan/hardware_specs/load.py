@@ -110,8 +110,8 @@ def _unknown(name: str, said: PartName, members: tuple[Accelerator, ...]) -> Unk
     if re.match(r"\d+ ?x ?[a-z]", name.lower()):
         hint = f"give the number as --gpus {name.lower().partition('x')[0].strip()}"
     if members:
-        known = ", ".join(f"{a.name} ({a.title})" for a in members)
-        return UnknownName("accelerator", name, (), f"known of that family: {known}; {hint}")
+        listed = ", ".join(f"{a.name} ({a.title})" for a in members)
+        return UnknownName("accelerator", name, (), f"known of that family: {listed}; {hint}")
     makers = {VENDORS[word] for word in words_of(name) if word in VENDORS}
     known = [a.name for a in all_accelerators() if not makers or a.vendor in makers]
     family = [one for one in known if _letters(one) == _letters(said.base)]

@@ -19,10 +19,13 @@ VENDORS = {
     "aws": "AWS",
 }  # fmt: skip
 BRANDS = frozenset(
-    "tesla geforce instinct hgx dgx superchip corporation lovelace generation edition gpu accelerator".split()
-)
+    {
+        "tesla", "geforce", "instinct", "hgx", "dgx", "superchip", "corporation", "lovelace",
+        "generation", "edition", "gpu", "accelerator",
+    }
+)  # fmt: skip
 """Words that stand before or after names and distinguish no parts."""
-ARCHITECTURES = frozenset("turing volta ampere ada hopper blackwell".split())
+ARCHITECTURES = frozenset({"turing", "volta", "ampere", "ada", "hopper", "blackwell"})
 BOARD = re.compile(r"(sxm|pcie|oam|nvl)\d*|server|workstation|ws")
 MEMORY = re.compile(r"(\d+)(?:g|gb|gib)")
 MEMORY_TYPE = re.compile(r"hbm\d?e?|gddr\d?x?")

@@ -134,7 +134,8 @@ def kv_token_bytes(m: ModelShape) -> float:
 
 
 def _one_model(name: str, console: Console) -> None:
-    m = model_specs.load(name)
+    named = model_specs.resolve(name)
+    m = named.shape
     grid = table(m.name, "", numeric=False)
     rows = {
         "parameters": f"{m.parameters:,}" + _published(m),
@@ -151,9 +152,9 @@ def _one_model(name: str, console: Console) -> None:
     for label, value in rows.items():
         grid.add_row(label, value)
     console.print(grid)
-    if m.notes:
-        notes(console, "Notes", m.notes)
-    if name.lower() in model_specs.names():
+    if said := [note for note in (named.note, *m.notes) if note]:
+        notes(console, "Notes", said)
+    if named.preset:
         info = model_specs.preset_info(name)
         notes(console, f"Sources of {info.id}", info.sources)
 
