@@ -60,7 +60,9 @@ def plan(
     ] = None,
     slo: Annotated[
         list[str] | None,
-        typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
+        typer.Option(
+            "--slo", help="A limit, such as ttft_p95=500ms or tpot_p95=0.03s; may be repeated."
+        ),
     ] = None,
     dtype: Annotated[Text, typer.Option("--dtype", help="Weight formats, by commas.")] = None,
     kv_dtype: Annotated[Text, typer.Option("--kv-dtype", help="KV formats, by commas.")] = None,
@@ -163,12 +165,12 @@ def _init(path: Path) -> None:
 def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     """The file's request with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
+    from magicplan.planning.limits import parse_limit
     from magicplan.planning.plan_file import read_plan
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
-    pairs = (_pair("--slo", text) for text in slo)
-    limits = {f"{name.removesuffix('_seconds')}_seconds": value for name, value in pairs}
+    limits = dict(parse_limit(text, option="--slo") for text in slo)
     if file is None:
         if not options:
             raise UsageError(

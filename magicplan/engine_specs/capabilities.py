@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from magicplan.errors import UsageError
+from magicplan.hardware_specs import spelling
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.tree_speculation import TreeKind
@@ -97,6 +98,7 @@ def load(text: str) -> Engine:
 
     Raises UsageError for an engine or version that is not known.
     """
+    text = spelling.stack(text)
     name, _, version = text.partition("@")
     if name not in engines():
         raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")

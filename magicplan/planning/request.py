@@ -12,6 +12,8 @@ from typing import Any
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
+from magicplan.hardware_specs import spelling
+from magicplan.planning.limits import in_seconds
 from magicplan.planning.names import as_text, check_names
 from magicplan.serving.traces import read_trace, refuse_longer
 
@@ -140,7 +142,10 @@ def checked(ask: PlanRequest) -> PlanRequest:
     """
     _check_types(ask)
     lists = {name: _listed(name, getattr(ask, name)) for name in LISTS}
-    ask = replace(ask, **lists, acceptance=as_text(ask.acceptance))
+    for name, read in (("dtypes", spelling.weight_format), ("kv_dtypes", spelling.kv_format)):
+        lists[name] = tuple(dict.fromkeys(map(read, lists[name])))
+    stack = spelling.stack(ask.stack)
+    ask = replace(ask, **lists, stack=stack, acceptance=as_text(ask.acceptance))
     for name, choices in CHOICES.items():
         if getattr(ask, name) not in choices:
             raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
@@ -158,6 +163,7 @@ def checked(ask: PlanRequest) -> PlanRequest:
             _check_whole(name, getattr(ask, name), low=low, high=high)
     if ask.disaggregation == "only" and ask.prefix_hit_rate == 1:
         raise UsageError("disaggregation only: with prefix_hit_rate 1 there is nothing to prefill")
+    ask = replace(ask, slo=in_seconds(ask.slo))
     _check_limits(ask.slo)
     check_names(ask)
     if ask.trace is not None:

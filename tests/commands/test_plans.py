@@ -120,7 +120,7 @@ def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Pa
 
 def test_every_limit_can_be_stated_as_an_option(tmp_path: Path) -> None:
     """All sixteen at once: each is in the verdict of the terminal with its interval."""
-    limits = [f"--slo={key.removesuffix('_seconds')}=600" for key in SLO_KEYS]
+    limits = [f"--slo={key.removesuffix('_seconds')}=600s" for key in SLO_KEYS]
     done = run("plan", *QUICK, *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
@@ -148,9 +148,9 @@ def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) 
         (("plan", "no.toml"), "no.toml: cannot be read"),
         (("plan", "--requests-per-s", "nan"), "--requests-per-s 'nan': expected a positive number"),
         (("plan", "--requests-per-s", "1", "--users", "2"), "stated by requests_per_s and users"),
-        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a number"),
+        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a time"),
         (("plan", *QUICK, "--slo", "speed=1"), "slo.speed_seconds is no limit"),
-        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a positive"),
+        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a time"),
         (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
         (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
         (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),
