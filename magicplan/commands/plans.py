@@ -21,6 +21,10 @@ Html = Annotated[
 ]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown file.")]
 Text = str | None
+Prices = Annotated[
+    Text,
+    typer.Option("--prices", help="Your USD a GPU-hour: h100=2.5,b200=4, or a TOML of them."),
+]
 TRAFFIC = ("requests_per_s", "users", "tokens_per_day", "trace")
 LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "drafts"}
 """Options that take several values by commas, and the fields they fill."""
@@ -84,9 +88,7 @@ def plan(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
-    prices: Annotated[
-        Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
-    ] = None,
+    prices: Prices = None,
     observed: Annotated[
         Path | None,
         typer.Option("--observed", help="Result of vllm bench, SGLang bench_serving or AIPerf."),
@@ -194,6 +196,8 @@ def _value(name: str, text: Any) -> Any:
     option = "--" + name.replace("_", "-")
     if name == "trees":
         return text
+    if name == "prices":
+        return _prices(text)
     if name == "available":
         return {gpu: _gpus(count) for gpu, count in map(_gpu_pair, text)}
     if name in SHARES:
@@ -206,6 +210,13 @@ def _value(name: str, text: Any) -> Any:
     if name in NUMBERS:
         return parse_number(text, option=option)
     return parse_count(text, option=option) if name == "max_gpus" else text
+
+
+def _prices(text: str) -> str | dict[str, float]:
+    """The path of a TOML, or prices by GPU as in "h100=2.5,b200=4"."""
+    if "=" not in text or Path(text).exists():
+        return text
+    return dict(_pair("--prices", part) for part in text.split(",") if part.strip())
 
 
 def _pair(option: str, text: str) -> tuple[str, float]:
@@ -224,6 +235,7 @@ def fleet(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
+    prices: Prices = None,
     html: Html = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -242,7 +254,8 @@ def fleet(
     from magicplan.report.document.terminal import progress
 
     stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
-    asks = [read_plan(path) for path in files]
+    over = {"prices": _prices(prices)} if prices else {}
+    asks = [read_plan(path, over) for path in files]
     with progress("planning", len(asks)) as done:
         found = []
         for ask in asks:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from magicplan.hardware_specs.offers import Offer
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
@@ -55,11 +57,13 @@ class Accelerator:
     """Accelerators in one host, at most."""
     tdp_watts: float | None
     price_usd_per_hour: float | None
-    """Indicative on-demand list price."""
+    """Indicative: the median of on-demand offers, or what a user's own file states."""
     price_note: str
+    """What the price rests on, with range and dates."""
     provisional: tuple[str, ...]
     sources: tuple[Source, ...]
     notes: str
+    offers: tuple[Offer, ...] = ()
 
     @property
     def math_dtype(self) -> str:

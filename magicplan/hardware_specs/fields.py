@@ -9,6 +9,7 @@ from typing import Any
 
 from magicplan.errors import SpecError
 from magicplan.hardware_specs.accelerator import Accelerator, Source
+from magicplan.hardware_specs.offers import KINDS, Offer, price_of
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 RIDGE = (10.0, 1000.0)
@@ -40,6 +41,7 @@ KNOWN = frozenset(
         "dense_flops_per_s",
         "link",
         "sources",
+        "offers",
     ]
 )
 LINK = frozenset({"type", "domain", "bytes_per_s", "peer_bytes_per_s"})
@@ -50,6 +52,8 @@ def accelerator_from(data: dict[str, Any], *, where: str) -> Accelerator:
     _only(where, data, KNOWN)
     link = _table(where, data, "link", default={})
     _only(where, link, LINK, prefix="link.")
+    offers = _offers(where, data)
+    price, basis = price_of(offers)
     peaks = _table(where, data, "dense_flops_per_s")
     _only(where, peaks, frozenset(DTYPES), prefix="dense_flops_per_s.")
     found = Accelerator(
@@ -74,8 +78,9 @@ def accelerator_from(data: dict[str, Any], *, where: str) -> Accelerator:
         pcie_bytes_per_s=_maybe(where, data, "pcie_bytes_per_s"),
         node_size=_whole(where, data, "node_size", default=8),
         tdp_watts=_maybe(where, data, "tdp_watts"),
-        price_usd_per_hour=_maybe(where, data, "price_usd_per_hour"),
-        price_note=_text(where, data, "price_note", default=""),
+        price_usd_per_hour=_maybe(where, data, "price_usd_per_hour") or price,
+        price_note=_text(where, data, "price_note", default=basis),
+        offers=offers,
         provisional=_texts(where, data, "provisional"),
         sources=_sources(where, data),
         notes=_text(where, data, "notes", default=""),
@@ -145,11 +150,15 @@ def _whole(where: str, data: dict[str, Any], key: str, default: int | None = Non
     return value
 
 
-def _sources(where: str, data: dict[str, Any]) -> tuple[Source, ...]:
-    entries = data.get("sources", [])
+def _tables(where: str, data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    entries = data.get(key, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise SpecError(where, "sources is no list of tables")
-    return tuple(_source(where, entry) for entry in entries)
+        raise SpecError(where, f"{key} is no list of tables")
+    return entries
+
+
+def _sources(where: str, data: dict[str, Any]) -> tuple[Source, ...]:
+    return tuple(_source(where, entry) for entry in _tables(where, data, "sources"))
 
 
 def _source(where: str, entry: dict[str, Any]) -> Source:
@@ -159,3 +168,22 @@ def _source(where: str, entry: dict[str, Any]) -> Source:
         raise SpecError(where, f"sources.seen is {seen!r}, expected a date such as 2026-11-23")
     title, url = _text(where, entry, "title"), _text(where, entry, "url", default="")
     return Source(title=title, url=url, seen=seen.isoformat())
+
+
+OFFER = frozenset({"kind", "provider", "seen", "usd_per_hour", "low", "high"})
+
+
+def _offers(where: str, data: dict[str, Any]) -> tuple[Offer, ...]:
+    return tuple(_offer(where, entry) for entry in _tables(where, data, "offers"))
+
+
+def _offer(where: str, entry: dict[str, Any]) -> Offer:
+    _only(where, entry, OFFER, prefix="offers.")
+    kind = _text(where, entry, "kind")
+    if kind not in KINDS:
+        raise SpecError(where, f"offers.kind is {kind!r}, expected one of {'; '.join(KINDS)}")
+    usd, low, high = (_maybe(where, entry, key) for key in ("usd_per_hour", "low", "high"))
+    if usd is None and (low is None or high is None or high < low):
+        raise SpecError(where, "offers needs usd_per_hour, or low and a high that is no lower")
+    provider, seen = _text(where, entry, "provider"), _text(where, entry, "seen")
+    return Offer(kind=kind, provider=provider, seen=seen, usd_per_hour=usd, low=low, high=high)

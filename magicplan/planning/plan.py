@@ -30,7 +30,7 @@ from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.mixed_fleet import with_mix
 from magicplan.planning.plan_file import read_plan
-from magicplan.planning.prices import prices_for
+from magicplan.planning.prices import objective_with, prices_for
 from magicplan.planning.request import PlanRequest, checked, request_from
 from magicplan.planning.result import (
     Candidate,
@@ -78,6 +78,7 @@ def plan(
     ask = replace(ask, gpus=tuple(n for n in ask.gpus if n in named.values()))  # aliases once
     gpus = [hardware_specs.load(name) for name in ask.gpus]
     prices = prices_for(gpus, ask.prices, needed=ask.objective == "cost")
+    ask = replace(ask, objective=objective_with(prices, ask.objective))
     if ask.objective == "energy" and not any(gpu.tdp_watts for gpu in gpus):
         raise UsageError(
             f"objective energy: no TDP is known of {', '.join(gpu.name for gpu in gpus)}; expected "
@@ -216,9 +217,8 @@ def _verdict(
         for key, limit in ask.slo.items()
     )
     if best.meets:
-        price = "" if math.isnan(best.cost_usd_per_hour) else (
-            f" for {best.cost_usd_per_hour:.2f} USD an hour"
-        )  # fmt: skip
+        cost = best.cost_usd_per_hour
+        price = " (no price known)" if math.isnan(cost) else f" for {cost:.2f} USD an hour"
         return f"{best.name}{price}{limits}"
     worst = max(best.violations, key=best.violations.__getitem__)
     least = reachable.get(worst, 0.0)
@@ -292,7 +292,12 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",
     ]
-    if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):
+    if math.isnan(choice.price.usd_per_hour):
+        lines.append(
+            f"no on-demand price ships for {choice.price.gpu}: planned by GPU count; state prices "
+            "to plan by cost"
+        )
+    elif choice.price.indicative:
         lines.append(f"price indicative: {choice.price.note}; state your own with prices")
     if row.spec.acceptance is not None:
         lines.append(f"acceptance: {row.spec.acceptance.origin}")

@@ -1,4 +1,4 @@
-"""USD for a GPU-hour: a user's own prices, else shipped list prices, dated and indicative."""
+"""USD for a GPU-hour: a user's own prices, else the median of on-demand offers, indicative."""
 
 from __future__ import annotations
 
@@ -22,30 +22,40 @@ HIGHEST = 10_000.0
 def prices_for(
     gpus: list[Accelerator], stated: str | Mapping[str, float] | None, *, needed: bool
 ) -> dict[str, PriceUsed]:
-    """A price for every accelerator, NaN where none is known and none is `needed`.
+    """A price for every accelerator: the one stated, else the one that ships, else NaN.
 
-    `stated` is the path of a TOML with a table `usd_per_hour`, or its content; it must then price
-    every accelerator. Raises SpecError naming file, line and field, UsageError for a table and for
-    prices that do not ship.
+    `stated` is the path of a TOML with a table `usd_per_hour`, or its content; it may price as few
+    accelerators as it likes. Where no accelerator has a price, none is `needed`: plans then go by
+    GPU count (`objective_with`). Raises SpecError naming file, line and field, UsageError for a
+    table, and where one is needed and only some accelerators have one.
     """
+    found = {a.name: _shipped(a) for a in gpus}
     if stated is not None:
         own = _of_file(stated) if isinstance(stated, str) else _of_table(stated)
-        missing = [a.name for a in gpus if a.name not in own.usd_per_hour]
-        if missing:
-            raise own.error("", f"{missing[0]} is missing: every GPU of the plan needs a price")
-        return {
-            a.name: PriceUsed(
-                gpu=a.name, usd_per_hour=own.usd_per_hour[a.name], note=own.where, indicative=False
-            )
-            for a in gpus
+        found |= {
+            name: PriceUsed(gpu=name, usd_per_hour=usd, note=own.where, indicative=False)
+            for name, usd in own.usd_per_hour.items()
+            if name in found
         }
-    found = {a.name: _shipped(a) for a in gpus}
-    unknown = [name for name, price in found.items() if math.isnan(price.usd_per_hour)]
-    if needed and unknown:
+    unknown = [a for a in gpus if math.isnan(found[a.name].usd_per_hour)]
+    if needed and unknown and len(unknown) < len(gpus):
         raise UsageError(
-            f"no price ships for {', '.join(unknown)}: state prices, or choose objective gpus"
+            f"no on-demand price ships for {', '.join(map(_named, unknown))}: state prices (one "
+            "line a GPU), leave those GPUs out, or choose objective gpus"
         )
     return found
+
+
+def objective_with(prices: Mapping[str, PriceUsed], asked: str) -> str:
+    """The objective of a plan: without any price the fewest GPUs stand for the least cost."""
+    unpriced = all(math.isnan(price.usd_per_hour) for price in prices.values())
+    return "gpus" if asked == "cost" and unpriced else asked
+
+
+def _named(a: Accelerator) -> str:
+    """An accelerator with what else is known of its price."""
+    others = "; ".join(o.text for o in a.offers)
+    return f"{a.name} ({others})" if others else a.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -87,7 +97,7 @@ class Prices:
 
 def _shipped(a: Accelerator) -> PriceUsed:
     price = math.nan if a.price_usd_per_hour is None else a.price_usd_per_hour
-    note = a.price_note or "no price ships"
+    note = a.price_note or "no on-demand price ships"
     return PriceUsed(gpu=a.name, usd_per_hour=price, note=note, indicative=True)
 
 

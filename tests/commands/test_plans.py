@@ -55,6 +55,24 @@ def test_a_written_file_plans_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
+def test_one_price_stated_leaves_the_others(tmp_path: Path) -> None:
+    priced = ("plan", *QUICK, "--gpu", "h100,l40s", "--prices", "h100=99")
+    done = run(*priced, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {
+        p["gpu"]: (p["usd_per_hour"], p["indicative"]) for p in json.loads(done.stdout)["prices"]
+    }
+    assert found["h100-sxm"] == (99, False)
+    assert found["l40s"][1]
+    (tmp_path / "chat.toml").write_text(
+        '[traffic]\nrequests_per_s = 1\nprompt = 200\noutput = 20\n[choices]\ngpus = ["h100"]\n'
+        'drafts = ["none"]\n[engine]\nstack = "ideal"\n'
+    )
+    done = run("fleet", "chat.toml", "--prices", "h100=99", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cost_usd_per_hour"] % 99 == 0
+
+
 def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
     alone = run("plan", *QUICK, "--slo", "tpot_p95=0.05", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
