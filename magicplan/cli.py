@@ -31,6 +31,7 @@ for command in (
     measurements.replay,
     facts.gpus,
     facts.models,
+    facts.stacks,
 ):
     app.command()(command)
 

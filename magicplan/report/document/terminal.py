@@ -143,15 +143,21 @@ def _(block: Code, console: Console) -> None:
 @_block.register
 def _(block: Grid, console: Console) -> None:
     title = _plain(block.title)
-    for columns in _side_by_side(block, console.width):
+    parts = _side_by_side(block, console.width)
+    for columns in parts[:1] if block.narrows else parts:
         names = [_plain(block.columns[i]) for i in columns]
         grid = table(*names, title=title, numeric=not block.prose)
+        grid.columns[0].no_wrap = block.narrows
         grid.show_header = any(block.columns)
         for index, row in enumerate(block.rows):
             cells = [_text(_line(row[i])) for i in columns]
             grid.add_row(*cells, style="bold green" if index in block.best else None)
-        console.print(grid)
+        whole = max(console.width, _wide(block)[0])  # a name is never cut
+        console.print(grid, width=whole if block.narrows else None)
         title = ""
+    if block.narrows and len(parts) > 1:
+        out = ", ".join(block.columns[i] for columns in parts[1:] for i in columns[1:])
+        console.print(_text(f"Left out for want of width: {out}; --json has all."))
     if block.note:
         console.print(_text(block.note))
 
@@ -164,20 +170,25 @@ NAME_WIDTH = 24
 """Characters from which the names of rows may wrap."""
 
 
+def _wide(block: Grid) -> list[int]:
+    """Characters that each column takes, with the space beside it."""
+    return [
+        max(len(_line(text)) for text in (block.columns[i], *(row[i] for row in block.rows))) + 3
+        for i in range(len(block.columns))
+    ]
+
+
 def _side_by_side(block: Grid, width: int) -> list[list[int]]:
     """Columns of each table that fits the width, names of rows first in all of them."""
     every = list(range(len(block.columns)))
     if block.prose or not every:
         return [every]
-    wide = [
-        max(len(_line(text)) for text in (block.columns[i], *(row[i] for row in block.rows))) + 3
-        for i in every
-    ]
-    left = width - min(wide[0], NAME_WIDTH)
+    wide = _wide(block)
+    left = width - (wide[0] if block.narrows else min(wide[0], NAME_WIDTH))
     found: list[list[int]] = [[0]]
     for column in every[1:]:
         used = sum(wide[i] for i in found[-1][1:])
-        if found[-1] != [0] and used + wide[column] > left:
+        if (found[-1] != [0] or block.narrows) and used + wide[column] > left:
             found.append([0])
         found[-1].append(column)
     return found
