@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from magicplan.commands.options import Json, say
+from magicplan.commands.panels import in_panels
 from magicplan.errors import UsageError
 
 if TYPE_CHECKING:
@@ -34,11 +35,30 @@ SHARES = ("growth", "prefix_hit_rate")
 """Numbers that may be 0."""
 NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
 FIRST_FILE = Path("plan.toml")
+PANELS = {
+    "Traffic": (
+        "requests_per_s", "users", "think_seconds", "tokens_per_day", "trace", "prompt", "output",
+        "peak_factor", "growth", "prefix_hit_rate",
+    ),
+    "Limits and money": (
+        "slo", "objective", "budget_usd_per_hour", "max_gpus", "available", "prices",
+    ),
+    "What may be chosen": (
+        "model", "gpu", "stack", "dtype", "kv_dtype", "draft", "acceptance", "trees",
+    ),
+    "A measured server beside it": ("observed", "stated", "fitted"),
+}  # fmt: skip
+DEFAULTS = {"model": "llama-3.1-8b", "stack": "vllm", "objective": "cost", "growth": "0",
+            "prefix_hit_rate": "0", "prompt": "1024", "output": "256"}  # fmt: skip
+"""Those of `PlanRequest`, which help shows without loading it."""
 
 
+@in_panels(PANELS, DEFAULTS)
 def plan(
     file: Annotated[Path | None, typer.Argument(help="A plan file; --init writes one.")] = None,
-    model: Annotated[Text, typer.Option("--model", help="Model name or config.json.")] = None,
+    model: Annotated[
+        Text, typer.Option("--model", help="Model name, Hugging Face id or config.json.")
+    ] = None,
     gpu: Annotated[Text, typer.Option("--gpu", help="Accelerator names, by commas.")] = None,
     requests_per_s: Annotated[Text, typer.Option("--requests-per-s", help="Mean rate.")] = None,
     users: Annotated[Text, typer.Option("--users", help="People who take turns.")] = None,

@@ -152,14 +152,23 @@ def _(block: Grid, console: Console) -> None:
         for index, row in enumerate(block.rows):
             cells = [_text(_line(row[i])) for i in columns]
             grid.add_row(*cells, style="bold green" if index in block.best else None)
-        whole = max(console.width, _wide(block)[0])  # a name is never cut
-        console.print(grid, width=whole if block.narrows else None)
+        with _as_wide(console, _wide(block)[0] if block.narrows else 0):
+            console.print(grid)
         title = ""
     if block.narrows and len(parts) > 1:
         out = ", ".join(block.columns[i] for columns in parts[1:] for i in columns[1:])
         console.print(_text(f"Left out for want of width: {out}; --json has all."))
     if block.note:
         console.print(_text(block.note))
+
+
+@contextmanager
+def _as_wide(console: Console, least: int) -> Iterator[None]:
+    """The console as wide as a name, where it is narrower: a name is never cut."""
+    width = console.width
+    console.width = max(width, least)
+    yield
+    console.width = width
 
 
 def _line(cell: str) -> str:
