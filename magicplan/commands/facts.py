@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from magicplan.commands.options import Json
+from magicplan.commands.output import answer
 from magicplan.errors import UsageError
-
-if TYPE_CHECKING:
-    from magicplan.report.document.page import Page
 
 Name = Annotated[str | None, typer.Argument(help="One of them, in full.")]
 
@@ -23,7 +20,7 @@ def gpus(name: Name = None, json: Json = False) -> None:
     """
     from magicplan.report import facts
 
-    _answer(json, lambda: facts.gpus_as_dict(name), lambda: facts.gpus_page(name))
+    answer(facts.gpus_as_dict(name), json=json, page=lambda: facts.gpus_page(name))
 
 
 def models(name: Name = None, json: Json = False) -> None:
@@ -33,7 +30,7 @@ def models(name: Name = None, json: Json = False) -> None:
     """
     from magicplan.report import facts
 
-    _answer(json, lambda: facts.models_as_dict(name), lambda: facts.models_page(name))
+    answer(facts.models_as_dict(name), json=json, page=lambda: facts.models_page(name))
 
 
 def stacks(
@@ -54,15 +51,6 @@ def stacks(
     if tasks and name:
         raise UsageError("--tasks lists the tasks of all stacks: leave the name out")
     if tasks:
-        _answer(json, report.tasks_as_dict, report.tasks_page)
+        answer(report.tasks_as_dict(), json=json, page=report.tasks_page)
     else:
-        _answer(json, lambda: report.stacks_as_dict(name), lambda: report.stacks_page(name))
-
-
-def _answer(json: bool, document: Callable[[], dict[str, Any]], page: Callable[[], Page]) -> None:
-    from magicplan.report.document import terminal
-
-    if json:
-        terminal.print_json(document())
-    else:
-        terminal.render(page(), terminal.stdout())
+        answer(report.stacks_as_dict(name), json=json, page=lambda: report.stacks_page(name))

@@ -64,7 +64,8 @@ def test_plans_read_the_same_spellings_once_each() -> None:
             "kv_dtypes": "fp8_e4m3", "stack": "TensorRT-LLM",
         }
     )  # fmt: skip
-    assert (ask.dtypes, ask.kv_dtypes, ask.stack) == (("fp8", "bf16"), ("fp8",), "trtllm")
+    told = (ask.choices.dtypes, ask.choices.kv_dtypes, ask.engine.stack)
+    assert told == (("fp8", "bf16"), ("fp8",), "trtllm")
 
 
 def test_what_is_no_text_is_left_to_the_checks_behind() -> None:

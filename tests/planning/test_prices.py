@@ -15,7 +15,7 @@ from magicplan import hardware_specs
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.offers import BASIS, KINDS, Offer, price_of
-from magicplan.planning.prices import objective_with, prices_for
+from magicplan.planning.question import objective_with, prices_for
 from magicplan.planning.request import DEFAULT_GPUS
 
 QUICK: dict[str, Any] = {
@@ -77,9 +77,9 @@ def test_a_price_that_is_missing_is_named_with_what_is_known_instead() -> None:
 def test_without_any_price_plans_go_by_gpu_count_and_say_so() -> None:
     for options in ({}, {"objective": "gpus"}):
         found = mp.plan(gpus="mi355x", **QUICK, **options)
-        assert found.request.objective == "gpus"
+        assert found.request.money.objective == "gpus"
         assert math.isnan(found.best.cost_usd_per_hour)
-        assert "no price known" in found.verdict
+        assert "at no known price" in found.verdict
         assert any("planned by GPU count" in line for line in found.assumptions)
     with pytest.raises(SpecError, match="cannot be read"):
         mp.plan(gpus="mi355x", prices="none.toml", **QUICK)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from magicplan.errors import UsageError
 from magicplan.units import parse_seconds
 
@@ -27,14 +24,3 @@ def parse_limit(text: str, *, option: str) -> tuple[str, float]:
     reasonable = REASONABLE_SECONDS.get(name.partition("_")[0], float("inf"))
     seconds = parse_seconds(value, option=f"{option} {name}", reasonable=reasonable)
     return f"{name}_seconds", seconds
-
-
-def in_seconds(limits: Mapping[str, Any]) -> dict[str, Any]:
-    """Limits by field with times such as "500ms" as seconds; all else stays as it is.
-
-    Raises BadQuantity for text that is no time.
-    """
-    return {
-        name: parse_seconds(value, option=f"slo.{name}") if isinstance(value, str) else value
-        for name, value in limits.items()
-    }
