@@ -79,24 +79,32 @@ def load(name: str) -> ModelShape:
 
 def resolve(name: str) -> Named:
     """A model by its id, its id's last part or an alias, with usual endings such as -Instruct,
-    -FP8 or a date; or the model of a config.json (or its folder).
+    -FP8 or a date; or the model of a config.json (or its folder, which wins over an id).
 
     Raises UnknownName with near matches of the same family, SpecError for a bad file.
     """
     plain = name.strip().lower()
     if plain in presets():
         return _as_preset(name, plain)
-    path = Path(name)
-    if name.endswith(".json") or name.startswith((".", "/", "~")):
-        return _at(path.expanduser())
+    path = Path(name.strip()).expanduser()
+    if name.endswith(".json") or name.startswith((".", "/", "~")) or _there(path / "config.json"):
+        return _at(path)
     asked = parse(name)
     for kind in ("words", "untuned", "bare"):
         found = _index(kind).get(getattr(asked, kind))
         if found is not None:
             return _as_variant(name, asked, found, kind)
-    if name and path.exists():
+    if plain and _there(path):
         return _at(path)
     raise _unknown(name, asked)
+
+
+def _there(path: Path) -> bool:
+    """Whether something is at a path; a name too long for one is none."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
 
 
 @cache

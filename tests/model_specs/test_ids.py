@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import json
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from magicplan import model_specs
-from magicplan.errors import SpecError, UnknownName
+from magicplan.errors import MagicplanError, SpecError, UnknownName
 from magicplan.model_specs.ids import family, parse
 from magicplan.model_specs.load import presets, variants
 
@@ -154,4 +156,26 @@ def test_what_is_offered_is_of_the_same_family(text: str) -> None:
 )  # fmt: skip
 def test_a_draft_head_is_no_model(text: str) -> None:
     with pytest.raises(UnknownName, match="--draft"):
+        model_specs.load(text)
+
+
+def test_a_folder_of_ones_own_wins_over_an_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "models" / "Llama-3.1-8B-Instruct"
+    folder.mkdir(parents=True)
+    config = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 1000,
+        "num_attention_heads": 4, "intermediate_size": 128, "max_position_embeddings": 512,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    found = model_specs.resolve("models/Llama-3.1-8B-Instruct")
+    assert (found.shape.layers, found.preset, found.note) == (3, "", "")
+    assert model_specs.resolve("meta-llama/Llama-3.1-8B-Instruct").preset == "llama-3.1-8b"
+
+
+@pytest.mark.parametrize("text", ["x" * 5000, "a/" * 3000 + "b", "\0", "llama\n3"])
+def test_no_name_makes_a_traceback(text: str) -> None:
+    with pytest.raises(MagicplanError):
         model_specs.load(text)
