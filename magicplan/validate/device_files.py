@@ -15,7 +15,7 @@ from magicplan.errors import UnknownName, UsageError
 from magicplan.hardware_specs import identify
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.fields import accelerator_from
-from magicplan.validate.run_file import Run
+from magicplan.validate.run_file import RecordedRun
 
 
 def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +64,9 @@ def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Ac
     return accelerator_from(accelerator_data(device, ceilings), where="the measured device")
 
 
-def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = None) -> list[Path]:
+def write_tomls(
+    folder: Path, run: RecordedRun, calibration: dict[str, Any] | None = None
+) -> list[Path]:
     """The TOMLs of a run; of a GPU that has a datasheet, the calibration alone.
 
     Raises UsageError where they cannot be written.
