@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from packaging.version import Version
+
 from magicplan.acceptance_specs.entry import entries as acceptance_entries
 from magicplan.acceptance_specs.entry import methods
-from magicplan.engine_specs.capabilities import ENGINES, Entry, load
-from magicplan.errors import UnknownName
+from magicplan.engine_specs.capabilities import ENGINES, Capability, EngineVersion, load
+from magicplan.errors import FieldError, UnknownName, UsageError
 from magicplan.hardware_specs import spelling
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS
-from magicplan.hardware_specs.transfer import STACKS, version_key
+from magicplan.hardware_specs.transfer import STACKS
 from magicplan.report.document.page import Bullets, Grid, Page, Section
 
 
@@ -21,7 +23,7 @@ def calibrations(stack: str) -> dict[str, tuple[str, ...]]:
     for path in CALIBRATIONS.glob(f"*_{stack}_*.toml"):
         gpu, _, version = path.stem.split("_")
         found.setdefault(gpu, []).append(version)
-    return {gpu: tuple(sorted(found[gpu], key=version_key, reverse=True)) for gpu in sorted(found)}
+    return {gpu: tuple(sorted(found[gpu], key=Version, reverse=True)) for gpu in sorted(found)}
 
 
 def stacks_page(name: str | None) -> Page:
@@ -71,10 +73,13 @@ def _one(asked: str) -> Page:
     if stack not in ENGINES:
         verdict = f"{text}: {_drafts(stack)}."
         return Page(title=f"Stack {text}", verdict=verdict, sections=tuple(sections))
-    engine = load(text)
-    sections += [_what("Can run", engine.entries), _what("In other versions", engine.elsewhere)]
+    engine = _engine(text)
+    sections += [
+        _what("Can run", engine.capabilities),
+        _what("In other versions", engine.elsewhere),
+    ]
     sources = tuple(
-        dict.fromkeys(f"{e.source}: {e.url}" for e in (*engine.entries, *engine.elsewhere))
+        dict.fromkeys(f"{e.source}: {e.url}" for e in (*engine.capabilities, *engine.elsewhere))
     )
     sections.append(Section(title="Sources", blocks=(Bullets(lines=sources),)))
     return Page(
@@ -85,7 +90,15 @@ def _one(asked: str) -> Page:
     )
 
 
-def _what(title: str, rows: tuple[Entry, ...]) -> Section:
+def _engine(text: str) -> EngineVersion:
+    """An engine of one version. Raises UsageError for a version that is none."""
+    try:
+        return load(text)
+    except FieldError as problem:
+        raise UsageError(f"stack {problem.problem}") from None
+
+
+def _what(title: str, rows: tuple[Capability, ...]) -> Section:
     grid = Grid(
         columns=("what", "engine's name", "for", "versions"),
         rows=tuple(
@@ -97,7 +110,7 @@ def _what(title: str, rows: tuple[Entry, ...]) -> Section:
     return Section(title=title, blocks=(grid,) if rows else ())
 
 
-def _span(row: Entry) -> str:
+def _span(row: Capability) -> str:
     if row.branch:
         return f"branch {row.branch}"
     return f"{row.since} up to {row.before}" if row.before else f"{row.since} on"
@@ -117,12 +130,12 @@ def stacks_as_dict(name: str | None) -> dict[str, Any]:
 
 def _as_dict(stack: str, asked: str) -> dict[str, Any]:
     """One stack; what it runs is null where no table says."""
-    engine = load(asked) if stack in ENGINES else None
+    engine = _engine(asked) if stack in ENGINES else None
     return {
         "name": stack,
         "asked": asked,
         "calibrations": {gpu: list(found) for gpu, found in calibrations(stack).items()},
-        "runs": [asdict(entry) for entry in engine.entries] if engine else None,
+        "runs": [asdict(entry) for entry in engine.capabilities] if engine else None,
         "elsewhere": [asdict(entry) for entry in engine.elsewhere] if engine else None,
     }
 

@@ -135,6 +135,8 @@ def test_stacks_refuses_what_it_does_not_know() -> None:
         said("stacks", "vlm")
     with pytest.raises(UnknownName, match="did you mean vllm"):
         said("stacks", "vlm", "--json")
+    with pytest.raises(UsageError, match=r"stack vllm@0\.1: the oldest version known"):
+        said("stacks", "vllm@0.1")
     with pytest.raises(UsageError, match="leave the name out"):
         said("stacks", "vllm", "--tasks")
 
