@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from magicplan.errors import SpecError, UnknownName
-from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.fields import accelerator_from
+from magicplan.errors import UnknownName
+from magicplan.fields import read_toml
+from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
 from magicplan.hardware_specs.part_names import VENDORS, PartName, bare_key, key, parse, words_of
 
 DATA = Path(__file__).parent
@@ -45,7 +45,7 @@ def resolve(name: str) -> tuple[Accelerator, str]:
     Raises UnknownName with near matches of the same family, SpecError for a bad file.
     """
     if name.endswith(".toml") or name.startswith((".", "/", "~")):
-        return _from_file(Path(name)), f"accelerator read from {name}"
+        return accelerator_from(read_toml(Path(name))), f"accelerator read from {name}"
     plain = name.strip().lower()
     if plain in names():
         return _shipped(plain), ""
@@ -63,7 +63,7 @@ def resolve(name: str) -> tuple[Accelerator, str]:
     if agreeing:
         return _default(name, agreeing)
     if "/" in name:
-        return _from_file(Path(name)), f"accelerator read from {name}"
+        return accelerator_from(read_toml(Path(name))), f"accelerator read from {name}"
     raise _unknown(name, said, members)
 
 
@@ -147,15 +147,4 @@ def identify(driver_name: str) -> Accelerator:
 
 @cache
 def _shipped(name: str) -> Accelerator:
-    path = DATA / "accelerators" / f"{name}.toml"
-    return accelerator_from(tomllib.loads(path.read_text(encoding="utf-8")), where=name)
-
-
-def _from_file(path: Path) -> Accelerator:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise SpecError(path, f"is not TOML ({problem})") from None
-    return accelerator_from(data, where=str(path))
+    return accelerator_from(read_toml(DATA / "accelerators" / f"{name}.toml"))

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
+
+from magicplan.fields import Span, Table
 
 BASIS = "on demand"
 KINDS = (
@@ -57,3 +60,23 @@ def price_of(offers: Iterable[Offer]) -> tuple[float | None, str]:
     median = (usd[(len(usd) - 1) // 2] + usd[len(usd) // 2]) / 2
     spread = f"{usd[0]:.2f} to {usd[-1]:.2f}"
     return median, f"median of {len(usd)} on-demand offers, {spread}: {who}"
+
+
+Usd = Annotated[float, Span(0, 10_000, above=True)]
+
+
+def offer_from(table: Table) -> Offer:
+    """An offer from its table in an accelerator's file. Raises SpecError with file and field."""
+    table.only(("kind", "provider", "seen", "usd_per_hour", "low", "high"))
+    found = Offer(
+        kind=table.get("kind", Annotated[str, KINDS]),
+        provider=table.get("provider", str),
+        seen=table.get("seen", str),
+        usd_per_hour=table.get("usd_per_hour", Usd, None),
+        low=table.get("low", Usd, None),
+        high=table.get("high", Usd, None),
+    )
+    ranged = found.low is not None and found.high is not None and found.low <= found.high
+    if found.usd_per_hour is None and not ranged:
+        table.fail("usd_per_hour", "is missing; state it, or low and a high that is no lower")
+    return found

@@ -12,9 +12,9 @@ import tomli_w
 
 from magicplan.calibrate.groups import write
 from magicplan.errors import UnknownName, UsageError
+from magicplan.fields import Table
 from magicplan.hardware_specs import identify
-from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.fields import accelerator_from
+from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
 from magicplan.validate.run_file import RecordedRun
 
 
@@ -61,7 +61,9 @@ def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Ac
             return identify(str(device["name"]))
         except UnknownName:
             pass
-    return accelerator_from(accelerator_data(device, ceilings), where="the measured device")
+    return accelerator_from(
+        Table(data=accelerator_data(device, ceilings), file="the measured device")
+    )
 
 
 def write_tomls(
@@ -78,7 +80,7 @@ def write_tomls(
     data = accelerator_data(run.header["device"], run.peaks())
     if not calibration["name"].startswith(data["name"]):
         return paths
-    accelerator_from(data, where=data["name"])
+    accelerator_from(Table(data=data, file=data["name"]))
     try:
         path = folder / f"{data['name']}.toml"
         path.write_text(tomli_w.dumps(data), encoding="utf-8")

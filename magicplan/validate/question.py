@@ -8,8 +8,8 @@ from pathlib import Path
 
 from magicplan.calibrate.device_fit import Subject
 from magicplan.errors import BadQuantity, UsageError
+from magicplan.prediction.adaptive_trees import read_trees
 from magicplan.prediction.draft_names import parse_view
-from magicplan.prediction.tree_files import read_trees
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import DraftRequest, model_draft, ngram_draft, self_draft

@@ -96,11 +96,11 @@ def test_an_objective_asked_for_stays_where_it_can() -> None:
 @pytest.mark.parametrize(
     ("lines", "wrong"),
     [
-        ('kind = "cheap"\nprovider = "p"\nseen = "2026"\nusd_per_hour = 1', "offers.kind"),
+        ('kind = "cheap"\nprovider = "p"\nseen = "2026"\nusd_per_hour = 1', r"offers\[0\].kind"),
         ('kind = "on demand"\nprovider = "p"\nseen = "2026"', "usd_per_hour"),
         ('kind = "on demand"\nprovider = "p"\nseen = "2026"\nlow = 3\nhigh = 2', "no lower"),
         ('kind = "on demand"\nprovider = "p"\nseen = "2026"\nusd_per_hour = -1', "usd_per_hour"),
-        ('kind = "on demand"\nusd = 1', "unknown field offers.usd"),
+        ('kind = "on demand"\nusd = 1', r"offers\[0\]\.usd"),
     ],
 )
 def test_a_bad_offer_of_ones_own_file_names_its_field(
