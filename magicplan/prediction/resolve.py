@@ -50,7 +50,8 @@ class Resolved:
 def resolve(ask: Request) -> Resolved:
     """Look up and check everything. Raises UsageError with one sentence."""
     accelerator, alias_note = hardware_specs.resolve(ask.gpu)
-    model = model_specs.load(ask.model)
+    named = model_specs.resolve(ask.model)
+    model = named.shape
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
         calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
@@ -68,7 +69,7 @@ def resolve(ask: Request) -> Resolved:
     layout, dtype_note = _formats(ask, machine, model)
     draft = draft_of(ask, model)
     max_gamma = _max_gamma(ask)
-    notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes = [alias_note, named.note, basis, dtype_note, *_model_notes(model, ctx, output)]
     notes += draft_notes(ask, model, draft, ctx, output)
     notes += _provisional(machine)
     return Resolved(
