@@ -49,7 +49,7 @@ class Cause:
     words: str
     held: tuple[Figures, Figures]
     needed: tuple[Needs, Needs] | None
-    """None where even the plan itself meets its limits with no number of replicas."""
+    """What either end needs; None where no number of replicas meets the limits even as planned."""
 
 
 def candidate_ends(
@@ -82,7 +82,7 @@ def with_ends(
 def intervals(
     ask: PlanRequest, load: Load, choice: Choice, best: Candidate
 ) -> tuple[Interval, ...]:
-    """Of the best candidate."""
+    """Intervals of the best candidate's figures."""
     anew = not any(key in SLO_KEYS for key in best.violations)
     money = replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None)
     free = replace(ask, money=money)
@@ -180,7 +180,7 @@ def figures_of(c: Candidate) -> Figures:
 
 
 def _residual(choice: Choice) -> Residual:
-    """Of the step time at the planned load; its ends never past the prediction itself."""
+    """The residual of the step time at the planned load, whose ends enclose the prediction."""
     low, high = step_ends(choice)
     found = choice.row.resolved.machine.calibration.step_residual
     return replace(found, low=low, high=high)

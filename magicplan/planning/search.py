@@ -58,10 +58,10 @@ class Configuration:
     """Index of its degrees in the replica's layout arrays."""
     spec: Speculation
     draft: str
-    """As asked for; `none` for plain decoding."""
+    """The draft as the request names it; `none` for plain decoding."""
     rounds: Rounds
     bounds: Screen
-    """Of all layouts, as `rounds`."""
+    """Bounds of all layouts, as `rounds`."""
 
     @cached_property
     def one_layout(self) -> Deployment:
@@ -291,7 +291,7 @@ def _with_experts(
 
 
 def _data_parallel(ask: PlanRequest, base: Resolved) -> list[Degrees]:
-    """As many groups of one GPU each as tensor parallelism would take, inside a node."""
+    """Layouts with as many groups of one GPU each as tensor parallelism would take in a node."""
     model, experts = base.model, base.model.experts
     if experts is None and model.latent is None:
         return []

@@ -23,7 +23,7 @@ POINTS = 512
 STEP = 317
 """Odd, near POINTS / golden ratio: pairs prompts with outputs as a lattice, without correlation."""
 MAX_LENGTH = 2.0**24
-STEP_SHARE = 0.1
+STEP_SHARE = 0.03
 """Two percentiles nearer than this say where lengths jump, and nothing of the tail beyond."""
 
 

@@ -16,6 +16,7 @@ from magicplan.planning.result import Plan
 from magicplan.planning.sizing import HAIR
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.memory import footprint, weights_bytes
+from magicplan.units import show
 from tests.shapes import LLAMA
 
 PRICES = {"h100-sxm": 4.0, "l40s": 2.25}
@@ -45,7 +46,8 @@ def test_the_cheapest_mix_within_the_stock_is_the_answer(short: bool) -> None:
     assert p.feasible
     assert p.answer == "mixed"
     assert p.mixed is not None
-    assert p.verdict.startswith(f"a mix: {p.mixed.verdict}")
+    assert p.verdict.startswith("Rent a mix: ")
+    assert p.mixed.verdict.removeprefix("Rent ").removesuffix(".") in p.verdict
     assert all(count <= stock[gpu] for gpu, count in p.mixed.gpus.items())
     cost = sum(PRICES[gpu] * count for gpu, count in p.mixed.gpus.items())
     assert p.mixed.cost_usd_per_hour == pytest.approx(cost)
@@ -131,7 +133,7 @@ def test_out_of_reach_the_nearest_fleet_is_small() -> None:
     assert near.best.binding == "ttft_p95_seconds"
     least = near.reachable["ttft_p95_seconds"]
     assert near.best.latency.ttft.p95_seconds <= HAIR**2 * least
-    assert f"brings below {near.reachable['ttft_p95_seconds']:.3g}" in near.verdict
+    assert f"brings below {show(near.reachable['ttft_p95_seconds'], 'seconds')}" in near.verdict
 
 
 def test_limits_within_reach_hold_beside_one_that_is_not() -> None:

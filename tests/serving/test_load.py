@@ -37,7 +37,7 @@ def test_distributions_have_the_percentiles_they_state() -> None:
     stated = quantiles({"p50": 800, "p95": 4000, "p5": 100}, SHARE, "prompt")
     for share, tokens in ((5, 100), (50, 800), (95, 4000)):
         assert np.percentile(stated, share) == pytest.approx(tokens, rel=0.03)
-    assert stated.max() == 4000
+    assert stated.max() > 4000, "a tail goes on"
     even = quantiles("uniform:100,300", SHARE, "prompt")
     assert (even.min(), even.max(), even.mean()) == (100, 300, pytest.approx(200, abs=0.5))
 

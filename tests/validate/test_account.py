@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from magicplan.report import validation as report
+from magicplan.validate import account as report
 from magicplan.validate.compare import RunComparison, compare
 from magicplan.validate.measure.grid import Point
 from tests.validate import runs
