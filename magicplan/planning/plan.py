@@ -39,7 +39,7 @@ from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 
-WITH_ENDS = 4
+WITH_ENDS = 3
 """Candidates, the best first, whose latencies carry intervals."""
 
 
