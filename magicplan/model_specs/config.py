@@ -12,7 +12,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.model_specs.shape import Experts, LatentAttention, ModelShape
+from magicplan.model_specs.formats import Formats
+from magicplan.model_specs.layers import Experts, LatentAttention
+from magicplan.model_specs.shape import ModelShape
 
 LARGEST = 2**31
 REFUSED = {
@@ -104,7 +106,7 @@ def from_config(config: Mapping[str, Any], where: str, name: str = "") -> ModelS
         notes += (f"the checkpoint is quantised ({method}): --dtype says how it is served",)
     family = FAMILIES[model_type]
     shape = family(read, _plain(read, name or where))
-    return replace(shape, notes=shape.notes + notes, quantised=method)
+    return replace(shape, notes=shape.notes + notes, formats=Formats(method=method))
 
 
 def _refuse(read: Reader, model_type: str) -> None:

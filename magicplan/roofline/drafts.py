@@ -399,7 +399,14 @@ def catch_up_seconds(
 
 def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
     return [
-        linear(p.name, layout, rows, p.wide / layout.tp, p.deep, quantised=p.quantised)
+        linear(
+            p.name,
+            layout,
+            rows,
+            p.wide / layout.tp,
+            p.deep,
+            part="attention" if p.quantised else "head",
+        )
         for p in draft.projections
     ]
 
