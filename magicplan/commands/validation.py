@@ -126,17 +126,18 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     torchrun started, the first has it."""
     import torch
 
-    from magicplan.report.terminal import progress
+    from magicplan.report.document.terminal import progress
+    from magicplan.validate.decoder.tensor_parallel import joined
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
-    from magicplan.validate.tensor_parallel import joined
 
     settings = settle(asked)
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
         with joined(torch.device(settings.device)) as ranks:
             settings, folder = ranks.first((replace(settings, ranks=ranks.count), folder))
-            run_session: Session = session(settings, ranks)
+            run_session: Session = session(question(settings), ranks)
             told = {} if tolerance is None else {"tolerance": tolerance}
             file = run_session.open(folder / RUN_FILE, **told)
             shown = progress("validating", run_session.steps) if ranks.rank == 0 else None
@@ -164,7 +165,7 @@ def _again(folder: Path) -> str:
 def _report(found: Any, out: Path | None, *, json: bool) -> None:
     """The comparison on stdout and in the folder, and the exit status."""
     from magicplan.report import validation as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     if json:
         print_json(report.as_dict(found))
@@ -191,23 +192,24 @@ def _written(found: Any, out: Path) -> None:
 def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     """Measure and fit this device; its TOMLs serve as --gpu and --stack."""
     from magicplan.report import device_fit as report
-    from magicplan.report.terminal import print_json, progress, stdout
+    from magicplan.report.document.terminal import print_json, progress, stdout
 
     asked = _asked("1", "0", device=device)
-    from magicplan.validate.clock import clock_of
     from magicplan.validate.device_files import write_tomls
+    from magicplan.validate.measure.clock import clock_of
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
 
-    settings = settle(asked)
+    asked_for = question(settle(asked))
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
-        run_session: Session = session(settings)
+        run_session: Session = session(asked_for)
         file = run_session.open(folder / "calibration.jsonl")
         with progress("calibrating", run_session.calibration_steps) as done:
             run_session.check_exactness(file)
             done()
-            run_session.calibrate(file, clock_of(settings.device), lambda _: done())
+            run_session.calibrate(file, clock_of(asked_for.settings.device), lambda _: done())
     except KeyboardInterrupt:
         _stopped(folder)
     accelerator, fitted = run_session.fit(file.run)
