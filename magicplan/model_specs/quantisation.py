@@ -370,7 +370,8 @@ def _hqq(config: Config) -> list[Rule]:
 
 def _torchao(config: Config) -> list[Rule]:
     """torchao: the name of its config class, or the older short names."""
-    kind, inner = config["quant_type"], {}
+    kind: Any = config["quant_type"]
+    inner: Config = {}
     if isinstance(kind, Mapping):
         entry = kind.get("default", kind)
         kind, inner = entry["_type"], entry.get("_data") or {}

@@ -19,6 +19,7 @@ from magicplan.model_specs.families.build import (
     refused,
     sizes,
     sparse_layers,
+    windowed,
 )
 from magicplan.model_specs.families.latents import latent
 from magicplan.model_specs.layers import (
@@ -319,6 +320,105 @@ def _blocks(read: Reader) -> list[str]:
     if unknown:
         raise read.refuse("layers_block_type", ", ".join(unknown))
     return found
+
+
+def pure_mamba2(read: Reader, name: str) -> ModelShape:
+    """Mamba-2 and nothing else."""
+    layers, hidden, _ = sizes(read)
+    state = mamba2(
+        read, hidden, heads=read.whole("num_heads"), width=read.whole("head_dim"),
+        groups=read.whole("n_groups", default=1), state=read.whole("state_size"),
+        kernel=read.whole("conv_kernel", default=4),
+    )  # fmt: skip
+    pairs = [(state, Part())] * layers
+    return assemble(read, name, Traits(), layers=pairs, norms=hidden, top_vectors=hidden)
+
+
+def mamba(read: Reader, hidden: int, *, inner: int, state: int, rank: int, kernel: int) -> Part:
+    """Mamba: a state of `state` numbers for every channel, steps by way of a rank."""
+    linear = (
+        projection("in", 2 * inner, hidden, inner),
+        projection("step_and_state", rank + 2 * state, inner, deep_pieces=inner),
+        projection("step", inner, rank, inner),
+        projection("out", hidden, inner, deep_pieces=inner),
+    )
+    mixer = _recurrent(
+        read, "mamba", heads=inner, state=inner * state, channels=inner, kernel=kernel,
+        linear=linear, per_number=5,
+    )  # fmt: skip
+    bias = read.flag("use_conv_bias", "mamba_conv_bias", default=True)
+    return Part(parts=(mixer,), vectors=inner * (kernel + bias) + 2 * inner + inner * state)
+
+
+def pure_mamba(read: Reader, name: str) -> ModelShape:
+    """Mamba and nothing else (also Falcon-Mamba)."""
+    layers, hidden, _ = sizes(read)
+    inner = read.whole("intermediate_size", default=read.whole("expand", default=2) * hidden)
+    rank = read.raw("time_step_rank")
+    state = mamba(
+        read, hidden, inner=inner, state=read.whole("state_size"),
+        rank=read.whole("time_step_rank") if isinstance(rank, int) else -(-hidden // 16),
+        kernel=read.whole("conv_kernel", default=4),
+    )  # fmt: skip
+    t = Traits(tied=True)
+    pairs = [(state, Part())] * layers
+    return assemble(read, name, t, layers=pairs, norms=hidden, top_vectors=hidden)
+
+
+def jamba(read: Reader, name: str) -> ModelShape:
+    """Mamba with attention in every eighth layer, experts in every second."""
+    layers, hidden, _ = sizes(read)
+    t = Traits(routed=True, width_keys=("intermediate_size",))
+    inner = read.whole("mamba_expand", default=2) * hidden
+    numbers, rank = read.whole("mamba_d_state", default=16), read.raw("mamba_dt_rank")
+    rank = read.whole("mamba_dt_rank") if isinstance(rank, int) else -(-hidden // 16)
+    state = mamba(
+        read, hidden, inner=inner, state=numbers, rank=rank,
+        kernel=read.whole("mamba_d_conv", default=4),
+    )  # fmt: skip
+    state = replace(state, vectors=state.vectors + rank + 2 * numbers)
+    full, dense = attention(read, t, hidden), Part(parts=(Dense(ffn=dense_width(read)),))
+    step, first = read.whole("attn_layer_period"), read.whole("attn_layer_offset", low=0)
+    every = read.whole("expert_layer_period", default=2)
+    offset = read.whole("expert_layer_offset", default=1, low=0)
+    single = read.raw(*EXPERTS) in (None, 1)
+    sparse = [at % every == offset and not single for at in range(layers)]
+    mixture = experts(read, t, hidden, sparse) if any(sparse) else Part()
+    pairs = [
+        (full if at % step == first else state, mixture if sparse[at] else dense)
+        for at in range(layers)
+    ]
+    return assemble(read, name, t, layers=pairs, norms=2 * hidden, top_vectors=hidden)
+
+
+def recurrent_gemma(read: Reader, name: str) -> ModelShape:
+    """Two layers of a gated linear recurrent unit to one of windowed attention (Griffin)."""
+    layers, hidden, _ = sizes(read)
+    t = Traits(
+        qkv_bias="attention_bias", output_bias=True, ffn_bias=True, tied=True,
+        window_keys=("attention_window_size",),
+    )  # fmt: skip
+    heads, width = read.whole("num_attention_heads"), read.whole("lru_width", default=hidden)
+    kernel, block = read.whole("conv1d_width", default=4), width // heads
+    linear = (
+        Projection(name="in", wide=(Split(numbers=2 * width, pieces=heads),),
+                   deep=Split(numbers=hidden), biased=True),
+        projection("gates", 2 * block, width, deep_pieces=heads),
+        Projection(name="out", wide=(Split(numbers=hidden),),
+                   deep=Split(numbers=width, pieces=heads), biased=True),
+    )  # fmt: skip
+    mixer = _recurrent(
+        read, "rg_lru", heads=heads, state=width, channels=width, kernel=kernel, linear=linear,
+        per_number=6,
+    )  # fmt: skip
+    state = Part(parts=(mixer,), vectors=width * (kernel + 1) + width + 2 * width)
+    near = windowed(attention(read, t, hidden), read.whole("attention_window_size"))
+    types = read.each("block_types") or ["recurrent", "recurrent", "attention"]
+    half = Part(parts=(Dense(ffn=read.whole("intermediate_size") // 2),))
+    pairs = [
+        (near if types[at % len(types)] == "attention" else state, half) for at in range(layers)
+    ]
+    return assemble(read, name, t, layers=pairs, norms=2 * hidden, top_vectors=hidden)
 
 
 def lightning(read: Reader, name: str) -> ModelShape:

@@ -85,6 +85,31 @@ def deepseek_v3(read: Reader, name: str) -> ModelShape:
     return _routed(read, name, [latent(read)] * sizes(read)[0], correction=True)
 
 
+def longcat_flash(read: Reader, name: str) -> ModelShape:
+    """Two latent attentions and two dense feed-forwards a layer around one mixture of experts, some
+    of which do nothing: a token's visits to those cost nothing and are counted as visits."""
+    layers, hidden, _ = sizes(read)
+    one = latent(read)
+    idle = read.whole("zero_expert_num", default=0, low=0)
+    mixture = experts(
+        read, replace(DEEPSEEK, width_keys=("expert_ffn_hidden_size",)), hidden, [True] * layers
+    )
+    width = read.whole("ffn_hidden_size", "intermediate_size")
+    dense = Dense(ffn=width)
+    feeds = Part(
+        parts=(dense, dense, *mixture.parts), vectors=mixture.vectors + idle * (hidden + 1)
+    )
+    both = Part(parts=one.parts * 2, vectors=2 * one.vectors)
+    return assemble(
+        read,
+        name,
+        DEEPSEEK,
+        layers=[(both, feeds)] * layers,
+        norms=4 * hidden,
+        top_vectors=hidden,
+    )
+
+
 def _no_indexer(read: Reader) -> None:
     if read.config.get("index_topk"):
         raise read.refuse("index_topk", "a sparse-attention indexer under this model_type")

@@ -49,6 +49,14 @@ def smollm(read: Reader, layers: int) -> list[Kind]:
     return no_rope(read, layers) if read.flag("use_sliding_window") else ["full"] * layers
 
 
+def laguna(read: Reader, layers: int) -> list[Kind]:
+    """Laguna: heads that differ by layer are refused, the rest is as it is listed."""
+    listed = read.wholes("num_attention_heads_per_layer")
+    if listed and len(set(listed)) > 1:
+        raise read.refuse("num_attention_heads_per_layer", "layers of unlike heads")
+    return ["full"] * layers
+
+
 BIAS = "attention_bias"
 LLAMA = Traits(qkv_bias=BIAS, output_bias=BIAS, ffn_bias="mlp_bias")
 QWEN3 = Traits(qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", windows=qwen_windows)
@@ -122,6 +130,15 @@ TRAITS: dict[str, Traits] = {
     ),
     "cwm": Traits(windows=every(4)),  # type: ignore[arg-type]
     "internlm3": Traits(qkv_bias="qkv_bias", output_bias="bias", ffn_bias="bias"),
+    "iquestcoder": LLAMA,
+    "hyperclovax": replace(LLAMA, norms=4),
+    "jais2": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, ffn_bias="mlp_bias", norm_bias=True, gated=False
+    ),
+    "bitnet": Traits(qkv_bias=BIAS, output_bias=BIAS, norms=3),
+    "diffllama": Traits(qkv_bias=BIAS, output_bias=BIAS),
+    "nanochat": Traits(qkv_bias=BIAS, output_bias=BIAS, norms=0, gated=False),
+    "persimmon": GPT,
     "gpt_neox": Traits(
         qkv_bias=BIAS, output_bias=BIAS, ffn_bias=True, norm_bias=True, gated=False
     ),
@@ -184,6 +201,25 @@ TRAITS: dict[str, Traits] = {
     ),
     "step3p7": Traits(
         query_key_norms="head", gate="head", routed=True, correction=True
+    ),
+    "hy_v3": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", routed=True, correction=True
+    ),
+    "sarvam_moe": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", routed=True, correction=True
+    ),
+    "laguna": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", gate="head", routed=True,
+        correction=True, windows=laguna,
+    ),
+    "kolibri1": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, norms=4, query_key_norms="head", routed=True,
+        windows=every(5),  # type: ignore[arg-type]
+    ),
+    "cohere2_moe": Traits(
+        qkv_bias=BIAS, output_bias=BIAS, norms=1, tied=True, routed=True,
+        width_keys=("intermediate_size",),
+        windows=every(4, "sliding_window_pattern"),  # type: ignore[arg-type]
     ),
     "mellum": Traits(qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", routed=True),
     "flint": Traits(
