@@ -28,7 +28,6 @@ class Op:
     weight_bytes: Num = 0.0
     kv_bytes: Num = 0.0
     activation_bytes: Num = 0.0
-    requantise_bytes: Num = 0.0
     reread_bytes: Num = 0.0
     """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
     count: Num = 1.0

@@ -97,7 +97,6 @@ def linear(
     """Y[rows, wide] = X[rows, deep] W[wide, deep]^T: 2 rows wide deep FLOP, in the format of that
     part of the model."""
     form = layout.part(part)
-    narrow = form.math in ("fp8", "int8", "fp4")
     return Op(
         name=name,
         kind="linear",
@@ -105,8 +104,6 @@ def linear(
         flops=rows * (2 * wide * deep),  # rows alone are large arrays: multiplied once
         weight_bytes=wide * deep * form.bytes + bias * layout.wide_bytes,
         activation_bytes=rows * ((wide + deep) * layout.wide_bytes),
-        # the quantisation kernel reads 16-bit activations and writes 8-bit ones
-        requantise_bytes=rows * (3 * deep) if narrow else 0.0,
         count=count,
     )
 
