@@ -12,10 +12,6 @@ from magicplan.engines.settings import model_id
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate
 
-CHECKPOINTS = {"fp8": "fp8", "mxfp4": "fp4"}
-"""What a published checkpoint's quantisation is called here."""
-
-
 WRITTEN_OUT = 4
 """Hosts that a router's command names one by one; more are counted through by the shell."""
 
@@ -48,8 +44,8 @@ def _hosts(form: str, count: int) -> str:
 def _checkpoint(ask: PlanRequest, best: Candidate) -> tuple[str, list[str]]:
     """What to serve: the model's own checkpoint where it is in the format, or can be cast to it
     as it loads; else one to be found."""
-    quantised = model_specs.load(ask.model).quantised
-    own = CHECKPOINTS.get(quantised, quantised) or "bf16"
+    formats = model_specs.load(ask.model).formats
+    quantised, own = bool(formats.method), formats.dtype
     if best.dtype == own or (best.dtype in ("bf16", "fp16", "fp8") and not quantised):
         cast = best.dtype == "fp8" and not quantised
         note = "16-bit weights are cast to fp8 as they load; an fp8 checkpoint needs no flag"

@@ -123,9 +123,7 @@ def from_config(
     shape = _family(read, model_type, name or where)
     stated = _quantisation(top, read, quantised)
     if stated is not None:
-        formats = quantisation.formats(stated, shape, where)
-        notes += (f"the checkpoint is quantised ({formats.method})",)
-        shape = replace(shape, formats=formats)
+        shape = replace(shape, formats=quantisation.formats(stated, shape, where))
     towers = _towers(top)
     if towers:
         notes += (f"encoders of about {towers / 1e9:.2g} billion parameters are held beside",)
@@ -212,7 +210,8 @@ class PresetInfo:
 
     id: str
     aliases: tuple[str, ...]
-    published_parameters: int
+    published_parameters: int | None
+    """None where nobody is known to have published one."""
     basis: str
     sources: tuple[str, ...]
     seen: str

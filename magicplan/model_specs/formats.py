@@ -31,6 +31,11 @@ class Format:
         return self.bits < 16 and self.math == "bf16"
 
 
+COMMON: Final = {
+    "mxfp4": "fp4", "nvfp4": "fp4", "mxfp6": "fp8", "mxfp8": "fp8", "int2": "int4", "int3": "int4",
+    "int5": "int8", "int6": "int8",
+}  # fmt: skip
+"""Formats by the name that `--dtype` has for their width."""
 BF16: Final = Format(name="bf16", bits=16)
 
 
@@ -88,6 +93,13 @@ class Formats:
     def parts(self) -> dict[str, Format]:
         """Every part's format by its name."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name != "method"}
+
+    @property
+    def dtype(self) -> str:
+        """The common name of most weights' format: experts' where they are narrow, else that of
+        feed-forwards, else of attention."""
+        narrow = (p.name for p in (self.experts, self.mlp, self.attention) if p.bits < 16)
+        return COMMON.get(found := next(narrow, "bf16"), found)
 
     def on(self, peaks: frozenset[str], wide: str) -> Formats:
         """The same weights on a machine that multiplies `peaks`: what it lacks runs in `wide`."""

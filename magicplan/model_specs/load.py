@@ -20,6 +20,10 @@ ALIASES = {
     "mixtral-8x22b": "mistralai/Mixtral-8x22B-v0.1",
     "llama-3-8b": "meta-llama/Meta-Llama-3-8B",
     "llama-3-70b": "meta-llama/Meta-Llama-3-70B",
+    "nemotron-3-nano-30b-a3b": "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16",
+    "nemotron-3-super-120b-a12b": "nvidia/NVIDIA-Nemotron-3-Super-120B-A12B-FP8",
+    "nemotron-3-ultra-550b-a55b": "nvidia/NVIDIA-Nemotron-3-Ultra-550B-A55B-BF16",
+    "nemotron-super-49b": "nvidia/Llama-3_3-Nemotron-Super-49B-v1",
 }
 """Common names that no rule gives; every preset answers to its id and to that id's short form."""
 
@@ -29,6 +33,7 @@ def short_name(model_id: str) -> str:
     return re.sub(r"-(hf|it|instruct)$", "", model_id.rsplit("/", 1)[-1].lower())
 
 
+LARGEST_FILE_BYTES = 16 << 20
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -114,20 +119,32 @@ def _preset(key: str) -> ModelShape:
 
 def _from_path(path: Path) -> ModelShape:
     file = path / "config.json" if path.is_dir() else path
+    beside = file.parent / "hf_quant_config.json"
+    quantised = _json(beside) if beside.is_file() else None
+    document = _json(file)
+    name = file.resolve().parent.name
+    return from_config(document, where=str(file), name=name, quantised=quantised)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A file of one JSON object. Raises SpecError for what is missing, too large or none."""
+    what = "expected a Hugging Face config.json"
     try:
+        if file.stat().st_size > LARGEST_FILE_BYTES:
+            raise SpecError(file, f"is larger than {LARGEST_FILE_BYTES >> 20} MiB; {what}")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(file, "does not exist; expected a Hugging Face config.json") from None
+        raise SpecError(file, f"does not exist; {what}") from None
     except OSError as problem:
         raise SpecError(file, f"cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
-        raise SpecError(file, "is no text file; expected a Hugging Face config.json") from None
+        raise SpecError(file, f"is no text file; {what}") from None
     if not text.strip():
-        raise SpecError(file, "is empty; expected a Hugging Face config.json")
+        raise SpecError(file, f"is empty; {what}")
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as problem:
         raise SpecError(file, f"is not JSON ({problem})") from None
     if not isinstance(document, dict):
-        raise SpecError(file, "holds no JSON object; expected a Hugging Face config.json")
-    return from_config(document, where=str(file), name=file.resolve().parent.name)
+        raise SpecError(file, f"holds no JSON object; {what}")
+    return document

@@ -34,9 +34,9 @@ def check_names(ask: PlanRequest) -> None:
     if ask.trees:
         refuse_trees(ask.stack)
     for name in ask.dtypes:
-        _one_of("dtypes", name, BYTES_PER_WEIGHT)
+        _one_of("dtypes", name, ("auto", *BYTES_PER_WEIGHT))
     for name in ask.kv_dtypes:
-        _one_of("kv_dtypes", name, BYTES_PER_KV_NUMBER)
+        _one_of("kv_dtypes", name, ("auto", *BYTES_PER_KV_NUMBER))
     for name in ask.drafts:
         if name not in ("none", "auto"):
             looked_up("drafts", _check_draft, name)

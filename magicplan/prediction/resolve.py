@@ -147,15 +147,21 @@ def _max_gamma(ask: Request) -> int:
 
 def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:
     """Number formats; a part without bf16 computes in fp16, and says so."""
-    a = machine.accelerator
-    dtype, kv_dtype = ask.dtype or a.math_dtype, ask.kv_dtype or a.math_dtype
+    a, native = machine.accelerator, None
+    dtype, kv_dtype = (None if said == "auto" else said for said in (ask.dtype, ask.kv_dtype))
+    if dtype is None and not model.formats.plain:
+        native = model.formats.on(frozenset(a.dense_flops_per_s), a.math_dtype)
+    if kv_dtype is None and ask.dtype in (None, "auto") and model.formats.kv.name == "fp8":
+        kv_dtype = "fp8"
+    dtype = dtype or (native.dtype if native else a.math_dtype)
+    kv_dtype = kv_dtype or a.math_dtype
     for option, name, known in (
         ("--dtype", dtype, BYTES_PER_WEIGHT),
         ("--kv-dtype", kv_dtype, BYTES_PER_KV_NUMBER),
     ):
         if name not in known:
             raise UsageError(f"{option} {name}: expected one of {', '.join(known)}")
-    math_dtype = a.math_dtype if dtype == "int4" else dtype
+    math_dtype = a.math_dtype if native or dtype == "int4" else dtype
     if math_dtype not in a.dense_flops_per_s:
         can = [d for d in BYTES_PER_WEIGHT if d in a.dense_flops_per_s or d == "int4"]
         raise UsageError(f"{a.name} has no {dtype} math; --dtype can be {', '.join(can)}")
@@ -163,6 +169,8 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
     _whole("--attention-dp", ask.attention_dp, low=1, high=1024)
     _check_expert_layout(ask, model)
     said = "" if a.math_dtype == "bf16" or ask.dtype else f"{a.name} has no bf16: fp16 instead"
+    if native:
+        said = _published_formats(model)
     return (
         Deployment(
             dtype=dtype,
@@ -170,9 +178,19 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
             math_dtype=math_dtype,
             ep=float(ask.ep),
             attention_dp=float(ask.attention_dp),
+            formats=native,
         ),
         said,
     )
+
+
+def _published_formats(model: ModelShape) -> str:
+    """A sentence about the formats of a checkpoint that is served as it is published."""
+    parts = model.formats.as_dict()
+    if model.experts is None:
+        del parts["experts"]
+    said = ", ".join(f"{part} {name}" for part, name in parts.items() if part != "kv")
+    return f"formats as {model.name} is published: {said}"
 
 
 def _check_expert_layout(ask: Request, model: ModelShape) -> None:

@@ -70,8 +70,8 @@ class Deployment:
     attention_dp: Num = 1.0
     replicas: Num = 1.0
     formats: Formats | None = None
-    """A format for every part, as a checkpoint is published; `dtype` then names the widest part
-    only in words. None gives every linear layer `dtype` and all else 16 bits."""
+    """A format for every part, as a checkpoint is published, of which `dtype` is the common name.
+    None gives every linear layer `dtype` and all else 16 bits."""
 
     @property
     def gpus_per_replica(self) -> Num:
@@ -110,6 +110,14 @@ class Deployment:
         if name in WIDE_PARTS:
             return format_of(self.wide_dtype)
         return uniform(self.dtype, self.math_dtype)
+
+    @property
+    def uniform_formats(self) -> Formats:
+        """What every part has where one format is asked for all."""
+        parts = {
+            name: self.part(name) for name in (*WIDE_PARTS, "attention", "mlp", "shared", "experts")
+        }
+        return Formats(**parts, method="")
 
     @property
     def kv_number_bytes(self) -> float:

@@ -108,8 +108,12 @@ def footprint(
     draft_weights, draft_kv = 0.0, 0.0
     for extra in residents:
         if extra.holds_weights:
-            own = replace(layout, dtype=extra.weight_dtype or layout.dtype)
-            extras = extra.extra_parameters * own.weight_bytes
+            own = layout
+            if extra.weight_dtype:
+                own = replace(layout, dtype=extra.weight_dtype, formats=None)
+            elif layout.formats is not None:
+                own = replace(layout, formats=extra.model.formats)
+            extras = extra.extra_parameters * own.part("attention").bytes
             draft_weights = draft_weights + weights_bytes(extra.model, own) + extras
         if extra.holds_cache:
             draft_kv = draft_kv + kv_sequence_bytes(extra.model, layout, tokens, extra.view)

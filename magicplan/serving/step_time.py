@@ -184,10 +184,7 @@ def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
     a = model.latent
     wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
     share = wide / (2 * a.kv_rank + a.rope_head_dim)
-    return [
-        replace(op, flops=op.flops * share) if op.layer == "latent" else op
-        for op in all_ops
-    ]
+    return [replace(op, flops=op.flops * share) if op.layer == "latent" else op for op in all_ops]
 
 
 def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:
