@@ -212,6 +212,8 @@ class PresetInfo:
     aliases: tuple[str, ...]
     published_parameters: int | None
     """None where nobody is known to have published one."""
+    published_bytes: int | None
+    """Size of the published weight files, where it is known."""
     basis: str
     sources: tuple[str, ...]
     seen: str

@@ -96,6 +96,7 @@ def preset_info(name: str) -> PresetInfo:
         id=about["id"],
         aliases=tuple(a for a, of in ALIASES.items() if short_name(of) == key),
         published_parameters=about["published_parameters"],
+        published_bytes=about.get("published_bytes"),
         basis=about["basis"],
         sources=tuple(about["sources"]),
         seen=about["seen"],

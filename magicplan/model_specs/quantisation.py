@@ -268,6 +268,8 @@ def _mxfp4(config: Config) -> list[Rule]:
 def _integer(config: Config) -> list[Rule]:
     """AWQ, GPTQ, auto-round, MLX: integers of few bits with a scale and a zero for every group."""
     bits = int(config.get("bits") or config.get("w_bit") or 4)
+    if not 2 <= bits <= 8:
+        raise ValueError(bits)
     group = int(config.get("group_size") or config.get("q_group_size") or 128)
     form = format_of(f"int{bits}", max(group, 0), weight_only=True)
     zero = 16 if config.get("quant_method") in (None, "mlx") else bits

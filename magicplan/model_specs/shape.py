@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from magicplan.model_specs.formats import Formats
@@ -218,6 +218,16 @@ def _uniform(model: ModelShape) -> tuple[tuple[int, Layer], ...]:
     parts += [model.experts] * routed if model.experts else []
     pairs = zip(mixers, parts, strict=True)
     return runs_of([Layer(mixers=(m,), feed_forwards=(f,)) for m, f in pairs])
+
+
+def said_by_widths(model: ModelShape) -> ModelShape:
+    """The same model without its list, where its widths say the same layers in any order."""
+    plain = replace(model, listed=())
+    same = all(
+        sorted(map(repr, a)) == sorted(map(repr, b))
+        for a, b in zip(_merged(plain), _merged(model), strict=True)
+    )
+    return plain if same else model
 
 
 def runs_of(layers: list[Layer]) -> tuple[tuple[int, Layer], ...]:

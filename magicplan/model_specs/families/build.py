@@ -16,7 +16,7 @@ from magicplan.model_specs.layers import (
     Projection,
 )
 from magicplan.model_specs.reader import Reader, show
-from magicplan.model_specs.shape import ModelShape, runs_of
+from magicplan.model_specs.shape import ModelShape, runs_of, said_by_widths
 
 Kind = Literal["full", "sliding", "state"]
 LAYER_TYPES: dict[str, Kind] = {
@@ -208,13 +208,28 @@ SHARED_WIDTHS = (
 SHARED = ("n_shared_experts", "num_shared_experts", "num_shared_expert", "moe_num_shared_experts")
 
 
+def says_no_experts(read: Reader) -> bool:
+    """Whether a config of a family of mixtures says that this model is none."""
+    return any(key in read.config for key in EXPERTS) and read.raw(*EXPERTS) in (None, 0)
+
+
+def has_experts(read: Reader) -> bool:
+    """Whether the config is of a mixture: it counts experts, or says what only experts have, so
+    that a count which has gone missing is missed."""
+    if any(key in read.config for key in EXPERTS):
+        return not says_no_experts(read)
+    if any(read.config.get(key) is not None for key in (*CHOSEN, "moe_intermediate_size")):
+        return True
+    return not read.whole_model and read.raw(*EXPERTS) not in (None, 0)
+
+
 def experts(read: Reader, t: Traits, hidden: int, sparse: list[bool]) -> Part:
     """The family's mixture of experts, in the layers marked."""
     count, chosen = read.whole(*EXPERTS), read.whole(*CHOSEN)
     if chosen > count:
         said = next((key for key in EXPERTS if read.config.get(key) is not None), EXPERTS[0])
         raise refused(read, f"num_experts_per_tok {chosen} exceeds {said} {count}")
-    width = read.whole(*t.width_keys, "moe_intermediate_size", "intermediate_size")
+    width = read.whole(*t.width_keys)
     mixture = Experts(
         count=count,
         per_token=chosen,
@@ -278,7 +293,7 @@ def assemble(
         **_ordinary(mixers),
         **more,
     }
-    return ModelShape(**fields)
+    return said_by_widths(ModelShape(**fields))
 
 
 def context(read: Reader) -> int:
@@ -332,7 +347,7 @@ def plain(read: Reader, name: str, t: Traits, state: Part | None = None) -> Mode
         raise refused(read, "layer_types asks for linear attention, which this family has not")
     if "sliding" in listed:
         mixers["sliding"] = windowed(full, window(read, t, context(read)))
-    routes = t.routed and read.raw(*EXPERTS) not in (None, 0)
+    routes = t.routed and not says_no_experts(read)
     sparse = sparse_layers(read, layers) if routes else [False] * layers
     dense = Part()
     if not all(sparse):

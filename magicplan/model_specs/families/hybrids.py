@@ -14,6 +14,7 @@ from magicplan.model_specs.families.build import (
     attention,
     dense_width,
     experts,
+    has_experts,
     kinds,
     plain,
     refused,
@@ -105,7 +106,9 @@ def _every_fourth(read: Reader, layers: int) -> list[Kind]:
 def qwen3_next(read: Reader, name: str) -> ModelShape:
     """Three layers of Gated DeltaNet to one of gated attention (Qwen3-Next, Qwen3.5, 3.6)."""
     gated = read.flag("attn_output_gate", default=True)
-    t = replace(GATED, windows=_every_fourth, gate="full" if gated else "")
+    t = replace(
+        GATED, windows=_every_fourth, gate="full" if gated else "", routed=has_experts(read)
+    )
     return plain(read, name, t, gated_delta(read))
 
 
@@ -232,7 +235,7 @@ def _ibm_mamba(read: Reader, hidden: int, *, normed: bool = True) -> Part:
 def granite_hybrid(read: Reader, name: str) -> ModelShape:
     """Mamba-2 and attention (Granite-4); experts beside a shared feed-forward, or that alone."""
     _, hidden, _ = sizes(read)
-    routed = read.raw(*EXPERTS) not in (None, 0)
+    routed = has_experts(read)
     t = Traits(
         qkv_bias="attention_bias", output_bias="attention_bias", routed=routed,
         width_keys=("intermediate_size",),
@@ -468,7 +471,7 @@ def lfm2(read: Reader, name: str) -> ModelShape:
         windows = lambda _, __: of  # noqa: E731
     else:
         windows = None
-    routed = read.raw(*EXPERTS) not in (None, 0)
+    routed = has_experts(read)
     t = Traits(
         query_key_norms="head", tied=True, routed=routed,
         correction=read.flag("use_expert_bias", default=False), windows=windows,

@@ -10,6 +10,7 @@ from magicplan.model_specs.families.build import (
     assemble,
     dense_width,
     experts,
+    has_experts,
     refused,
     sizes,
     sparse_layers,
@@ -64,7 +65,7 @@ def indexer(read: Reader) -> Indexer:
 def _routed(read: Reader, name: str, mixers: list[Part], *, correction: bool) -> ModelShape:
     layers, hidden, _ = sizes(read)
     t = replace(DEEPSEEK, correction=correction)
-    sparse = sparse_layers(read, layers) if read.raw("n_routed_experts") else [False] * layers
+    sparse = sparse_layers(read, layers) if has_experts(read) else [False] * layers
     mixture = experts(read, t, hidden, sparse) if any(sparse) else Part()
     dense = Part() if all(sparse) else Part(parts=(Dense(ffn=dense_width(read)),))
     feeds = [mixture if routed else dense for routed in sparse]

@@ -144,7 +144,8 @@ def gemma4(read: Reader, name: str) -> ModelShape:
 def minimax_m3(read: Reader, name: str) -> ModelShape:
     """Attention over blocks of 128 tokens that an indexer picks, after a few dense layers."""
     layers, hidden, _ = sizes(read)
-    t = Traits(query_key_norms="head", routed=True, correction=True)
+    widths = ("moe_intermediate_size", "intermediate_size")
+    t = Traits(query_key_norms="head", routed=True, correction=True, width_keys=widths)
     inner = Reader(read.part("sparse_attention_config"), read.where, whole_model=False)
     full = attention(read, t, hidden)
     width = inner.whole("sparse_index_dim", default=read.whole("index_head_dim", default=128))
@@ -166,7 +167,7 @@ def minimax_m3(read: Reader, name: str) -> ModelShape:
         listed = read.each("layer_types", layers) or []
         flags = [int("sparse" in str(entry)) for entry in listed] or [0] * layers
     experts_in = sparse_layers(read, layers)
-    mixture = experts(read, replace(t, width_keys=("moe_intermediate_size",)), hidden, experts_in)
+    mixture = experts(read, t, hidden, experts_in)
     dense = Part(parts=(Dense(ffn=dense_width(read)),))
     pairs = [
         (sparse if picked else full, mixture if routed else dense)
