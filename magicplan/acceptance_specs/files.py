@@ -13,7 +13,7 @@ import numpy as np
 
 from magicplan.acceptance_specs.counts import counted, survival_of, with_errors
 from magicplan.acceptance_specs.text import parse
-from magicplan.errors import SpecError, UsageError
+from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.roofline.acceptance import (
     Z80,
     Acceptance,
@@ -43,7 +43,7 @@ def parse_acceptance(text: str) -> Acceptance:
     if read is None or not separator:
         return parse(text)
     if not rest.strip():
-        raise UsageError(f"--acceptance {text}: the path is missing; expected {kind}:FILE")
+        raise FieldError("acceptance", f"{text}: the path is missing; expected {kind}:FILE")
     return read(Path(rest))
 
 
