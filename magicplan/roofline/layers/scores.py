@@ -45,7 +45,7 @@ def attend(
         kind="attention",
         dtype=kv_dtype,
         flops=2 * rows * heads * (score_width + value_width) * (attended + new),
-        kv_bytes=batch * token_bytes * (read + work.query_tokens * appends),
+        kv_bytes=batch * token_bytes * (read + work.query_tokens * int(appends)),
         activation_bytes=rows * heads * (score_width + value_width) * layout.wide_bytes,
         reread_bytes=batch * token_bytes * attended * times * (sharing * tokens - 1),
         units=units,
