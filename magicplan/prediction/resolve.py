@@ -9,7 +9,9 @@ import numpy as np
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import FieldError
 from magicplan.fields import number, one_of, refuse, whole
+from magicplan.hardware_specs.layer_fits import basis
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
+from magicplan.model_specs.layers import Recurrent
 from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
 from magicplan.prediction.request import Counts, Request
@@ -69,6 +71,7 @@ def resolve(ask: Request) -> Resolved:
     draft = draft_of(ask, model)
     max_gamma = _max_gamma(ask)
     notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes += _layer_notes(machine, model, ask.stack)
     notes += draft_notes(ask, model, draft, ctx, output)
     notes += _provisional(machine)
     return Resolved(
@@ -147,6 +150,18 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
         ),
         said,
     )
+
+
+def _layer_notes(machine: Machine, model: ModelShape, stack: str) -> list[str]:
+    """What the times of recurrent layers rest on."""
+    kinds = dict.fromkeys(m.kind for _, m in model.mixers if isinstance(m, Recurrent))
+    name = stack.partition("@")[0]
+    if not machine.calibration.layers:
+        return [
+            f"{kind} layers: bytes at the datasheet's rate, no table holds them" for kind in kinds
+        ]
+    said = (basis(kind, machine.accelerator.name, name) for kind in kinds)
+    return [note for note in said if note]
 
 
 def _published_formats(model: ModelShape) -> str:

@@ -35,7 +35,8 @@ class Op:
     """Products of many experts in one kernel, which is another than that of a single product."""
     layer: str = ""
     """The kind of layer that an attention op belongs to, which a calibration may know by itself:
-    full, sliding, latent, indexed, index, compressed, blocks, or the kind of a recurrence."""
+    full, sliding, latent, indexed, index, compressed, blocks, or the kind of a recurrence, with
+    "_prompt" behind where it scans one."""
     reach_tokens: float = math.inf
     """How far back a query row of an attention op sees; 0 where its cost is the token's alone."""
     units: Num = 0.0

@@ -86,7 +86,7 @@ def test_verifying_t_tokens_moves_one_state_and_t(tokens: int, times: float) -> 
     work = Pass(batch=64.0, ctx=1.0, query_tokens=float(tokens))
     (more,) = of_layer(forward(model, Deployment(), work), "kda")
     assert more.kv_bytes / one.kv_bytes == pytest.approx(times)
-    (prompt,) = of_layer(forward(model, Deployment(), replace(work, prefill=True)), "kda")
+    (prompt,) = of_layer(forward(model, Deployment(), replace(work, prefill=True)), "kda_prompt")
     assert prompt.kv_bytes == one.kv_bytes
 
 

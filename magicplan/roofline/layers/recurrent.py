@@ -37,7 +37,7 @@ def ops(
         activation_bytes=2 * rows * share * held * layout.wide_bytes,
         units=batch * mixer.heads * share,
         count=count,
-        layer=mixer.kind,
+        layer=f"{mixer.kind}_prompt" if work.prefill else mixer.kind,
         reach_tokens=0.0,
     )
 
