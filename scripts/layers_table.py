@@ -34,12 +34,13 @@ What is published of this, and whether it agrees:
 - **Experts**: K = 1, 4, 8 drafted tokens are said to touch 1.3, 3.2, 6.1 times the experts of one
   token (vLLM RFC 46295, whose origin of the figures is unclear). {experts}
 - **Latent attention with an indexer and experts**: GLM-5.2 verifies 2 tokens in 2.2 plain steps
-  (jundot/omlx 2077, an Apple part). Bytes of a batch of 1 say {glm:.2f}: the engine there is far from
-  them, and it does not agree.
-- **Hybrid of Mamba-2 and experts**: Nemotron-H 30B-A3B verifies 2, 3, 5, 8 tokens in 1.59, 1.85, 2.44
-  and 3.32 steps (waybarrios/vllm-mlx 763, an Apple part, batch 1). Bytes say {nemotron}: {verdict}.
-- **Caches that are shared**: gemma-4-e4b verifies 2 and 6 tokens in 1.15 and 2.12 steps (rMLX 516, an
-  Apple part, where arithmetic takes its share); bytes say about 1 for a dense model.
+  (jundot/omlx 2077, an Apple part). Bytes of a batch of 1 say {glm:.2f}: the engine there is far
+  from them, and it does not agree.
+- **Hybrid of Mamba-2 and experts**: Nemotron-H 30B-A3B verifies 2, 3, 5, 8 tokens in 1.59, 1.85,
+  2.44 and 3.32 steps (waybarrios/vllm-mlx 763, an Apple part, batch 1). Bytes say {nemotron}:
+  {verdict}.
+- **Caches that are shared**: gemma-4-e4b verifies 2 and 6 tokens in 1.15 and 2.12 steps (rMLX 516,
+  an Apple part, where arithmetic takes its share); bytes say about 1 for a dense model.
 """
 
 
@@ -87,7 +88,8 @@ def row(model: ModelShape, on: Machine) -> str:
         f"{ratio(model, on, BATCH, ctx, TOKENS):.2f} ({mixing(model, ctx):.2f})" for ctx in CONTEXTS
     ]
     return (
-        f"| {model.name} | {kinds} | {late:,.0f} | {held[1] / 1e6:,.0f} MB | {state / 1e6:,.1f} MB | "
+        f"| {model.name} | {kinds} | {late:,.0f} | {held[1] / 1e6:,.0f} MB "
+        f"| {state / 1e6:,.1f} MB | "
         f"{' | '.join(cells)} |"
     )
 
@@ -130,16 +132,17 @@ def main() -> None:
         f"{TOKENS:.0f} tokens over a decode step, of the whole step and, in brackets, of cache and "
         "state bytes alone.",
         "",
-        "| model | layers | cache a token past 32k (bytes) | cache of 32k | state | 4k | 32k | 128k |",
+        "| model | layers | cache a token past 32k (bytes) | cache of 32k | state "
+        "| 4k | 32k | 128k |",
         "|---|---|---|---|---|---|---|---|",
         *(row(model_specs.load(name), on) for name in MODELS),
         "",
         "How to read it: full and latent attention read a cache once for all query tokens of a "
         "verification, a window stops at its length, an indexer picks for every query token, and a "
-        "recurrent layer moves one state more for every token. Whole steps rise for mixtures, since "
-        "more tokens touch more experts.",
+        "recurrent layer moves one state more for every token. Whole steps rise for mixtures, "
+        "since more tokens touch more experts.",
         "",
-        "Not modelled: engines that page states and attention caches together pad a state to a page; "
+        "Not modelled: engines that page states and caches together pad a state to a page; "
         "prefix caching of states at block borders; a verification that replays a state instead of "
         "saving one after each token; fixed times of latent, indexed and block-sparse modules.",
         "",

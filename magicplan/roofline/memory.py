@@ -135,8 +135,15 @@ def footprint(
 
 def slot_bytes(model: ModelShape, layout: Deployment) -> Num:
     """Bytes of a GPU for one query token: its cache slot, and what it needs while it passes."""
-    slot = sum(count * cache_bytes(mixer, layout, 1.0) for count, mixer in model.mixers)
+    slot = slot_bytes_of_cache(model, layout)
     return slot / layout.gpus_per_replica + workspace_row_bytes(model, layout)
+
+
+def slot_bytes_of_cache(model: ModelShape, layout: Deployment | None = None) -> Num:
+    """Bytes of cache of a sequence's first token, over all ranks of one attention group; of one
+    rank and 16 bits where no layout is given."""
+    where = layout or Deployment()
+    return sum(count * cache_bytes(mixer, where, 1.0) for count, mixer in model.mixers)
 
 
 def workspace_row_bytes(model: ModelShape, layout: Deployment) -> Num:

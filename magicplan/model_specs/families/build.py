@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from magicplan.model_specs.layers import (
     Attention,
+    Compressed,
     Dense,
     Experts,
     Latent,
@@ -322,6 +323,9 @@ def _ordinary(mixers: list[Mixer]) -> Mapping[str, Any]:
         width = a.nope_head_dim + a.rope_head_dim
         heads_of = latent[0].q_heads
         return {"q_heads": heads_of, "kv_heads": heads_of, "head_dim": width, "latent": a}
+    joint = next((m for m in mixers if isinstance(m, Compressed)), None)
+    if joint is not None:
+        return {"q_heads": joint.q_heads, "kv_heads": 1, "head_dim": joint.head_dim}
     if first is None:
         number = mixers[0].heads if mixers else 1
         return {"q_heads": number, "kv_heads": number, "head_dim": 1}
