@@ -139,6 +139,9 @@ class Calibration:
     """By KV dtype."""
     draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """The same for draft steps, where a stack runs them with another kernel."""
+    layers: Mapping[str, LinearFit] = field(default_factory=dict)
+    """By kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its ops take
+    these constants in place of those of attention."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
     accelerator: str = ""
@@ -147,7 +150,7 @@ class Calibration:
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for linear in self.linear.values():
+        for linear in (*self.linear.values(), *self.layers.values()):
             _check(self.name, linear)
         for attention in (*self.attention.values(), *self.draft_attention.values()):
             _check(self.name, attention)
