@@ -12,8 +12,10 @@ from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
     CollectiveFit,
+    ExpertFit,
     HostFit,
     LinearFit,
+    PrefillFit,
     Residual,
 )
 
@@ -43,6 +45,8 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         step_residual=_part(where, data, "step_residual", Residual),
         speedup_residual=_part(where, data, "speedup_residual", Residual),
         linear=_by_dtype(where, data, "linear", LinearFit),
+        experts=_by_dtype(where, data, "experts", ExpertFit),
+        prefill=_by_dtype(where, data, "prefill", PrefillFit),
         attention=_by_dtype(where, data, "attention", AttentionFit),
         draft_attention=_by_dtype(where, data, "draft_attention", AttentionFit),
         accelerator=_text(where, data, "accelerator") if "accelerator" in data else "",

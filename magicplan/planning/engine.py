@@ -6,7 +6,6 @@ array, so that all degrees of parallelism of one GPU are answered at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,8 +13,14 @@ import numpy as np
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
-from magicplan.roofline.timing import Machine, StepCost, step_cost
-from magicplan.roofline.traffic import Op, Pass, forward
+from magicplan.roofline.timing import (
+    Machine,
+    StepCost,
+    compute_seconds,
+    op_seconds,
+    step_cost,
+)
+from magicplan.roofline.traffic import Op, Pass, attention, forward
 
 ROW_POINTS = 96
 PROBE = 4096.0
@@ -56,11 +61,16 @@ class RowTable:
 class PrefillCost:
     """What prompts cost beyond the work that `RowTable` knows, [layout] each.
 
-    Attention costs `full_pair_seconds` for each (query, key) pair of the layers that see
-    everything and `window_pair_seconds` for each pair within `window_tokens`; `draft_seconds` a
-    token builds the draft's own cache. `request_seconds` pass at the host, beside all steps.
+    Attention costs `pass_seconds` once, `token_seconds` for each new token and
+    `cached_token_seconds` for each one that layers which see everything read,
+    `full_pair_seconds` for each (query, key) pair of those layers and `window_pair_seconds` for
+    each pair within `window_tokens`; `draft_seconds` a token builds the draft's own cache.
+    `request_seconds` pass at the host, beside all steps.
     """
 
+    pass_seconds: Array
+    token_seconds: Array
+    cached_token_seconds: Array
     full_pair_seconds: Array
     window_pair_seconds: Array
     window_tokens: float
@@ -74,7 +84,10 @@ class PrefillCost:
         pairs = new * cached + new * (new + 1) / 2
         short = _pairs_within(self.window_tokens, new, cached)
         return np.asarray(
-            self.full_pair_seconds[:, None] * pairs
+            self.pass_seconds[:, None]
+            + self.token_seconds[:, None] * new
+            + self.cached_token_seconds[:, None] * cached
+            + self.full_pair_seconds[:, None] * pairs
             + self.window_pair_seconds[:, None] * short
             + self.draft_seconds[:, None] * new
         )
@@ -145,17 +158,40 @@ def catching_up_seconds(
 
 
 def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> PrefillCost:
-    """Coefficients of prompts, read off one pass over 4096 tokens, where compute decides.
+    """Coefficients of prompts, read off passes over 4096 tokens.
 
     Groups of data-parallel attention and pipeline stages work on different prompts at once.
     """
-    work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE)
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
-    seconds = {"attention": np.zeros(1), "attention_sliding": np.zeros(1)}
-    for op in _materialised(model, forward(model, with_axes(layout, 1), work)):
-        cost = step_cost([op], machine).seconds
-        seconds[op.name] = _layouts(cost, layout)[:, 0] / at_once / (PROBE * (PROBE + 1) / 2)
+    zero = np.zeros(np.size(layout.tp))
+    seconds = dict.fromkeys(
+        ("pass", "token", "cached_token", "attention", "attention_sliding"), zero
+    )
+    fresh = _prompt_ops(model, layout, 0.0)
+    behind = {op.name: op for op in _prompt_ops(model, layout, PROBE)}
+    for op in fresh:
+        pairs = PROBE * (PROBE + 1) / 2
+        if op.name == "attention_sliding":
+            pairs = float(_pairs_within(float(model.window_tokens or 0), *np.array([PROBE, 0.0])))
+        fit = machine.calibration.prefill_fit(op.dtype)
+        if fit is None:
+            each = {op.name: op_seconds(op, machine) / pairs}
+        else:
+            read = (behind[op.name].kv_bytes - op.kv_bytes) / PROBE
+            rate = fit.memory_efficiency * machine.bytes_per_s
+            each = {
+                "pass": fit.launch_seconds,
+                "token": op.bytes / PROBE / rate,
+                "cached_token": read / rate if op.name == "attention" else 0.0,
+                op.name: compute_seconds(op, machine) / fit.compute_efficiency / pairs,
+            }
+        for name, value in each.items():
+            mine = _layouts(op.count * value, layout)[:, 0] / at_once
+            seconds[name] = seconds[name] + mine
     return PrefillCost(
+        pass_seconds=seconds["pass"],
+        token_seconds=seconds["token"],
+        cached_token_seconds=seconds["cached_token"],
         full_pair_seconds=seconds["attention"],
         window_pair_seconds=seconds["attention_sliding"],
         window_tokens=float(model.window_tokens or 0),
@@ -165,16 +201,21 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
     )
 
 
-def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
-    """Attention as a prefill runs it: latent attention decodes in absorbed form but prefills with
-    keys and values written out, whose heads are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
-    ops = [op for op in all_ops if op.kind == "attention"]
+def _prompt_ops(model: ModelShape, layout: Deployment, cached: float) -> list[Op]:
+    """Attention of `PROBE` prompt tokens behind `cached` ones, as a prefill runs it: latent
+    attention decodes in absorbed form but prefills with keys and values written out, whose heads
+    are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
+    work = Pass(batch=1.0, ctx=cached, query_tokens=PROBE, prefill=True)
+    ops = attention(model, with_axes(layout, 1), work)
     if model.latent is None:
-        return ops
+        return list(ops)
     a = model.latent
     wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
     share = wide / (2 * a.kv_rank + a.rope_head_dim)
-    return [replace(op, flops=op.flops * share) for op in ops]
+    return [
+        replace(op, flops=op.flops * share, activation_bytes=op.activation_bytes * share)
+        for op in ops
+    ]
 
 
 def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:

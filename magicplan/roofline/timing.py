@@ -17,7 +17,9 @@ from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
     CollectiveFit,
+    ExpertFit,
     LinearFit,
+    PrefillFit,
 )
 from magicplan.roofline.deployment import Namespace, Num
 from magicplan.roofline.traffic import Op
@@ -102,7 +104,7 @@ def compute_seconds(op: Op, machine: Machine) -> Num:
 def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
     """Seconds of one run of an op, never less than the datasheet's roofline."""
     if op.kind == "linear":
-        return _linear_seconds(op, machine, xp)
+        return (_expert_seconds if op.grouped else _linear_seconds)(op, machine, xp)
     if op.kind == "attention":
         return _attention_seconds(op, machine, xp)
     if op.kind == "collective":
@@ -112,7 +114,7 @@ def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
 
 def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     calibration = machine.calibration
-    fit = calibration.linear_fit(op.dtype, grouped=op.grouped)
+    fit = calibration.linear_fit(op.dtype)
     share = calibration.host.quantise_share
     if share < 1 and fit.requantise_efficiency < math.inf:
         fit = _fused(fit, calibration.linear_fit("bf16"), share)
@@ -129,7 +131,23 @@ def _fused(fit: LinearFit, plain: LinearFit, share: float) -> LinearFit:
     return replace(fit, launch_seconds=fit.launch_seconds - (1 - share) * extra)
 
 
+def _expert_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    fit = machine.calibration.expert_fit(op.weight_format, op.dtype)
+    passing = op.activation_bytes + fit.idle_share * op.idle_bytes
+    return expert_time(
+        fit,
+        op.units,
+        op.weight_bytes / machine.bytes_per_s,
+        passing / machine.bytes_per_s,
+        compute_seconds(op, machine),
+        xp,
+    )
+
+
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    whole = machine.calibration.prefill_fit(op.dtype) if op.prefill else None
+    if whole is not None:
+        return prefill_time(whole, memory_seconds(op, machine), compute_seconds(op, machine), xp)
     fit = machine.calibration.attention_fit(op.dtype)
     waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
     if fit.reread_share:
@@ -173,6 +191,24 @@ def linear_time(
         moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
     )
     return fit.launch_seconds + requantising / fit.requantise_efficiency + busy
+
+
+def expert_time(
+    fit: ExpertFit, touched: Num, reading: Num, passing: Num, computing: Num, xp: Namespace = np
+) -> Num:
+    """Seconds of a layer's experts, of which `touched` are met, from the ideal times of their
+    weights, activations and products at datasheet rates (see `ExpertFit`)."""
+    moving = reading / fit.memory_efficiency + fit.activation_passes * passing
+    busy = _p_norm(moving, computing / fit.compute_efficiency, fit.sharpness, xp)
+    return fit.launch_seconds + fit.expert_seconds * touched + busy
+
+
+def prefill_time(fit: PrefillFit, moving: Num, computing: Num, xp: Namespace = np) -> Num:
+    """Seconds of a prompt's attention from its ideal times at datasheet rates (`PrefillFit`)."""
+    busy = _p_norm(
+        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
+    )
+    return fit.launch_seconds + busy
 
 
 def attention_time(
@@ -273,11 +309,16 @@ def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -
     return shares
 
 
-def _launch_seconds(op: Op, machine: Machine) -> float:
+def _launch_seconds(op: Op, machine: Machine) -> Num:
     """Of one run of an op: what it takes however little it moves."""
     calibration = machine.calibration
+    if op.grouped:
+        experts = calibration.expert_fit(op.weight_format, op.dtype)
+        return experts.launch_seconds + experts.expert_seconds * op.units
     if op.kind == "linear":
-        return calibration.linear_fit(op.dtype, grouped=op.grouped).launch_seconds
+        return calibration.linear_fit(op.dtype).launch_seconds
+    if op.prefill and (prompts := calibration.prefill_fit(op.dtype)):
+        return prompts.launch_seconds
     if op.kind == "attention":
         return calibration.attention_fit(op.dtype).launch_seconds
     return calibration.host.kernel_seconds

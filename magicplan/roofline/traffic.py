@@ -28,8 +28,9 @@ Kind = Literal["linear", "attention", "collective", "elementwise"]
 class Op:
     """One op on one GPU: what a single run of it moves and computes, and how often it runs.
 
-    `units` of an attention op are its independent (sequence, KV head) pairs; a collective moves
-    `payload_bytes` of each of the `ranks` GPUs that take part.
+    `units` of an attention op are its independent (sequence, KV head) pairs, those of a grouped op
+    the experts it touches; a collective moves `payload_bytes` of each of the `ranks` GPUs that
+    take part.
     """
 
     name: str
@@ -44,7 +45,13 @@ class Op:
     """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
     count: Num = 1.0
     grouped: bool = False
-    """Products of many experts in one kernel, which is another than that of a single product."""
+    """All products of a layer's experts, which other kernels run than a single product."""
+    weight_format: str = ""
+    """Of a grouped op: what its weights are stored in, where `dtype` is what it multiplies in."""
+    idle_bytes: Num = 0.0
+    """Of a grouped op: activations of (token, expert) pairs whose expert another rank holds."""
+    prefill: bool = False
+    """Attention of prompts, which other kernels run than that of decoding."""
     units: Num = 0.0
     ranks: Num = 1.0
     payload_bytes: Num = 0.0
@@ -84,7 +91,8 @@ class Pass:
 
     `batch` [sequences] and `ctx` [tokens in the cache] broadcast against `query_tokens`.
     `kv_passes` is how often the query tokens make the kernel read a sequence's KV: 1 where it packs
-    them; None leaves it to the calibration (`AttentionFit.reread_share`).
+    them; None leaves it to the calibration (`AttentionFit.reread_share`). `prefill` says that the
+    query tokens are a prompt's, or a chunk of one.
     """
 
     batch: Num
@@ -92,6 +100,7 @@ class Pass:
     query_tokens: Num = 1.0
     view: KvView = FULL
     kv_passes: Num | None = None
+    prefill: bool = False
 
 
 def forward(
@@ -126,7 +135,7 @@ def _ops(model: ModelShape, layout: Deployment, work: Pass, xp: Namespace) -> It
             yield from _latent_attention(model, model.latent, layout, work, batch, xp)
         else:
             yield from _attention(model, layout, work, batch, xp)
-        yield from _feed_forward(model, layout, all_rows)
+        yield from _feed_forward(model, layout, all_rows, xp)
         yield from _elementwise(model, layout, rows, all_rows)
         yield from _collectives(model, layout, rows, all_rows)
     yield lm_head(model, layout, rows)
@@ -231,6 +240,7 @@ def _attends(
                 units=batch * kv_heads,
                 count=count,
                 sharing=q_heads / kv_heads,
+                new=_new_in_window(work, attended, window, xp),
             )
 
 
@@ -262,6 +272,13 @@ def _in_window(tokens: Num, window: int | None, xp: Namespace) -> Num:
     return tokens if window is None else xp.minimum(tokens, float(window))
 
 
+def _new_in_window(work: Pass, attended: Num, window: int | None, xp: Namespace) -> Num:
+    """New tokens that a query row meets on average: half of them, or what a window leaves beside
+    the cached ones, which the last rows see the fewest of; itself in any case."""
+    new = (work.query_tokens + 1) / 2
+    return new if window is None else xp.minimum(new, xp.maximum(float(window) - attended, 1.0))
+
+
 def attend(
     name: str,
     layout: Deployment,
@@ -277,19 +294,21 @@ def attend(
     units: Num,
     count: Num,
     sharing: Num,
+    new: Num = None,
 ) -> Op:
     """Scores and weighted values over `attended` cached tokens and, causally, the new ones.
 
     KV is read `kv_passes` times (once if None) and appended once; each of T query rows meets
     (T + 1) / 2 new tokens on average, which are still in registers or L2 and cost no traffic of
-    their own. `sharing` query heads share a KV head.
+    their own; `new` says how many if a window lets a row see fewer. `sharing` query heads share a
+    KV head.
     """
     rows = batch * work.query_tokens
     kv_dtype = work.view.kv_dtype or layout.kv_dtype
     token_bytes = kv_numbers * BYTES_PER_KV_NUMBER[kv_dtype]
     passes, tokens = (1.0, work.query_tokens) if work.kv_passes is None else (work.kv_passes, 1.0)
     read = attended * passes + cached * work.view.scan_fraction
-    new = (work.query_tokens + 1) / 2
+    new = (work.query_tokens + 1) / 2 if new is None else new
     return Op(
         name=name,
         kind="attention",
@@ -298,12 +317,15 @@ def attend(
         kv_bytes=batch * token_bytes * (read + work.query_tokens),
         activation_bytes=rows * heads * (score_width + value_width) * layout.wide_bytes,
         reread_bytes=batch * token_bytes * attended * passes * (sharing * tokens - 1),
+        prefill=work.prefill,
         units=units,
         count=count,
     )
 
 
-def _feed_forward(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
+def _feed_forward(
+    model: ModelShape, layout: Deployment, rows: Num, xp: Namespace
+) -> Iterator[Op]:
     ranks, into = layout.ffn_ranks, 2 if model.gated else 1
 
     def dense(prefix: str, width: Num, count: int) -> Iterator[Op]:
@@ -317,7 +339,7 @@ def _feed_forward(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[
     if model.dense_layers:
         yield from dense("", model.ffn, model.dense_layers)
     if model.experts:
-        yield from _experts(model, layout, rows)
+        yield from _experts(model, layout, rows, xp)
         if model.experts.shared_ffn:
             yield from dense("shared_", model.experts.shared_ffn, model.experts.layers)
 
@@ -344,11 +366,13 @@ def touched_experts(model: ModelShape, rows: Num) -> Num:
     return e.count * (1 - missed)
 
 
-def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
+def _experts(model: ModelShape, layout: Deployment, rows: Num, xp: Namespace) -> Iterator[Op]:
     """Router and routed experts: each rank holds 1 / ranks of all expert weights.
 
-    Whether experts are split whole (ep) or each by columns (tp), a rank reads the same share of
-    the touched ones and does the same share of the products, given balanced routing.
+    `ep` ranks hold whole experts, split by columns over ranks / ep each; given balanced routing,
+    a rank meets 1 / ep of the touched experts and of the (token, expert) pairs. Each pair reads
+    and writes the activations between the products once. Ranks whose attention is data parallel
+    are sent their own tokens alone; others see those of the whole group.
     """
     e = model.experts
     if e is None:
@@ -364,34 +388,35 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
         count=e.layers,
         quantised=False,
     )
-    touched = touched_experts(model, rows) / layout.ffn_ranks
-    visits = rows * e.per_token / layout.ffn_ranks
-    for name, wide, deep in (
-        ("experts_gate_up", into * e.ffn, model.hidden),
-        ("experts_down", model.hidden, e.ffn),
-    ):
-        one = linear(name, layout, visits, wide, deep, count=e.layers)
-        weights = touched * (
-            wide * deep * layout.weight_bytes + wide * int(e.bias) * layout.wide_bytes
-        )
-        yield Op(
-            name=name,
-            kind="linear",
-            dtype=one.dtype,
-            flops=one.flops,
-            weight_bytes=weights,
-            activation_bytes=one.activation_bytes,
-            requantise_bytes=one.requantise_bytes,
-            count=e.layers,
-            grouped=True,
-        )
+    width = e.ffn * layout.ep / layout.ffn_ranks
+    pairs = rows * e.per_token
+    own = pairs / layout.ep
+    elsewhere = xp.where(layout.attention_dp > 1, 0.0, pairs - own)
+    # into the first product, out of it, through the activation, into the second, out of it, summed
+    numbers = 3 * model.hidden + (2 * into + 2) * width
+    weights = (into + 1) * width * model.hidden
+    bias = (into * width + model.hidden / layout.ffn_ranks * layout.ep) * int(e.bias)
+    touched = touched_experts(model, rows) / layout.ep
+    yield Op(
+        name="experts",
+        kind="linear",
+        dtype=layout.math_dtype,
+        flops=2 * own * weights,
+        weight_bytes=touched * (weights * layout.weight_bytes + bias * layout.wide_bytes),
+        activation_bytes=own * numbers * layout.wide_bytes,
+        idle_bytes=elsewhere * numbers * layout.wide_bytes,
+        count=e.layers,
+        grouped=True,
+        weight_format=layout.dtype,
+        units=touched,
+    )
 
 
 def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num) -> Iterator[Op]:
     """Norms with residuals, RoPE, the activation function: read once, written once, fused so.
 
-    Some models norm every head's query and key, latent attention its two latents; experts add the
-    choice of experts, the sorting of tokens by expert and the weighted sum of what comes back.
+    Some models norm every head's query and key, latent attention its two latents. What surrounds
+    the products of experts is part of them (`ExpertFit`).
     """
     norm = model.norm_parameters / (2 * model.layers) * layout.wide_bytes
     yield Op(
@@ -430,25 +455,18 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
             activation_bytes=rows * latents * layout.wide_bytes,
             count=2 * model.layers,
         )
-    width = model.ffn * model.dense_layers
+    widths = [(model.ffn, model.dense_layers)]
     if model.experts:
-        e = model.experts
-        visits = all_rows * e.per_token / layout.ffn_ranks
-        yield Op(
-            name="routing",
-            kind="elementwise",
-            dtype="fp32",
-            activation_bytes=2 * visits * model.hidden * layout.wide_bytes,
-            count=3 * e.layers,
-        )
-        width += (e.ffn * e.per_token + e.shared_ffn) * e.layers
-    yield Op(
-        name="activation",
-        kind="elementwise",
-        dtype="fp32",
-        activation_bytes=3 * all_rows * width / model.layers / layout.ffn_ranks * layout.wide_bytes,
-        count=model.layers,
-    )
+        widths.append((model.experts.shared_ffn, model.experts.layers))
+    for width, layers in widths:
+        if width and layers:
+            yield Op(
+                name="activation",
+                kind="elementwise",
+                dtype="fp32",
+                activation_bytes=3 * all_rows * width / layout.ffn_ranks * layout.wide_bytes,
+                count=layers,
+            )
 
 
 def _collectives(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num) -> Iterator[Op]:
