@@ -23,6 +23,7 @@ from accuracy_published import (
 )
 
 from magicplan.calibrate import kernel_tables
+from magicplan.calibrate.expert_tables import with_experts_and_prompts
 from magicplan.calibrate.groups import fit_groups
 from magicplan.hardware_specs.transfer import STRANGER_SPREAD, TRANSFER_SPREAD
 from magicplan.replay import published
@@ -37,7 +38,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     kernels, results = Path(sys.argv[1]), Path(sys.argv[2])
-    tables = kernel_tables.read(kernels)
+    tables = with_experts_and_prompts(kernel_tables.read(kernels), kernels)
     groups = fit_groups(tables)
     older = crossings(tables, groups, versions(groups))
     foreign = crossings(tables, groups, strangers(groups))

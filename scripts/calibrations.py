@@ -19,6 +19,7 @@ import numpy as np
 import tomli_w
 
 from magicplan.calibrate import kernel_tables
+from magicplan.calibrate.expert_tables import with_experts_and_prompts
 from magicplan.calibrate.groups import document, fit_groups, write
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import load
@@ -219,7 +220,7 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     kernels, results = Path(sys.argv[1]), Path(sys.argv[2])
-    groups = fit_groups(kernel_tables.read(kernels), lambda name: print("fitted", name))
+    groups = fit_groups(with_experts_and_prompts(kernel_tables.read(kernels), kernels), lambda name: print("fitted", name))
     for old in CALIBRATIONS.glob("*.toml"):
         old.unlink()
     ship([document(group, groups, SOURCE) for group in groups])

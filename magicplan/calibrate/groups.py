@@ -16,7 +16,10 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from magicplan.calibrate.expert_fit import MATH, fit_experts, fit_prefill
+from magicplan.calibrate.expert_tables import FORMATS
 from magicplan.calibrate.kernel_fit import (
+    MIN_ROWS,
     ROOF_SHARE,
     Fitted,
     cold_attention,
@@ -38,7 +41,14 @@ from magicplan.hardware_specs.transfer import version_key
 DTYPES = ("bf16", "fp8")
 DONORS = ("vllm", "sglang", "trtllm")
 """vLLM and SGLang share kernels and the code of their all-reduce."""
-PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective", "eager")
+EXPERTS = ("bf16", "fp8", "fp4", "int4")
+PARTS = (
+    "linear.bf16", "linear.fp8", *(f"experts.{name}" for name in EXPERTS), "attention.bf16",
+    "attention.fp8", "prefill.bf16", "prefill.fp8", "collective", "eager",
+)  # fmt: skip
+ANYWHERE = ("experts.int4",)
+"""Weights that are only stored so run through one library's kernel (Marlin) on every GPU: a GPU
+whose own tables lack them borrows from another's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +115,14 @@ def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, C
         chosen = _of_dtype(rows.attention, "kv_dtype", dtype)
         if chosen:
             yield f"attention.{dtype}", chosen, attention(dtype, chosen)
+    for name in EXPERTS:
+        chosen = _of_format(rows.experts, name)
+        if MATH[name] in accelerator.dense_flops_per_s and chosen:
+            yield f"experts.{name}", chosen, _experts(chosen, name)
+    for dtype in DTYPES:
+        chosen = _of_dtype(rows.prompts, "kv_dtype", dtype)
+        if chosen:
+            yield f"prefill.{dtype}", chosen, _prefill(chosen, dtype)
     graphs, eager = rows.collective, rows.eager
     if graphs and len(graphs["seconds"]):
         yield "collective", graphs, lambda _: fit_collective(graphs, accelerator)
@@ -117,6 +135,30 @@ def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
         return {}
     mask = table[column] == dtype
     return where(table, mask) if mask.any() else {}
+
+
+def _of_format(table: Columns, name: str) -> Columns:
+    """Experts in one format: of its names in the source, the first that has enough rows."""
+    for quant, known in FORMATS.items() if table else ():
+        mask = table["quant"] == quant
+        if known == name and mask.sum() >= MIN_ROWS:
+            return where(table, mask)
+    return {}
+
+
+def _experts(rows: Columns, name: str) -> Fit:
+    """Experts after linear layers, whose share of peak FLOP is the most that theirs can be."""
+
+    def fit(group: Group) -> Fitted[Any]:
+        single = group.fits.get(f"linear.{MATH[name]}") or group.fits.get("linear.fp8")
+        form = single.form if single else LinearFit()
+        return fit_experts(rows, group.accelerator, name, form)
+
+    return fit
+
+
+def _prefill(rows: Columns, dtype: str) -> Fit:
+    return lambda group: fit_prefill(rows, group.accelerator, dtype)
 
 
 def _eager(group: Group, rows: Columns) -> Fitted[Any]:
@@ -160,6 +202,8 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     found = {}
     for part in PARTS:
         fitted = [g for g in same_gpu if part in g.fits]
+        if not fitted and part in ANYWHERE:
+            fitted = [g for g in groups if part in g.fits]
         owners = sorted((g for g in fitted if g is group or not rereads(g, part)), key=distance)
         if owners:
             found[part] = (owners[0].fits[part], owners[0].name)
@@ -192,7 +236,9 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         "origin": _origin(group, parts, source),
         "date": date.today().isoformat(),
         "linear": {},
+        "experts": {},
         "attention": {},
+        "prefill": {},
     }
     for part, (fitted, _) in parts.items():
         kind, _, dtype = part.partition(".")

@@ -56,10 +56,11 @@ class ExpertFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrefillFit:
-    """t = launch + p-norm(bytes / (memory_efficiency BW), flops / (compute_efficiency F)): causal
-    attention of a whole prompt or of a chunk of one.
+    """t = launch + p-norm(bytes / (memory_efficiency BW), work / (compute_efficiency F)), where work
+    is flops + score_flops (query, key) pairs: causal attention of a prompt or of a chunk of one.
 
-    Short prompts last as long as the launch, long ones as their products.
+    Short prompts last as long as the launch, long ones as their products; exponentials take the
+    longer, beside them, the narrower a head is.
     """
 
     launch_seconds: float = 0.0
@@ -67,6 +68,8 @@ class PrefillFit:
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     """The p of the norm: 1 in the tables, as queries, keys and values come before products."""
+    score_flops: float = 0.0
+    """What the softmax of one score takes, in FLOP of the products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -253,6 +256,8 @@ def _check(name: str, part: Any) -> None:
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
         if entry.name == "activation_passes" and not 1 <= value < math.inf:
             raise SpecError(name, f"{entry.name} is {value}, expected a number of 1 or more")
+        if entry.name == "score_flops" and not 0 <= value < math.inf:
+            raise SpecError(name, f"{entry.name} is {value}, expected a number of 0 or more")
         if entry.name.endswith("sharpness") and not value >= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
         if entry.name.endswith(("efficiency", "split_share")) and not 0 < value <= 1:

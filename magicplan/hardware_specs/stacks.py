@@ -37,15 +37,11 @@ def streamed_rounds(stack: str) -> float:
 
 
 def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> dict[str, LinearFit]:
-    """Linear layers that no public table holds, by the slowdown against 8-bit ones that published
-    runs of whole engines show: those in 4 bits, and grouped products of experts."""
+    """Linear layers in 4 bits, by the slowdown against 8-bit ones that published runs of whole
+    engines show."""
     found, seen = _stack(stack), {}
     if fp4 and found.get("fp4"):
         seen["fp4"] = _slower(fp8, bf16, found["fp4"]["launch_seconds"], found["fp4"]["slowdown"])
-    for dtype in ("fp8", "fp4") if fp4 else ("fp8",):
-        slowdown = found.get("experts", {}).get(f"{dtype}_slowdown")
-        if slowdown:
-            seen[f"{dtype}_experts"] = _slower(fp8, bf16, 0.0, slowdown)
     return seen
 
 

@@ -192,8 +192,9 @@ def prefill_of(case: Case, scene: Scene) -> float:
     before = np.full((1, 1), (case.prompt_tokens - tokens) / 2)
     # kernels of prefill pack a chunk's tokens whatever those of decoding do
     work = Pass(
-        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0
-    )
+        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0,
+        prefill=True,
+    )  # fmt: skip
     cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
     share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
     return float(np.max(cost.seconds)) * share

@@ -294,11 +294,11 @@ def _serving_kv(row: Row) -> str:
 def _ask(row: Row, model: str, batch: int, ctx: float) -> dict[str, Any]:
     engine = row["engine_version"].lower()
     stack = engine_stack(engine) or OTHER_ENGINE
-    tp, gpu = _degree(row), _gpu(row["gpu"])
-    return {
+    gpu = _gpu(row["gpu"])
+    return _degrees(row) | {
         "gpu": gpu, "model": _model(model), "batch": batch, "ctx": max(1, round(ctx)),
-        "tp": tp, "gpus": tp, "dtype": _runs_as(_format(row.get("weight_dtype", ""), model), gpu),
-        "kv_dtype": "fp8" if row.get("kv_dtype", "").startswith("fp8") else None,
+        "dtype": _runs_as(_format(row.get("weight_dtype", ""), model), gpu),
+        "kv_dtype": _kv(row.get("kv_dtype", "")),
         "stack": "magicdec" if engine == "magicdec" else stack, "draft": "none",
         "memory_fraction": 1.0,
     }  # fmt: skip
@@ -327,14 +327,36 @@ def _runs_as(dtype: str | None, gpu: str) -> str | None:
     return "int4" if dtype == "fp4" and "fp4" not in multiplied else dtype
 
 
-def _degree(row: Row) -> int:
-    found = re.match(r"TP(\d+)", row.get("parallelism", "").upper())
-    if found:
-        return int(found[1])
-    alone = row.get("n_gpu", "") in ("", "1", "1.0") or "(1 GPU" in row.get("parallelism", "")
-    if alone:
-        return 1
-    raise _Unusable(f"parallelism {row.get('parallelism')!r} is not tensor parallel")
+def _degrees(row: Row) -> dict[str, int]:
+    """Degrees of one replica as `predict` takes them, from "TP8", "TP8 + EP" or "TP8 + attention
+    DP"; from "1 GPU for 8B" beside a model of that size. TensorRT-LLM's attention DP runs on the
+    GPUs that its TP counts."""
+    text = row.get("parallelism", "")
+    stated = re.fullmatch(r"TP(\d+)(?:\.0)?((?: \+ (?:EP|attention DP))*)", text)
+    if stated:
+        gpus = int(stated[1])
+        found = {"tp": gpus, "gpus": gpus}
+        if "EP" in stated[2]:
+            found["ep"] = gpus
+        return found | ({"tp": 1, "attention_dp": gpus} if "attention DP" in stated[2] else {})
+    one = re.search(r"\(1 GPU for (\d+)B", text)
+    size = re.search(r"(\d+(?:\.\d+)?)B\b", row.get("model", ""), re.IGNORECASE)
+    if one and size and float(size[1]) <= float(one[1]):
+        return {"tp": 1, "gpus": 1}
+    if not text and row.get("n_gpu", "") in ("", "1", "1.0"):
+        return {"tp": 1, "gpus": 1}
+    raise _Unusable(f"parallelism {text!r} does not say on how many GPUs a replica runs")
+
+
+def _kv(text: str) -> str | None:
+    """The cache's format: None where nothing or 16 bits are stated. Of two the first, as the row
+    leaves it open."""
+    word = re.split(r" or | \(", text.lower())[0]
+    if word in ("", "not stated", "bf16", "fp16", "f16", "auto"):
+        return None
+    if word == "fp8" and "skip" not in text.lower():
+        return "fp8"
+    raise _Unusable(f"KV cache {text!r} is not modelled")
 
 
 def _gpu(text: str) -> str:
@@ -388,11 +410,14 @@ def _whole(text: str, what: str) -> int:
 
 
 def _tokens(text: str, default: float) -> float:
-    """A length: "8192", "~200", "64K"; the default where a row names a data set instead."""
-    found = re.fullmatch(r"[~<=]*(\d+(?:\.\d+)?)(k?)", text.lower())
-    if not found:
-        return default
-    return float(found[1]) * (1024 if found[2] else 1)
+    """A length: "8192", "~200", "64K", "~20000 (+-15%)", "<=2048 (EOS)"; the default where a row
+    states none, or names a data set instead."""
+    found = re.fullmatch(r"[~<=]*(\d+(?:\.\d+)?)(k?)(?: \(.*\))?", text.lower())
+    if found:
+        return float(found[1]) * (1024 if found[2] else 1)
+    if re.search(r"\d", text):
+        raise _Unusable(f"length {text!r} is not a number of tokens")
+    return default
 
 
 def _length(text: str, what: str) -> float:

@@ -101,6 +101,13 @@ def compute_seconds(op: Op, machine: Machine) -> Num:
     return op.flops / machine.flops_per_s(op.dtype)
 
 
+def prompt_seconds(op: Op, machine: Machine) -> Num:
+    """Products and softmax of a prompt's attention over the datasheet's dense peak."""
+    fit = machine.calibration.prefill_fit(op.dtype)
+    extra = fit.score_flops * op.scores if fit else 0.0
+    return (op.flops + extra) / machine.flops_per_s(op.dtype)
+
+
 def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
     """Seconds of one run of an op, never less than the datasheet's roofline."""
     if op.kind == "linear":
@@ -147,7 +154,7 @@ def _expert_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     whole = machine.calibration.prefill_fit(op.dtype) if op.prefill else None
     if whole is not None:
-        return prefill_time(whole, memory_seconds(op, machine), compute_seconds(op, machine), xp)
+        return prefill_time(whole, memory_seconds(op, machine), prompt_seconds(op, machine), xp)
     fit = machine.calibration.attention_fit(op.dtype)
     waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
     if fit.reread_share:

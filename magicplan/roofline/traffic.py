@@ -52,6 +52,8 @@ class Op:
     """Of a grouped op: activations of (token, expert) pairs whose expert another rank holds."""
     prefill: bool = False
     """Attention of prompts, which other kernels run than that of decoding."""
+    scores: Num = 0.0
+    """Of attention: (query head, key) pairs, each with an exponential of its own."""
     units: Num = 0.0
     ranks: Num = 1.0
     payload_bytes: Num = 0.0
@@ -318,6 +320,7 @@ def attend(
         activation_bytes=rows * heads * (score_width + value_width) * layout.wide_bytes,
         reread_bytes=batch * token_bytes * attended * passes * (sharing * tokens - 1),
         prefill=work.prefill,
+        scores=rows * heads * (attended + new),
         units=units,
         count=count,
     )

@@ -16,8 +16,8 @@ from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.timing import (
     Machine,
     StepCost,
-    compute_seconds,
     op_seconds,
+    prompt_seconds,
     step_cost,
 )
 from magicplan.roofline.traffic import Op, Pass, attention, forward
@@ -183,7 +183,7 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
                 "pass": fit.launch_seconds,
                 "token": op.bytes / PROBE / rate,
                 "cached_token": read / rate if op.name == "attention" else 0.0,
-                op.name: compute_seconds(op, machine) / fit.compute_efficiency / pairs,
+                op.name: prompt_seconds(op, machine) / fit.compute_efficiency / pairs,
             }
         for name, value in each.items():
             mine = _layouts(op.count * value, layout)[:, 0] / at_once
