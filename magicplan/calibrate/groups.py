@@ -248,8 +248,7 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
             spread = round(fitted.held_out.p80 / 100, 3)
             data[kind] = _constants(fitted.form) | {"spread": spread}
     if "eager" in parts and "collective" in parts:
-        launch = _constants(parts["eager"][0].form)["eager_seconds"]
-        data["collective"]["eager_seconds"] = launch
+        data["collective"] |= {"eager_seconds": parts["eager"][0].form.eager_seconds}
     if "linear.fp8" in parts:
         fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
         fp4 = "fp4" in group.accelerator.dense_flops_per_s
@@ -281,7 +280,9 @@ def _query_rows(wide: RowRatio | None) -> dict[str, float]:
 
 
 def _constants(form: Any) -> dict[str, float]:
-    return {k: float(f"{v:.4g}") for k, v in asdict(form).items()}
+    """What a form holds beside the ideal: a constant that a fit left at rest is not written."""
+    plain = asdict(type(form)())
+    return {k: float(f"{v:.4g}") for k, v in asdict(form).items() if v != plain[k]}
 
 
 def _origin(group: Group, parts: dict[str, tuple[Fitted[Any], str]], source: str) -> str:

@@ -195,9 +195,14 @@ def fit_attention(
             compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
         )
 
-    plain, split = fitted((1.0,), bounds), fitted((0.6, 0.9), bounds | SPLIT)
-    pays = split.held_out.mape < PAYS * plain.held_out.mape
-    return better_than_naive("attention", rows, split if pays else plain)
+    found = fitted((1.0,), bounds)
+    try:
+        split = fitted((0.6, 0.9), bounds | SPLIT)
+    except UsageError:  # it ends at its bound: the rows do not say
+        split = found
+    if split.held_out.mape < PAYS * found.held_out.mape:
+        found = split
+    return better_than_naive("attention", rows, found)
 
 
 def cold_attention(rows: Columns, accelerator: Accelerator, kv_dtype: str) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from magicplan.errors import SpecError
@@ -181,6 +181,12 @@ class Calibration:
     """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
+    experts_residual: Residual | None = None
+    """That of steps of mixtures of experts, where published ones say it."""
+    first_token_residual: Residual | None = None
+    """That of times to the first token of dense models under load."""
+    experts_first_token_residual: Residual | None = None
+    """The same of mixtures of experts."""
     accelerator: str = ""
     """The part that a calibration of one's own was fitted on; "" where its file does not say."""
     evidence: tuple[Mapping[str, Any], ...] = ()
@@ -190,8 +196,11 @@ class Calibration:
         for part in (self.linear, self.experts, self.prefill, self.attention, self.draft_attention):
             for fit in part.values():
                 _check(self.name, fit)
-        for residual in (self.step_residual, self.speedup_residual):
-            if not 0 < residual.low <= residual.high < math.inf:
+        for residual in (
+            self.step_residual, self.speedup_residual, self.experts_residual,
+            self.first_token_residual, self.experts_first_token_residual,
+        ):  # fmt: skip
+            if residual is not None and not 0 < residual.low <= residual.high < math.inf:
                 raise SpecError(
                     self.name,
                     f"a residual goes from {residual.low} to {residual.high}, expected two numbers "
@@ -199,6 +208,15 @@ class Calibration:
                 )
         _check(self.name, self.collective)
         _check(self.name, self.host)
+
+    def for_experts(self) -> Calibration:
+        """The same calibration with the residuals of mixtures of experts in their places, where
+        published runs of the stack say them."""
+        return replace(
+            self,
+            step_residual=self.experts_residual or self.step_residual,
+            first_token_residual=self.experts_first_token_residual,
+        )
 
     def linear_fit(self, dtype: str) -> LinearFit:
         """The fit of linear layers in that math dtype, or in the nearest one fitted."""

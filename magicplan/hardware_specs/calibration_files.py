@@ -19,6 +19,7 @@ from magicplan.hardware_specs.calibration import (
     Residual,
 )
 
+MORE_RESIDUALS = ("experts_residual", "first_token_residual", "experts_first_token_residual")
 CALIBRATIONS = Path(__file__).parent / "calibrations"
 """Those that ship."""
 
@@ -44,6 +45,11 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         origin=_text(where, data, "origin"),
         step_residual=_part(where, data, "step_residual", Residual),
         speedup_residual=_part(where, data, "speedup_residual", Residual),
+        **{
+            name: _part(where, data, name, Residual)
+            for name in MORE_RESIDUALS
+            if name in data
+        },
         linear=_by_dtype(where, data, "linear", LinearFit),
         experts=_by_dtype(where, data, "experts", ExpertFit),
         prefill=_by_dtype(where, data, "prefill", PrefillFit),

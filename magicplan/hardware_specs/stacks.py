@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from magicplan.hardware_specs.calibration import LinearFit
+from magicplan.hardware_specs.calibration_files import MORE_RESIDUALS
 
 
 def stack_constants(stack: str) -> dict[str, Any]:
     """Host constants and residuals of a serving stack, as a calibration file holds them."""
-    kept = ("host", "step_residual", "speedup_residual")
+    kept = ("host", "step_residual", "speedup_residual", *MORE_RESIDUALS)
     return {k: v for k, v in _stack(stack).items() if k in kept}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from magicplan.errors import UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS, MORE_RESIDUALS, read
 from magicplan.hardware_specs.load import load, names
 from magicplan.hardware_specs.stacks import stack_tables
 
@@ -98,8 +98,7 @@ STRANGER_SPREAD = 1.35
 """The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
 their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
 EXPERT_SPREAD = 1.30
-"""The same for mixtures of experts, whose steps took no part in a stack's residual;
-docs/accuracy.md prints how many of them lie inside."""
+"""The same for mixtures of experts, where no published steps of them say a stack's residual."""
 
 
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
@@ -157,11 +156,9 @@ def widened(found: Calibration, spread: float, why: str) -> Calibration:
     """The same constants with both intervals moved out by a factor; `ideal` has nothing to add."""
     if found.name == "ideal":
         return found
-    return replace(
-        found,
-        step_residual=_wider(found.step_residual, spread, why),
-        speedup_residual=_wider(found.speedup_residual, spread, why),
-    )
+    names = ("step_residual", "speedup_residual", *MORE_RESIDUALS)
+    present = {name: residual for name in names if (residual := getattr(found, name)) is not None}
+    return replace(found, **{n: _wider(residual, spread, why) for n, residual in present.items()})
 
 
 def _wider(residual: Residual, spread: float, why: str) -> Residual:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -18,7 +19,8 @@ from magicplan.prediction.predict import answer, predict
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction
-from magicplan.replay.published import Case, Skipped, engine_stack
+from magicplan.replay.published import Case, ServedRun, Skipped, engine_stack
+from magicplan.replay.serving_rows import predicted
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
@@ -35,7 +37,7 @@ class Outcome:
 
     case: Case
     kind: str
-    """step or speedup."""
+    """step, speedup, tpot, ttft, itl or rate."""
     measured: float
     predicted: float
     low: float
@@ -53,11 +55,11 @@ class Outcome:
 
     @property
     def impossible(self) -> bool:
-        """A step faster than the datasheet allows, or a speedup beyond that of drafts and
-        verification at the datasheet's speed: the row or its reading is wrong."""
-        if self.kind == "step":
-            return self.measured < self.floor
-        return self.measured > self.floor
+        """A time shorter than the datasheet allows, or a rate or speedup beyond that of the
+        datasheet's speed: the row or its reading is wrong."""
+        if self.kind in ("rate", "speedup"):
+            return self.measured > self.floor
+        return self.measured < self.floor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +101,13 @@ def replay(
     """Predict every case; those that the package refuses are skipped with its reason."""
     outcomes: list[Outcome] = []
     skipped: list[Skipped] = []
-    for case in cases:
+    for stated in cases:
+        case = replace(stated, ask=stated.ask | (overrides or {}))
         try:
-            found = _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            if case.run:
+                found = _served(case, case.run)
+            else:
+                found = _outcomes(case, predict(**case.ask))
             if not found:
                 raise UsageError("neither a step time nor a speedup of a round is stated")
             outcomes += found
@@ -118,6 +124,33 @@ def replay_with(cases: Iterable[Case], calibration: Calibration) -> list[Outcome
         ask = resolve(Request(**case.ask))
         machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
         found += _outcomes(case, answer(replace(ask, machine=machine)))
+    return found
+
+
+def _served(case: Case, run: ServedRun) -> list[Outcome]:
+    """A load test's figures, through the path that plans use.
+
+    Times and rates are off by what steps are off by, times to the first token by their own
+    residual. None is called impossible: the naive run is no floor, for it meets its neighbours
+    elsewhere.
+    """
+    machine = resolve(Request(**case.ask)).machine
+    bare = predicted(case, run, replace(machine, calibration=ideal()))
+    step, first = machine.calibration.step_residual, machine.calibration.first_token_residual
+    found = []
+    for kind, value in predicted(case, run).items():
+        if kind not in run.measured:
+            continue
+        ends = first if kind == "ttft" and first else step
+        low, high = (1 / ends.high, 1 / ends.low) if kind == "rate" else (ends.low, ends.high)
+        found.append(
+            Outcome(
+                case=case, kind=kind, measured=run.measured[kind], predicted=value,
+                low=value * low, high=value * high, naive=bare[kind],
+                floor=math.inf if kind == "rate" else 0.0,
+                fitted=fitted(case, step.basis),
+            )
+        )  # fmt: skip
     return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
+from magicplan.replay.launch_lines import launched
 from magicplan.roofline.acceptance import alpha_from_tokens_per_round
 
 Row = dict[str, str]
@@ -26,7 +27,8 @@ OTHER_ENGINE = "vllm"
 """Engines without a calibration of their own are predicted by its kernels, without its host."""
 WEIGHTS = {
     "bf16": "bf16", "fp16": "bf16", "f16": "bf16", "half": "bf16", "fp8": "fp8", "nvfp4": "fp4",
-    "fp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4", "awq": "int4",
+    "fp4": "fp4", "mxfp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4",
+    "awq": "int4", "gptq": "int4",
     "not": "bf16", "": "bf16", "checkpoint": "bf16",
 }  # fmt: skip
 NODE_GPUS = 8
@@ -39,6 +41,22 @@ METHODS = {
 }  # fmt: skip
 """How a published method begins, and the draft that it is. EAGLE's head knows the whole vocabulary,
 unless its source says that it was reduced, as EAGLE-3's is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRun:
+    """A load test of one server: what was sent, and what its load generator reported."""
+
+    prompt_tokens: float
+    output_tokens: float
+    concurrency: float
+    """Requests kept in flight."""
+    measured: dict[str, float]
+    """Means by kind: `tpot`, `ttft` and `itl` in seconds, `rate` in requests a second."""
+    requests: float | None = None
+    """All of them, where a row says so."""
+    batched_tokens: float | None = None
+    max_sequences: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +83,8 @@ class Case:
     dense: bool = True
     version: str = ""
     """Of the engine, where a row states it apart from the name."""
+    run: ServedRun | None = None
+    """A load test, whose `step_seconds` is its time per token, prompts of neighbours included."""
 
     @property
     def served(self) -> bool:
@@ -135,6 +155,7 @@ def _rows(path: Path) -> Iterator[Row]:
 def _layout(path: Path, row: Row) -> Any:
     for needed, layout in (
         ({"tpot_ms", "system", "model_path", "batch_size"}, _serving),
+        ({"command", "requests", "tpot_mean_ms", "prompt_tokens"}, _bench),
         ({"t_target_ms", "omega", "gamma", "prefix_len", "draft_type"}, _round),
         ({"baseline_value", "spec_value", "accept_len", "method"}, _speculation),
         ({"metric", "value", "unit", "batch_or_concurrency"}, _plain),
@@ -145,7 +166,7 @@ def _layout(path: Path, row: Row) -> Any:
         f"{path.name} has none of the known layouts (plain decoding: metric, value, unit, "
         "batch_or_concurrency; speculation: baseline_value, spec_value, accept_len, method; "
         "rounds: t_target_ms, omega, gamma, prefix_len, draft_type; serving: tpot_ms, system, "
-        "model_path, batch_size)"
+        "model_path, batch_size; load tests: command, requests, tpot_mean_ms, prompt_tokens)"
     )
 
 
@@ -266,6 +287,59 @@ def _serving(name: str, source: str, row: Row) -> Case:
         step_seconds=_number(row["tpot_ms"], "tpot") / 1e3, prompt_tokens=prompt,
         prefill_tokens=batch * prompt / max(out, 1), dense=_dense(row["model_path"]),
         version=row.get("backend_version", ""),
+        run=ServedRun(
+            prompt_tokens=prompt, output_tokens=out, concurrency=batch,
+            measured=_means(row, {"tpot": ("tpot_ms", 1e-3), "ttft": ("ttft_ms", 1e-3)}),
+        ),
+    )  # fmt: skip
+
+
+BENCH = {
+    "tpot": ("tpot_mean_ms", 1e-3), "ttft": ("ttft_mean_ms", 1e-3),
+    "itl": ("itl_mean_ms", 1e-3), "rate": ("request_per_s", 1.0),
+}  # fmt: skip
+"""Columns of a load generator's output, and what one of their units is in seconds or 1/s."""
+
+
+def _means(row: Row, columns: dict[str, tuple[str, float]]) -> dict[str, float]:
+    return {
+        kind: _number(row[column], column) * unit
+        for kind, (column, unit) in columns.items()
+        if row.get(column)
+    }
+
+
+def _bench(name: str, source: str, row: Row) -> Case:
+    """A whole output of a load generator that sent all requests at once to one server."""
+    stack = engine_stack(row["engine"])
+    if stack is None:
+        raise _Unusable(f"engine {row['engine']!r} is none of {', '.join(dict(ENGINES))}")
+    gpu = _gpu(row["gpu"])
+    server = launched(row["command"], stack, hardware_specs.load(gpu))
+    if server.replicas > 1:
+        raise _Unusable(f"{server.replicas} replicas behind one port are not modelled")
+    stated = server.quantisation or "checkpoint"
+    model = server.model or row["model"]
+    if stated == "checkpoint" and "gpt-oss" in model.lower():
+        stated = "mxfp4"
+    prompt = _length(row["prompt_tokens"], "prompt_tokens")
+    out, requests = _length(row["output_tokens"], "output_tokens"), _whole(row["requests"], "n")
+    merged = row | {
+        "engine_version": row["engine"], "parallelism": f"TP{server.tp}", "weight_dtype": stated,
+        "kv_dtype": server.kv,
+    }  # fmt: skip
+    ask = _ask(merged, model, requests, prompt + out / 2) | {
+        "ep": server.ep, "pp": server.pp, "attention_dp": server.attention_dp,
+        "gpus": server.tp * server.pp * server.attention_dp,
+    }  # fmt: skip
+    return Case(
+        id=name, source=source, engine=row["engine"], grade="B", ask=ask, dense=_dense(model),
+        version=row.get("engine_version", ""),
+        run=ServedRun(
+            prompt_tokens=prompt, output_tokens=out, concurrency=requests, requests=requests,
+            measured=_means(row, BENCH), batched_tokens=server.batched_tokens,
+            max_sequences=server.max_sequences,
+        ),
     )  # fmt: skip
 
 
@@ -313,7 +387,7 @@ def _format(text: str, model: str) -> str | None:
     """A format of `predict`; a checkpoint's default is 16 bits unless its name says otherwise."""
     if text.lower().startswith("checkpoint") and "gpt-oss" in model.lower():
         raise _Unusable(f"{model} ships in a mixed 4-bit format that is not modelled")
-    named = next((f for f in ("nvfp4", "fp8") if f in model.lower()), "")
+    named = next((f for f in ("nvfp4", "fp8", "awq", "gptq") if f in model.lower()), "")
     text = named if text.lower().startswith(("checkpoint", "not stated")) and named else text
     word = re.split(r"[\s(]", text.lower())[0]
     if word not in WEIGHTS:
@@ -370,7 +444,8 @@ def _gpu(text: str) -> str:
 
 def _model(text: str) -> str:
     plain = re.sub(r"\(.*?\)", "", text).strip().lower().split("/")[-1]
-    for suffix in ("", "-instruct", "-fp8", "-nvfp4", "-hf"):
+    plain = re.sub(r"-(?:2507|awq|gptq)(?=-|$)", "", plain)
+    for suffix in ("", "-instruct", "-fp8", "-instruct-fp8", "-nvfp4", "-hf"):
         name = plain.removesuffix(suffix) if suffix else plain
         try:
             return model_specs.load(name).name
