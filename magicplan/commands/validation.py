@@ -129,6 +129,7 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     from magicplan.report.document.terminal import progress
     from magicplan.validate.decoder.tensor_parallel import joined
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
 
     settings = settle(asked)
@@ -136,7 +137,7 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     try:
         with joined(torch.device(settings.device)) as ranks:
             settings, folder = ranks.first((replace(settings, ranks=ranks.count), folder))
-            run_session: Session = session(settings, ranks)
+            run_session: Session = session(question(settings), ranks)
             told = {} if tolerance is None else {"tolerance": tolerance}
             file = run_session.open(folder / RUN_FILE, **told)
             shown = progress("validating", run_session.steps) if ranks.rank == 0 else None
@@ -197,17 +198,18 @@ def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     from magicplan.validate.device_files import write_tomls
     from magicplan.validate.measure.clock import clock_of
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
 
-    settings = settle(asked)
+    asked_for = question(settle(asked))
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
-        run_session: Session = session(settings)
+        run_session: Session = session(asked_for)
         file = run_session.open(folder / "calibration.jsonl")
         with progress("calibrating", run_session.calibration_steps) as done:
             run_session.check_exactness(file)
             done()
-            run_session.calibrate(file, clock_of(settings.device), lambda _: done())
+            run_session.calibrate(file, clock_of(asked_for.settings.device), lambda _: done())
     except KeyboardInterrupt:
         _stopped(folder)
     accelerator, fitted = run_session.fit(file.run)

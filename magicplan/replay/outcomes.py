@@ -13,7 +13,6 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.stacks import prefill_share
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED, ideal
 from magicplan.prediction.predict import answer, predict
 from magicplan.prediction.request import Request
@@ -21,12 +20,8 @@ from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction
 from magicplan.replay.published import Case, ServedRun, Skipped, engine_stack
 from magicplan.replay.serving_rows import predicted
-from magicplan.roofline.speculation import Scene
-from magicplan.roofline.timing import Machine, step_cost
-from magicplan.roofline.traffic import Pass, forward
+from magicplan.roofline.timing import Machine
 
-CHUNK_TOKENS = 8192.0
-"""Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
 DECIDED = 0.02
 """A measured speedup this near 1 has no sign: sources that repeat themselves differ by more."""
 
@@ -156,13 +151,10 @@ def _served(case: Case, run: ServedRun) -> list[Outcome]:
 
 def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
     found = []
-    machine = p.scene.machine
-    calibration = machine.calibration
+    calibration = p.scene.machine.calibration
     if case.step_seconds:
         b = p.baseline
-        added = prefill_share(case.ask["stack"], dense=case.dense) * prefill_of(case, p.scene)
-        if not case.served:
-            added -= float(b.host_seconds)
+        added = 0.0 if case.served else -float(b.host_seconds)
         found.append(
             Outcome(
                 case=case,
@@ -171,8 +163,7 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 predicted=b.step_seconds + added,
                 low=(b.step_seconds + added) * b.low_seconds / b.step_seconds,
                 high=(b.step_seconds + added) * b.high_seconds / b.step_seconds,
-                naive=p.ideal.step_seconds
-                + prefill_of(case, replace(p.scene, machine=replace(machine, calibration=ideal()))),
+                naive=p.ideal.step_seconds,
                 floor=p.ideal.step_seconds,
                 fitted=fitted(case, calibration.step_residual.basis),
             )
@@ -211,26 +202,6 @@ def fitted(case: Case, basis: str) -> bool:
     steps = f"published steps of {stack}" in basis
     chains = f"published chains of {stack}" in basis and case.dense
     return (steps or chains) and family in CALIBRATED
-
-
-def prefill_of(case: Case, scene: Scene) -> float:
-    """What prefilling neighbours' prompts adds to a decode step of a serving run.
-
-    Each of B sequences ends after its output, and a new prompt takes its place: a step carries
-    B prompts / output tokens. A prompt is prefilled alone, in chunks of up to `CHUNK_TOKENS`.
-    """
-    if not case.prefill_tokens:
-        return 0.0
-    tokens = min(case.prompt_tokens, CHUNK_TOKENS)
-    before = np.full((1, 1), (case.prompt_tokens - tokens) / 2)
-    # kernels of prefill pack a chunk's tokens whatever those of decoding do
-    work = Pass(
-        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0,
-        prefill=True,
-    )  # fmt: skip
-    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
-    share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
-    return float(np.max(cost.seconds)) * share
 
 
 def sign_accuracy(outcomes: list[Outcome]) -> tuple[float, int]:

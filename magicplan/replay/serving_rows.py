@@ -9,8 +9,8 @@ import re
 
 import numpy as np
 
-from magicplan.hardware_specs.stacks import prefill_share, streamed_rounds
 from magicplan.prediction.request import Request
+from magicplan.replay.harnesses import prefill_share, streamed_rounds
 from magicplan.replay.published import Case, ServedRun
 from magicplan.roofline.timing import Machine
 from magicplan.serving.benchmark_run import Run, expect
