@@ -122,7 +122,7 @@ def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, C
         if chosen:
             yield f"attention.{dtype}", chosen, attention(dtype, chosen)
     for name in EXPERTS:
-        chosen = _of_format(rows.experts, name)
+        chosen = of_format(rows.experts, name)
         if MATH[name] in accelerator.dense_flops_per_s and chosen:
             yield f"experts.{name}", chosen, _experts(chosen, name)
     for dtype in DTYPES:
@@ -143,7 +143,7 @@ def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
     return where(table, mask) if mask.any() else {}
 
 
-def _of_format(table: Columns, name: str) -> Columns:
+def of_format(table: Columns, name: str) -> Columns:
     """Experts in one format: of its names in the source, the first that has enough rows."""
     for quant, known in FORMATS.items() if table else ():
         mask = table["quant"] == quant
@@ -214,8 +214,8 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
         if owners:
             found[part] = (owners[0].fits[part], owners[0].name)
     if (group.stack, _family(group)) in GENERATED and "experts.fp4" in found:
-        fitted, owner = found["experts.fp4"]
-        found["experts.fp8"] = (fitted, f"{owner}, in 4 bits")
+        form, owner = found["experts.fp4"]
+        found["experts.fp8"] = (form, f"{owner}, in 4 bits")
     return found
 
 

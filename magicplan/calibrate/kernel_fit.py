@@ -336,9 +336,7 @@ def _warm_linear(rows: Columns, accelerator: Accelerator, op: Op) -> NDArray[np.
     return np.asarray(copies * weight < 1.25 * cache)
 
 
-def identifiable(
-    what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS
-) -> None:
+def identifiable(what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS) -> None:
     """Refuse to fit what the rows cannot tell apart, with everything that is missing."""
     count = len(rows["seconds"])
     missing = [f"{count} usable rows, the fit needs {least}"] if count < least else []
@@ -474,4 +472,6 @@ def _at_rest(name: str, value: float, ends: tuple[float, float]) -> float:
             return high
     else:
         return value
-    raise UsageError(f"{name} ends at {value:.3g}, the bound of its fit: the rows follow another form")
+    raise UsageError(
+        f"{name} ends at {value:.3g}, the bound of its fit: the rows follow another form"
+    )

@@ -45,11 +45,7 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         origin=_text(where, data, "origin"),
         step_residual=_part(where, data, "step_residual", Residual),
         speedup_residual=_part(where, data, "speedup_residual", Residual),
-        **{
-            name: _part(where, data, name, Residual)
-            for name in MORE_RESIDUALS
-            if name in data
-        },
+        **{name: _part(where, data, name, Residual) for name in MORE_RESIDUALS if name in data},
         linear=_by_dtype(where, data, "linear", LinearFit),
         experts=_by_dtype(where, data, "experts", ExpertFit),
         prefill=_by_dtype(where, data, "prefill", PrefillFit),

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from magicplan.errors import UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
@@ -83,7 +84,7 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
 
 CALIBRATED = {
     "Ampere": ("a100-sxm-80gb",),
-    "Hopper": ("h100-sxm",),
+    "Hopper": ("h100-sxm", "h200-sxm"),
     "Blackwell": ("b200-sxm",),
     "Ada": ("l40s", "l40"),
 }
@@ -91,9 +92,9 @@ CALIBRATED = {
 AMD = "mi300x"
 """No table of kernels holds an AMD part: published steps of this one give a single slowdown."""
 TRANSFER_SPREAD = 1.10
-"""Factor added to an interval, in quadrature of logarithms, within an architecture family. No
-public pair of kernel tables within one tells it: versions of one engine on one GPU differ by up to
-this much."""
+"""Factor added to an interval, in quadrature of logarithms, within an architecture family: H200's
+steps lie within it of H100's calibrations (docs/accuracy.md), as versions of one engine on one GPU
+do of each other's."""
 STRANGER_SPREAD = 1.35
 """The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
 their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
@@ -157,8 +158,12 @@ def widened(found: Calibration, spread: float, why: str) -> Calibration:
     if found.name == "ideal":
         return found
     names = ("step_residual", "speedup_residual", *MORE_RESIDUALS)
-    present = {name: residual for name in names if (residual := getattr(found, name)) is not None}
-    return replace(found, **{n: _wider(residual, spread, why) for n, residual in present.items()})
+    wider: dict[str, Any] = {
+        name: _wider(residual, spread, why)
+        for name in names
+        if (residual := getattr(found, name)) is not None
+    }
+    return replace(found, **wider)
 
 
 def _wider(residual: Residual, spread: float, why: str) -> Residual:

@@ -82,8 +82,8 @@ def launched(command: str, stack: str, accelerator: Accelerator) -> Launch:
         ep=tp * groups if "experts_apart" in found else int(found.get("ep", 1)),
         attention_dp=groups,
         replicas=1 if groups > 1 else dp,
-        batched_tokens=found.get("batched_tokens", TOKENS[stack] / (4 if small else 1)),
-        max_sequences=found.get("max_sequences", VLLM_SMALL if small else SEQUENCES[stack]),
+        batched_tokens=float(found.get("batched_tokens", TOKENS[stack] / (4 if small else 1))),
+        max_sequences=float(found.get("max_sequences", VLLM_SMALL if small else SEQUENCES[stack])),
         kv=str(found.get("kv", "")),
         quantisation=str(found.get("quantisation", "")),
     )

@@ -99,10 +99,8 @@ def replay(
     for stated in cases:
         case = replace(stated, ask=stated.ask | (overrides or {}))
         try:
-            if case.run:
-                found = _served(case, case.run)
-            else:
-                found = _outcomes(case, predict(**case.ask))
+            run = case.run
+            found = _served(case, run) if run else _outcomes(case, predict(**case.ask))
             if not found:
                 raise UsageError("neither a step time nor a speedup of a round is stated")
             outcomes += found

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,9 @@ def predicted(case: Case, run: ServedRun, machine: Machine | None = None) -> dic
     options = {k: v for k, v in case.ask.items() if k not in ("batch", "ctx")}
     stack = str(options["stack"])
     requests = run.requests or run.concurrency * waves(case.id, stack)
-    limits = {"batched_tokens": run.batched_tokens, "max_sequences": run.max_sequences}
+    limits: dict[str, Any] = {
+        "batched_tokens": run.batched_tokens, "max_sequences": run.max_sequences,
+    }  # fmt: skip
     figures = expect(
         Run(
             ask=Request(**options),

@@ -322,9 +322,7 @@ def attend(
     )
 
 
-def _feed_forward(
-    model: ModelShape, layout: Deployment, rows: Num, xp: Namespace
-) -> Iterator[Op]:
+def _feed_forward(model: ModelShape, layout: Deployment, rows: Num, xp: Namespace) -> Iterator[Op]:
     ranks, into = layout.ffn_ranks, 2 if model.gated else 1
 
     def dense(prefix: str, width: Num, count: int) -> Iterator[Op]:
