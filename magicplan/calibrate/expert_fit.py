@@ -9,6 +9,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from magicplan.calibrate.kernel_fit import (
+    Bounds,
+    Fitted,
+    believable,
+    better_than_naive,
+    fit_form,
+    identifiable,
+)
+from magicplan.calibrate.kernel_tables import Columns, where
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import ExpertFit, LinearFit, PrefillFit
@@ -23,15 +32,6 @@ from magicplan.roofline.timing import (
     prefill_time,
 )
 from magicplan.roofline.traffic import Op
-from magicplan.calibrate.kernel_fit import (
-    Bounds,
-    Fitted,
-    believable,
-    better_than_naive,
-    fit_form,
-    identifiable,
-)
-from magicplan.calibrate.kernel_tables import Columns, where
 
 EXPERTS: Bounds = {
     "launch_seconds": (0, 500),

@@ -95,6 +95,8 @@ def thinned(rows: Columns, keys: tuple[str, ...]) -> Columns:
 def _preferred(rows: Columns) -> Columns:
     """Rows of the kernel that engines pick: where several run the same shapes, the one that is
     faster at most of them."""
+    if not len(rows["seconds"]):
+        return rows
     stack = ("gpu", "framework", "version", "quant")
     shape = _codes(rows, (*stack, "distribution", *EXPERTS[:7]))
     group, kernel = _codes(rows, stack), _codes(rows, (*stack, "kernel_source"))

@@ -452,7 +452,9 @@ def _solve(
             f"the fit of {len(rows)} rows did not converge from any of {len(starts)} starts: they "
             "follow no roofline"
         )
-    return form_of(np.asarray([_at_rest(n, float(v), bounds[n]) for n, v in zip(names, best.x)]))
+    return form_of(
+        np.asarray([_at_rest(n, float(v), bounds[n]) for n, v in zip(names, best.x, strict=True)])
+    )
 
 
 def _at_rest(name: str, value: float, ends: tuple[float, float]) -> float:

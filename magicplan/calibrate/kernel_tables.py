@@ -1,9 +1,9 @@
 """Tables of measured kernel times, from disk to checked columns.
 
 Two layouts are read: three flat tables (gemm, decode_attention and allreduce, as .parquet or .csv,
-times in microseconds, and beside them those of one GPU, as gemm_h200), and a checkout of NVIDIA's aiconfigurator (Apache-2.0), whose tree
-`systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet` counts in milliseconds. Older checkouts
-have no KIND, and CSV under the name *_perf.txt.
+times in microseconds, and beside them those of one GPU, as gemm_h200), and a checkout of NVIDIA's
+aiconfigurator (Apache-2.0), whose tree `systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet`
+counts in milliseconds. Older checkouts have no KIND, and CSV under the name *_perf.txt.
 """
 
 from __future__ import annotations

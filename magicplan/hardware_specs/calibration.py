@@ -39,9 +39,10 @@ class LinearFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ExpertFit:
-    """t = launch + expert n + p-norm(moving, flops / (compute_efficiency F)), where moving is
-    weights / (memory_efficiency BW) + passes activations / BW: all products of one layer's experts
-    on one rank, which touches n of them.
+    """t = launch + expert n + p-norm(moving, flops / (compute_efficiency F)).
+
+    It is the time of all products of one layer's experts on one rank, which touches n of them;
+    moving is weights / (memory_efficiency BW) + passes activations / BW.
 
     Launch holds the sorting of tokens by expert, both products' kernels and the weighted sum of
     what comes back. Every kernel between them passes over the activations; those that multiply
@@ -66,8 +67,10 @@ class ExpertFit:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PrefillFit:
-    """t = launch + p-norm(bytes / (memory_efficiency BW), work / (compute_efficiency F)), where work
-    is flops + score_flops (query, key) pairs: causal attention of a prompt or of a chunk of one.
+    """t = launch + p-norm(bytes / (memory_efficiency BW), work / (compute_efficiency F)).
+
+    It is the time of causal attention of a prompt, or of a chunk of one; its work are the FLOP of
+    the products and score_flops for each (query, key) pair of a head.
 
     Short prompts last as long as the launch, long ones as their products; exponentials take the
     longer, beside them, the narrower a head is.

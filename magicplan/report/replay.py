@@ -16,7 +16,11 @@ from magicplan.replay.published import Skipped
 from magicplan.report.document.figures import pyplot, save
 from magicplan.report.document.terminal import notes, table
 
-KINDS = ("step", "speedup")
+KINDS = {
+    "step": ("ms", 1e3), "speedup": ("x", 1.0), "tpot": ("ms", 1e3), "ttft": ("ms", 1e3),
+    "itl": ("ms", 1e3), "rate": ("requests/s", 1.0),
+}  # fmt: skip
+"""Unit of each kind of outcome on the page, and how many of them one of the outcome's makes."""
 WORST = 5
 NAME = 23
 Key = Callable[[Outcome], str]
@@ -112,7 +116,7 @@ def _partly(outcomes: Iterable[Outcome]) -> str:
 
 
 def _line(o: Outcome) -> str:
-    unit, scale = ("ms", 1e3) if o.kind == "step" else ("x", 1.0)
+    unit, scale = KINDS[o.kind]
     a = o.case.ask
     found = "by constants fitted on such rows" if o.fitted else "predicted"
     return (
@@ -155,14 +159,14 @@ def as_dict(outcomes: list[Outcome], skipped: list[Skipped]) -> dict[str, Any]:
 
 
 def draw(outcomes: list[Outcome], path: Path) -> None:
-    """Predicted against measured, one panel for steps and one for speedups; rows whose like the
+    """Predicted against measured, one panel a kind; rows whose like the
     stack's constants were fitted on are hollow."""
     plt = pyplot(path)
     kinds = [kind for kind in KINDS if any(o.kind == kind for o in outcomes)]
     figure, axes = plt.subplots(1, len(kinds), figsize=(6 * len(kinds), 5.5), squeeze=False)
     for axis, kind in zip(axes[0], kinds, strict=True):
         rows = [o for o in outcomes if o.kind == kind]
-        scale = 1e3 if kind == "step" else 1.0
+        unit, scale = KINDS[kind]
         measured = scale * np.asarray([o.measured for o in rows])
         naive = scale * np.asarray([o.naive for o in rows])
         axis.scatter(measured, naive, s=10, alpha=0.6, color="#bbbbbb", label="naive", linewidths=0)
@@ -175,7 +179,7 @@ def draw(outcomes: list[Outcome], path: Path) -> None:
         ends = [measured.min(), measured.max()]
         axis.plot(ends, ends, color="black", linewidth=0.8)
         axis.set(xscale="log", yscale="log", title=f"{kind}, {len(rows)} rows")
-        axis.set_xlabel("measured" + (" [ms]" if kind == "step" else ""))
-        axis.set_ylabel("predicted" + (" [ms]" if kind == "step" else ""))
+        axis.set_xlabel(f"measured [{unit}]")
+        axis.set_ylabel(f"predicted [{unit}]")
         axis.legend(frameon=False)
     save(plt, figure, path)

@@ -10,7 +10,14 @@ from magicplan.report.document.charts import Chart, Scale, Series, Unit, show
 from magicplan.report.document.page import Bullets, Fact, Grid, Page, Plot, Section
 from magicplan.report.document.record import Record
 
-UNITS: dict[str, Unit] = {"step": "seconds", "speedup": "ratio"}
+UNITS: dict[str, Unit] = {
+    "step": "seconds", "speedup": "ratio", "tpot": "seconds", "ttft": "seconds", "itl": "seconds",
+    "rate": "count",
+}  # fmt: skip
+NAMES = {
+    "tpot": "Times per token", "ttft": "Times to the first token", "itl": "Times between chunks",
+    "rate": "Requests a second",
+}  # fmt: skip
 WORST = 10
 
 
@@ -132,7 +139,7 @@ def _kind(rows: Sequence[Record], kind: str) -> Section:
         figure=figure,
         repeated=True,
     )
-    return Section(title=f"{kind.capitalize()}s", blocks=(plot,))
+    return Section(title=NAMES.get(kind, f"{kind.capitalize()}s"), blocks=(plot,))
 
 
 def _inside(row: Record) -> bool:
