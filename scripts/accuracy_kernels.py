@@ -91,11 +91,11 @@ def _experts_and_prompts(tables: KernelTables, machine: Machine) -> dict[str, Er
     found = {}
     for name in EXPERTS:
         rows = of_format(tables.experts, name)
-        if rows and name in machine.calibration.experts:
+        if rows:
             found[f"experts, {name}"] = _of_rows(experts_seconds_of(rows, machine, name), rows)
     for dtype in DTYPES:
         kept = tables.prompts and tables.prompts["kv_dtype"] == dtype
-        if np.any(kept) and dtype in machine.calibration.prefill:
+        if np.any(kept):
             rows = where(tables.prompts, kept)
             found[f"prompts, {dtype}"] = _of_rows(prefill_seconds_of(rows, machine, dtype), rows)
     return found

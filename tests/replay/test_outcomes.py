@@ -269,13 +269,13 @@ def test_a_load_test_that_predict_would_refuse_is_skipped_with_its_reason(tmp_pa
     path = tmp_path / "serving.csv"
     rows = (
         "s1,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,128,512,16,3,1,,,100,20\n",
-        "s2,vllm,0.12.0,openai/gpt-oss-120b,h100_sxm,fp4,128,512,16,4,1,,3,100,20\n",
+        "s2,vllm,0.12.0,openai/gpt-oss-120b,h100_sxm,fp4,128,512,16,4,1,,8,100,20\n",
     )
     path.write_text(SERVING + "".join(rows))  # fmt: skip
     found, skipped = replay(read([path]).cases)
     assert not found
     assert "--tp 3 does not split the 64 query" in skipped[0].reason
-    assert "--ep 3 does not divide the 4 GPUs of --tp 4" in skipped[1].reason
+    assert "--ep 8 does not divide the 4 GPUs of --tp 4" in skipped[1].reason
 
 
 BENCH = (
