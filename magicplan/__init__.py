@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from magicplan.observed.beside_plan import plan as plan
+    from magicplan.observed.beside_plan import with_observed as with_observed
     from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
-    from magicplan.planning.plan import plan as plan
-    from magicplan.planning.plan import with_observed as with_observed
-    from magicplan.planning.plan_file import read_plan as read_plan
+    from magicplan.planning.question import read_plan as read_plan
     from magicplan.prediction.adaptive_trees import trees as trees
     from magicplan.prediction.choose import choose as choose
     from magicplan.prediction.compare_drafts import drafts as drafts
@@ -43,14 +43,34 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "choose": "prediction.choose", "drafts": "prediction.compare_drafts",
-    "mixed_fleet": "planning.mixed_fleet", "plan": "planning.plan",
-    "predict": "prediction.predict", "read_plan": "planning.plan_file",
-    "trees": "prediction.adaptive_trees", "with_observed": "planning.plan",
+    "mixed_fleet": "planning.mixed_fleet", "plan": "observed.beside_plan",
+    "predict": "prediction.predict", "read_plan": "planning.question",
+    "trees": "prediction.adaptive_trees", "with_observed": "observed.beside_plan",
 }  # fmt: skip
+
+
+_RESULTS = {
+    "choose": "prediction.choose.Choice", "drafts": "prediction.compare_drafts.Comparison",
+    "mixed_fleet": "planning.result.MixedFleet", "plan": "planning.result.Plan",
+    "predict": "prediction.result.Prediction", "trees": "prediction.adaptive_trees.TreePlan",
+    "with_observed": "planning.result.Plan",
+}  # fmt: skip
+"""What each of them returns, which a notebook shows as its page."""
+
+
+def _repr_html_(answer: Any) -> str:
+    """An answer as a notebook shows it. Rooms below know no report, so it is hung on from here."""
+    from magicplan.report.document.notebook import fragment
+    from magicplan.report.pages import page_of
+
+    return fragment(page_of(answer.to_dict(), type(answer).__name__))
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for, when it is: importing magicplan alone stays instant."""
     if name in _HOMES:
+        if name in _RESULTS:
+            room, _, result = _RESULTS[name].rpartition(".")
+            getattr(import_module(f"magicplan.{room}"), result)._repr_html_ = _repr_html_
         return getattr(import_module(f"magicplan.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'magicplan' has no attribute {name!r}")

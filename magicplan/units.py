@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal
 
 from magicplan.errors import BadQuantity
 
 DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 TOKENS: Final = {"": 1, "k": 2**10, "m": 2**20}
+SECONDS: Final = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
 MAX_COUNT: Final = 2**20
 MAX_TOKENS: Final = 2**30
 MAX_VALUES: Final = 4096
@@ -40,6 +42,21 @@ def parse_number(text: str, *, option: str, zero: bool = False) -> float:
         expected = "0 or a positive number" if zero else "a positive number"
         raise BadQuantity(f"{option} {text!r}: expected {expected}")
     return value
+
+
+def parse_seconds(text: str, *, option: str, reasonable: float = math.inf) -> float:
+    """Seconds: "500ms", "0.5s" or a bare number of them, which is questioned above `reasonable`."""
+    match = re.fullmatch(r"(?P<number>\d*\.?\d+([eE]-?\d{1,3})?)\s*(?P<unit>[a-z]*)", text.strip())
+    value = float(match["number"]) if match and match["unit"] in SECONDS else math.nan
+    seconds = value * SECONDS[match["unit"]] if match and not math.isnan(value) else math.nan
+    if not 0 < seconds < math.inf:
+        raise BadQuantity(f"{option} {text!r}: expected a time such as 500ms, 0.5s, or seconds")
+    if match and not match["unit"] and seconds > reasonable:
+        raise BadQuantity(
+            f"{option} {text}: that is {text} seconds; write {text.strip()}ms for milliseconds, or "
+            f"{text.strip()}s if seconds are meant"
+        )
+    return seconds
 
 
 def parse_grid(text: str, *, option: str, tokens: bool = False) -> list[int]:
@@ -156,3 +173,55 @@ def _three(value: float) -> str:
         return str(int(value))
     rounded = float(f"{value:.3g}")
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+Unit = Literal["seconds", "bytes", "tokens", "count", "ratio", "percent", "share", "usd", "flops"]
+"""What a number shown to people is: seconds, a ratio ("1.50x"), a share (0.5 is "50%"), ..."""
+
+
+def show(value: float | str | None, unit: Unit = "count") -> str:
+    """A value as text with its unit; a dash where there is none."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    if value < 0 and unit not in ("percent", "share"):
+        return "-" + show(-value, unit)
+    return _WRITERS[unit](value)
+
+
+def between(low: float | None, high: float | None, unit: Unit) -> str:
+    """ "low to high" in a unit; "over low" where there is no end, nothing where none is known."""
+    if low is None:
+        return ""
+    if high is None:
+        return f"over {show(low, unit)}"
+    first, last = show(low, unit), show(high, unit)
+    number, _, name = first.rpartition(" ")  # a unit that both have stands once
+    return f"{number if number and last.endswith(f' {name}') else first} to {last}"
+
+
+def human_usd(value: float) -> str:
+    """Dollars: 0.0123 -> "$0.0123", 1.5 -> "$1.50", 1234.5 -> "$1,234"."""
+    if 0 < value < 0.1:
+        return f"${value:.3g}"
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+
+
+def _show_tokens(value: float) -> str:
+    return human_tokens(int(value)) if value == int(value) else human_count(value)
+
+
+_WRITERS: dict[Unit, Callable[[float], str]] = {
+    "seconds": human_seconds,
+    "bytes": human_bytes,
+    "tokens": _show_tokens,
+    "count": human_count,
+    "ratio": lambda value: f"{value:.2f}x",
+    "percent": lambda value: f"{value:.1f} %",
+    "share": lambda value: f"{value:.0%}",
+    "usd": human_usd,
+    "flops": human_flops,
+}

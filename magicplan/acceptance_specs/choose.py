@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 from magicplan.acceptance_specs.entry import Entry, entries, methods
 from magicplan.acceptance_specs.positions import beyond_measured
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.roofline.acceptance import Acceptance, Both, PerPosition
 
 OTHER_FAMILY, OTHER_MODEL, A_DOUBLING = 0.05, 0.02, 0.01
@@ -43,9 +43,9 @@ class Wanted:
 def choose(wanted: Wanted) -> Acceptance:
     """The published rates nearest to what is wanted. Raises UsageError where there are none."""
     if wanted.method not in methods():
-        raise UsageError(
-            f"no published acceptance ships for drafting by {wanted.method}; give --acceptance, "
-            "such as 0.8"
+        raise FieldError(
+            "acceptance",
+            f"auto: none published ships for drafting by {wanted.method}; state it, such as 0.8",
         )
     rows = entries(wanted.method)
     row = _nearest(rows, wanted)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +12,8 @@ import numpy as np
 
 from magicplan.acceptance_specs.counts import counted, survival_of, with_errors
 from magicplan.acceptance_specs.text import parse
-from magicplan.errors import SpecError, UsageError
+from magicplan.errors import FieldError, SpecError, UsageError
+from magicplan.fields import parse_json, read_text
 from magicplan.roofline.acceptance import (
     Z80,
     Acceptance,
@@ -43,7 +43,7 @@ def parse_acceptance(text: str) -> Acceptance:
     if read is None or not separator:
         return parse(text)
     if not rest.strip():
-        raise UsageError(f"--acceptance {text}: the path is missing; expected {kind}:FILE")
+        raise FieldError("acceptance", f"{text}: the path is missing; expected {kind}:FILE")
     return read(Path(rest))
 
 
@@ -56,7 +56,7 @@ def load_ranks(path: Path) -> Ranked:
     text = _read(path)
     samples = 0
     if text.lstrip().startswith(("[", "{")):
-        document = _json(path, text)
+        document = parse_json(text, path)
         if isinstance(document, dict):
             samples, document = document.get("samples", 0), document.get("ranks")
         by_level = isinstance(document, list) and any(isinstance(row, list) for row in document)
@@ -98,7 +98,7 @@ def import_measured(path: Path) -> Acceptance:
     """
     text = _read(path)
     if text.lstrip().startswith("{"):
-        return _from_counts(path, _json(path, text))
+        return _from_counts(path, parse_json(text, path))
     for reader in (_from_vllm_log, _from_vllm_metrics, _from_sglang):
         found = reader(path, text)
         if found is not None:
@@ -211,22 +211,10 @@ def _alpha(path: Path, length: float, rate: float) -> float:
 
 
 def _read(path: Path) -> str:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise SpecError(path, "is no text file") from None
+    text = read_text(path)
     if not text.strip():
         raise SpecError(path, "is empty")
     return text
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as problem:
-        raise SpecError(path, f"is not JSON ({problem})") from None
 
 
 def _number_list(path: Path, name: str, value: Any) -> list[float]:

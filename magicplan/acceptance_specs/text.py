@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.roofline.acceptance import (
     Acceptance,
     AtBudget,
@@ -91,4 +91,4 @@ def _numbers(text: str, whole: str) -> tuple[float, ...]:
 
 
 def _unreadable(text: str) -> UsageError:
-    return UsageError(f"--acceptance {text!r}: expected {FORMS}")
+    return FieldError("acceptance", f"{text!r}: expected {FORMS}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,17 +12,22 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from magicplan.commands.options import Json, say
-from magicplan.errors import UsageError
+from magicplan.commands.output import hand_out
+from magicplan.commands.panels import in_panels
+from magicplan.errors import FieldError, UsageError, option
 
 if TYPE_CHECKING:
     from magicplan.planning.result import Plan
-    from magicplan.report.document.page import Page
 
 Html = Annotated[
     Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
 ]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown file.")]
 Text = str | None
+Prices = Annotated[
+    Text,
+    typer.Option("--prices", help="Your USD a GPU-hour: h100=2.5,b200=4, or a TOML of them."),
+]
 TRAFFIC = ("requests_per_s", "users", "tokens_per_day", "trace")
 LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "drafts"}
 """Options that take several values by commas, and the fields they fill."""
@@ -30,11 +37,30 @@ SHARES = ("growth", "prefix_hit_rate")
 """Numbers that may be 0."""
 NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
 FIRST_FILE = Path("plan.toml")
+PANELS = {
+    "Traffic": (
+        "requests_per_s", "users", "think_seconds", "tokens_per_day", "trace", "prompt", "output",
+        "peak_factor", "growth", "prefix_hit_rate",
+    ),
+    "Limits and money": (
+        "slo", "objective", "budget_usd_per_hour", "max_gpus", "available", "prices",
+    ),
+    "What may be chosen": (
+        "model", "gpu", "stack", "dtype", "kv_dtype", "draft", "acceptance", "trees",
+    ),
+    "A measured server beside it": ("observed", "stated", "fitted"),
+}  # fmt: skip
+DEFAULTS = {"model": "llama-3.1-8b", "stack": "vllm", "objective": "cost", "growth": "0",
+            "prefix_hit_rate": "0", "prompt": "1024", "output": "256"}  # fmt: skip
+"""Those of `PlanRequest`, which help shows without loading it."""
 
 
+@in_panels(PANELS, DEFAULTS)
 def plan(
     file: Annotated[Path | None, typer.Argument(help="A plan file; --init writes one.")] = None,
-    model: Annotated[Text, typer.Option("--model", help="Model name or config.json.")] = None,
+    model: Annotated[
+        Text, typer.Option("--model", help="Model name, Hugging Face id or config.json.")
+    ] = None,
     gpu: Annotated[Text, typer.Option("--gpu", help="Accelerator names, by commas.")] = None,
     requests_per_s: Annotated[Text, typer.Option("--requests-per-s", help="Mean rate.")] = None,
     users: Annotated[Text, typer.Option("--users", help="People who take turns.")] = None,
@@ -60,7 +86,9 @@ def plan(
     ] = None,
     slo: Annotated[
         list[str] | None,
-        typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
+        typer.Option(
+            "--slo", help="A limit, such as ttft_p95=500ms or tpot_p95=0.03s; may be repeated."
+        ),
     ] = None,
     dtype: Annotated[Text, typer.Option("--dtype", help="Weight formats, by commas.")] = None,
     kv_dtype: Annotated[Text, typer.Option("--kv-dtype", help="KV formats, by commas.")] = None,
@@ -82,9 +110,7 @@ def plan(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
-    prices: Annotated[
-        Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
-    ] = None,
+    prices: Prices = None,
     observed: Annotated[
         Path | None,
         typer.Option("--observed", help="Result of vllm bench, SGLang bench_serving or AIPerf."),
@@ -117,9 +143,10 @@ def plan(
     from magicplan.planning.plan import plan as answer
     from magicplan.report.document.terminal import progress
 
-    request = _request(file, given, slo or [])
-    with progress("planning", None):
-        result = answer(request)
+    with _spoken_as_options():
+        question = _question(file, given, slo or [])
+        with progress("planning", None):
+            result = answer(question)
     if observed:
         result = _beside(result, observed, stated or [], fitted)
     elif stated or fitted:
@@ -128,7 +155,7 @@ def plan(
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
-        _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+        hand_out((page_of(document, str(file or "plan")),), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -139,7 +166,7 @@ def plan(
 
 def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
     """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
-    from magicplan.planning.plan import with_observed
+    from magicplan.observed.beside_plan import with_observed
     from magicplan.report.document.files import write
 
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
@@ -151,7 +178,7 @@ def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None
 
 def _init(path: Path) -> None:
     """A commented file where there is none. Raises UsageError where there is one."""
-    from magicplan.planning.plan_file import template
+    from magicplan.planning.question import template
     from magicplan.report.document.files import write
 
     if path.exists():
@@ -160,21 +187,37 @@ def _init(path: Path) -> None:
     say(f"{path} written; edit it, then: magicplan plan {path}")
 
 
-def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
-    """The file's request with the options put over it; a traffic replaces the file's, with the
+@contextmanager
+def _spoken_as_options() -> Iterator[None]:
+    """Say fields by the options that fill them."""
+    try:
+        yield
+    except FieldError as problem:
+        raise UsageError(problem.spoken(_option)) from None
+
+
+def _option(field: str) -> str:
+    """The option of a field of a plan: `gpus` is --gpu, a limit stands behind --slo."""
+    name, _, key = field.partition(".")
+    name = next((singular for singular, plural in LISTS.items() if plural == name), name)
+    return f"{option(name)} {key.removesuffix('_seconds')}".rstrip()
+
+
+def _question(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
+    """The file's question with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
-    from magicplan.planning.plan_file import read_plan
+    from magicplan.commands.limits import parse_limit
+    from magicplan.planning.question import question_of, read_plan
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
-    pairs = (_pair("--slo", text) for text in slo)
-    limits = {f"{name.removesuffix('_seconds')}_seconds": value for name, value in pairs}
+    limits = dict(parse_limit(text, option="--slo") for text in slo)
     if file is None:
         if not options:
             raise UsageError(
                 "plan needs a file or a traffic such as --requests-per-s 4; see --init"
             )
-        return request_from(options | {"slo": limits})
+        return question_of(request_from(options | {"slo": limits}))
     cleared: dict[str, Any] = {}
     if any(name in options for name in TRAFFIC):
         cleared = dict.fromkeys(TRAFFIC)
@@ -192,6 +235,8 @@ def _value(name: str, text: Any) -> Any:
     option = "--" + name.replace("_", "-")
     if name == "trees":
         return text
+    if name == "prices":
+        return _prices(text)
     if name == "available":
         return {gpu: _gpus(count) for gpu, count in map(_gpu_pair, text)}
     if name in SHARES:
@@ -204,6 +249,13 @@ def _value(name: str, text: Any) -> Any:
     if name in NUMBERS:
         return parse_number(text, option=option)
     return parse_count(text, option=option) if name == "max_gpus" else text
+
+
+def _prices(text: str) -> str | dict[str, float]:
+    """The path of a TOML, or prices by GPU as in "h100=2.5,b200=4"."""
+    if "=" not in text or Path(text).exists():
+        return text
+    return dict(_pair("--prices", part) for part in text.split(",") if part.strip())
 
 
 def _pair(option: str, text: str) -> tuple[str, float]:
@@ -222,6 +274,7 @@ def fleet(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
+    prices: Prices = None,
     html: Html = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -234,19 +287,21 @@ def fleet(
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
-    from magicplan.planning.names import stock_of
     from magicplan.planning.plan import plan as answer
-    from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.question import read_plan
+    from magicplan.planning.request import stock_of
     from magicplan.report.document.terminal import progress
 
-    stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
-    asks = [read_plan(path) for path in files]
-    with progress("planning", len(asks)) as done:
-        found = []
-        for ask in asks:
-            found.append(answer(ask))
-            done()
-    result = mixed_fleet(found, stock or None)
+    with _spoken_as_options():
+        stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
+        over = {"prices": _prices(prices)} if prices else {}
+        questions = [read_plan(path, over) for path in files]
+        with progress("planning", len(questions)) as done:
+            found = []
+            for question in questions:
+                found.append(answer(question))
+                done()
+        result = mixed_fleet(found, stock or None)
     document = result.to_dict()
     if html or markdown or not json:
         from magicplan.report.pages import page_of
@@ -256,7 +311,7 @@ def fleet(
             both = zip(found, files, strict=True)
             alone = [page_of(plan.to_dict(), str(path)) for plan, path in both]
             pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
-        _hand_out(tuple(pages), html, markdown)
+        hand_out(tuple(pages), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -289,25 +344,4 @@ def report(
     """
     from magicplan.report.pages import pages_of
 
-    _hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)
-
-
-def _hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
-    """Into the files asked for; on the terminal where none was."""
-    from magicplan.report.document import terminal
-    from magicplan.report.document.files import write
-    from magicplan.report.document.terminal import stdout
-
-    if html:
-        from magicplan.report.document.html import render
-
-        write(html, render(pages), option="--html")
-        say(f"report written to {html}")
-    if markdown:
-        from magicplan.report.document.markdown import render as as_markdown
-
-        write(markdown, as_markdown(pages), option="--markdown")
-        say(f"report written to {markdown}")
-    if not html and not markdown:
-        for page in pages:
-            terminal.render(page, stdout())
+    hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)

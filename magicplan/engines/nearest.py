@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import ENGINES, Engine, cannot, load
+from magicplan.engine_specs.capabilities import ENGINES, EngineVersion, cannot, load
 from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.prediction.candidates import small_models
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
@@ -46,9 +46,9 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     """
     known = load(engine)
     if p.resolved.draft is None:
-        raise UsageError("--settings needs a draft; --draft none has nothing to set")
+        raise FieldError("settings", "needs a draft; $draft none has nothing to set")
     if not p.placement.fits.any():
-        raise UsageError("--settings: no cell of this grid fits; ask for more --gpus")
+        raise FieldError("settings", ": no cell of this grid fits; ask for more $gpus")
     own = p
     p, nearest = _expressible(p, p.resolved.draft, known)
     if planned is not None:
@@ -58,7 +58,9 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     return replace(found, notes=(*nearest, *found.notes, accepted(p.resolved)))
 
 
-def _expressible(p: Prediction, draft: Draft, engine: Engine) -> tuple[Prediction, list[str]]:
+def _expressible(
+    p: Prediction, draft: Draft, engine: EngineVersion
+) -> tuple[Prediction, list[str]]:
     """The plan itself, or the fastest one that the engine can run, and what that costs."""
     why = cannot(draft, engine)
     if not why:
@@ -97,8 +99,8 @@ def _against_plan(planned: Planned) -> str:
     )
 
 
-def other_requests(resolved: Resolved, engine: Engine) -> list[Request]:
-    """The same question with the draft model over its whole cache, or with whatever else the
+def other_requests(resolved: Resolved, engine: EngineVersion) -> list[Request]:
+    """A question with its draft model over the whole cache, or with the other drafts that the
     engine can run for this target."""
     request, draft = resolved.request, resolved.draft
     if draft is not None and draft.method == "model" and "model" in engine.methods:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan.hardware_specs.calibration import Residual
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.planning.candidates import SPLIT, Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
@@ -49,7 +50,7 @@ class Cause:
     words: str
     held: tuple[Figures, Figures]
     needed: tuple[Needs, Needs] | None
-    """None where even the plan itself meets its limits with no number of replicas."""
+    """What either end needs; None where no number of replicas meets the limits even as planned."""
 
 
 def candidate_ends(
@@ -87,9 +88,12 @@ def with_ends(ask: PlanRequest, one: Candidate, ends: tuple[Figures, Figures]) -
 def intervals(
     ask: PlanRequest, load: Load, choice: Choice, best: Candidate, ends: tuple[Figures, Figures]
 ) -> tuple[Interval, ...]:
-    """Of the best candidate; `ends` are those of its step time."""
+    """Intervals of the best candidate's figures; `ends` are those at the ends of step time."""
     anew = not any(key in SLO_KEYS for key in best.violations)
-    free = replace(ask, max_gpus=None, budget_usd_per_hour=None, available=None)
+    free = replace(
+        ask,
+        money=replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None),
+    )
     residual, kind = _residual(choice), kind_of(load, choice)
     factors = (residual.low, residual.high)
     sized = needs(free, load, kind, slower=factors)
@@ -153,7 +157,7 @@ def figures_of(c: Candidate) -> Figures:
 
 
 def _residual(choice: Choice) -> Residual:
-    """Of the step time at the planned load; its ends never past the prediction itself."""
+    """The residual of the step time at the planned load, whose ends enclose the prediction."""
     low, high = step_ends(choice)
     found = choice.row.resolved.machine.calibration.step_residual
     return replace(found, low=low, high=high)
@@ -179,9 +183,9 @@ def _held(
 ) -> dict[str, Array]:
     """Figures of given numbers of replicas under the traffic of the plan."""
     if pools is None:
-        found = size_mixed(load, states, ask.slo, ask.max_utilisation, held=counts[0])
+        found = size_mixed(load, states, ask.slo, ask.engine.max_utilisation, held=counts[0])
     else:
-        found = size_split(load, states, pools, ask.slo, ask.max_utilisation, held=counts)
+        found = size_split(load, states, pools, ask.slo, ask.engine.max_utilisation, held=counts)
     state, peak = found.state, load.requests_per_s if load.users is None else load.users
     rate = state.rate[:, 0] * counts[0]
     over = found.capacity / peak
@@ -314,10 +318,5 @@ def _combined(value: float, one: Sequence[float], other: Sequence[float]) -> tup
     lows, highs = zip(*pairs, strict=True)
     if value == 0:
         return 0.0, math.hypot(*highs)
-    down, up = ([_distance(value, end) for end in ends] for ends in (lows, highs))
-    return value / math.exp(math.hypot(*down)), value * math.exp(math.hypot(*up))
-
-
-def _distance(value: float, end: float) -> float:
-    """Absolute logarithm of their ratio; infinite where one of them is 0 or infinite."""
-    return abs(math.log(end / value)) if 0 < end < math.inf else math.inf
+    down, up = (combined_spread(*(end / value for end in ends)) for ends in (lows, highs))
+    return value / float(down), value * float(up)

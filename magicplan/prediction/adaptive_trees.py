@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, SpecError, UsageError
+from magicplan.fields import Table, parse_json, read_text
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
-from magicplan.prediction.tree_files import SCHEMA
+from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import catch_up_seconds
 from magicplan.roofline.speculation import rounds, verify_seconds
@@ -33,7 +36,7 @@ class TreePoint:
     speedup_low: float
     speedup_high: float
     chain_speedup: float
-    """Of the best chain of the same draft."""
+    """Speedup of the best chain of the same draft."""
     chain_gamma: int
     fits: bool
     tree: Tree
@@ -52,7 +55,21 @@ class TreePlan:
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `magicplan tree`, which is also its file. A row of `mask` tells which nodes
         that node sees, itself included."""
-        return {"schema": SCHEMA, "points": [_document(point) for point in self.points]}
+        gains = [
+            (p.speedup, p.batch, p.ctx_tokens, f"{p.size} nodes in {p.depth} levels")
+            for p in self.points
+            if p.fits and p.size > 1
+        ]
+        fits = any(p.fits for p in self.points)
+        return {
+            "schema": SCHEMA,
+            "accelerator": self.resolved.machine.accelerator.name,
+            "model": self.resolved.model.name,
+            "draft": self.resolved.draft.name if self.resolved.draft else "none",
+            "verdict": {"text": most_sentence("Trees bring", gains, fits=fits)},
+            "points": [_document(point) for point in self.points],
+            "assumptions": list(self.assumptions),
+        }
 
 
 def _document(point: TreePoint) -> dict[str, Any]:
@@ -63,6 +80,7 @@ def _document(point: TreePoint) -> dict[str, Any]:
     tree = point.tree
     return {name: getattr(point, name) for name in names} | {
         "parents": list(tree.parents),
+        "accepted": [float(weight) for weight in point.weights],
         "level_widths": list(tree.level_widths),
         "mask": ["".join("01"[seen] for seen in row) for row in tree.mask().tolist()],
     }
@@ -73,7 +91,7 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     ask = resolve(request)
     draft = ask.draft
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     placement = place(ask)
     scene = scene_of(ask, placement)
     limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
@@ -152,18 +170,31 @@ class Valued:
     best_size: int
     best_speedup: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `magicplan tree --from`."""
+        names = ("tokens_per_round", "round_seconds", "speedup", "loss")
+        return {
+            "schema": "magicplan.tree_worth/1",
+            "best": {"size": self.best_size, "speedup": self.best_speedup},
+            "trees": [
+                {"size": worth.tree.size, "depth": worth.tree.depth}
+                | {name: getattr(worth, name) for name in names}
+                for worth in self.worths
+            ],
+        }
+
 
 def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> Valued:
     """Time and worth of every tree. Raises UsageError for a grid or a draft without trees."""
     ask = resolve(request)
     draft = ask.draft
     if not ask.scalar:
-        raise UsageError("--from values trees on one workload: give one --batch and one --ctx")
+        raise FieldError("from", "values trees on one workload: give one $batch and one $ctx")
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     largest = max(tree.size for tree in trees)
     if largest > LARGEST:
-        raise UsageError(f"--from: a tree of {largest} nodes, expected at most {LARGEST}")
+        raise FieldError("from", f": a tree of {largest} nodes, expected at most {LARGEST}")
     scene = scene_of(ask, place(ask))
     depth = max(max_depth, *(tree.depth for tree in trees))
     limits = Limits(size=max(64, largest), depth=depth, ranks=request.tree_ranks)
@@ -197,3 +228,41 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
 def trees(gpu: str, *, max_size: int = 64, max_depth: int = 12, **options: Any) -> TreePlan:
     """The best tree of one draft in every cell [batch, ctx]. Raises UsageError, DoesNotFit."""
     return adaptive_trees(request(gpu, options), max_size=max_size, max_depth=max_depth)
+
+
+SCHEMA = "magicplan.tree/1"
+
+
+def write_trees(path: Path, document: dict[str, Any]) -> None:
+    """Write a tree document. Raises UsageError if the file cannot be written."""
+    try:
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise FieldError("out", f"{path}: cannot be written ({problem.strerror})") from None
+
+
+def read_trees(path: Path) -> list[Tree]:
+    """The trees of a JSON file, in its order. Raises SpecError naming the point that is wrong."""
+    document = parse_json(read_text(path), path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise SpecError(path, f"expected a document of schema {SCHEMA}")
+    points = Table(data=document, file=str(path)).tables("points")
+    if not points:
+        raise SpecError(path, "points is missing or empty")
+    return [_tree(point) for point in points]
+
+
+def _tree(point: Table) -> Tree:
+    """A tree whose size and depth, where a point states them, are what its parents say."""
+    parents = point.data.get("parents")
+    whole = isinstance(parents, list) and all(type(parent) is int for parent in parents)
+    if not whole or not parents:
+        point.fail("parents", "is no list of whole numbers")
+    try:
+        tree = Tree(parents=tuple(parents))
+    except UsageError as problem:
+        point.fail("parents", f": {problem}")
+    for name, real in (("size", tree.size), ("depth", tree.depth)):
+        if point.data.get(name, real) != real:
+            point.fail(name, f"is {point.data[name]}, its parents say {real}")
+    return tree

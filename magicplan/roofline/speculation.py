@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import (
     Acceptance,
@@ -244,7 +245,7 @@ def speedup_factors(
 ) -> tuple[Array, Array]:
     """Factors from a speedup down to the low and up to the high end of its 80 % interval.
 
-    Three independent causes add in quadrature of logarithms: acceptance, whose factors on emitted
+    Three independent causes add up (`combined_spread`): acceptance, whose factors on emitted
     tokens are `low` and `high`; round times; and the host's time of a draft step, on which
     published sweeps disagree, so that it counts by its share of a round.
     """
@@ -252,8 +253,7 @@ def speedup_factors(
     missed = draft_steps_per_s * host.draft_step_seconds * host.draft_step_spread
 
     def factor(acceptance: Num, residual: float) -> Array:
-        timed = np.hypot(max(math.log(residual), 0.0), missed)
-        return np.asarray(np.exp(np.hypot(np.log(acceptance), timed)))
+        return np.asarray(combined_spread(acceptance, max(residual, 1.0), np.exp(missed)))
 
     return factor(low, 1 / timing.low), factor(high, timing.high)
 

@@ -55,6 +55,24 @@ def test_a_written_file_plans_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
+def test_one_price_stated_leaves_the_others(tmp_path: Path) -> None:
+    priced = ("plan", *QUICK, "--gpu", "h100,l40s", "--prices", "h100=99")
+    done = run(*priced, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {
+        p["gpu"]: (p["usd_per_hour"], p["indicative"]) for p in json.loads(done.stdout)["prices"]
+    }
+    assert found["h100-sxm"] == (99, False)
+    assert found["l40s"][1]
+    (tmp_path / "chat.toml").write_text(
+        '[traffic]\nrequests_per_s = 1\nprompt = 200\noutput = 20\n[choices]\ngpus = ["h100"]\n'
+        'drafts = ["none"]\n[engine]\nstack = "ideal"\n'
+    )
+    done = run("fleet", "chat.toml", "--prices", "h100=99", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cost_usd_per_hour"] % 99 == 0
+
+
 def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
     alone = run("plan", *QUICK, "--slo", "tpot_p95=0.05", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -103,9 +121,11 @@ def test_a_new_traffic_clears_what_belongs_to_the_file_s_own(tmp_path: Path) -> 
     assert json.loads(done.stdout)["request"]["think_seconds"] == 5
     done = run("plan", "plan.toml", "--trace", "t.csv", "--prompt", "5", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: prompt and output contradict trace")
+    assert done.stderr.startswith(
+        "error: --prompt contradicts --trace, which brings its own lengths"
+    )
     done = run("plan", "plan.toml", "--requests-per-s", "3", "--gpu", "h10", cwd=tmp_path)
-    assert done.stderr.startswith("error: gpus: unknown accelerator 'h10'")
+    assert done.stderr.startswith("error: --gpu: unknown accelerator 'h10'")
 
 
 def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Path) -> None:
@@ -120,7 +140,7 @@ def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Pa
 
 def test_every_limit_can_be_stated_as_an_option(tmp_path: Path) -> None:
     """All sixteen at once: each is in the verdict of the terminal with its interval."""
-    limits = [f"--slo={key.removesuffix('_seconds')}=600" for key in SLO_KEYS]
+    limits = [f"--slo={key.removesuffix('_seconds')}=600s" for key in SLO_KEYS]
     done = run("plan", *QUICK, *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
@@ -147,18 +167,24 @@ def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) 
         (("plan",), "plan needs a file or a traffic"),
         (("plan", "no.toml"), "no.toml: cannot be read"),
         (("plan", "--requests-per-s", "nan"), "--requests-per-s 'nan': expected a positive number"),
-        (("plan", "--requests-per-s", "1", "--users", "2"), "stated by requests_per_s and users"),
-        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a number"),
-        (("plan", *QUICK, "--slo", "speed=1"), "slo.speed_seconds is no limit"),
-        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a positive"),
+        (
+            ("plan", "--requests-per-s", "1", "--users", "2"),
+            "--requests-per-s and --users state the traffic",
+        ),
+        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a time"),
+        (("plan", *QUICK, "--slo", "speed=1"), "--slo speed is no limit"),
+        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a time"),
         (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
         (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
         (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),
         (("plan", *QUICK, "--growth", "-1"), "--growth '-1': expected 0 or a positive number"),
-        (("plan", *QUICK, "--prefix-hit-rate", "2"), "prefix_hit_rate 2"),
+        (
+            ("plan", *QUICK, "--prefix-hit-rate", "2"),
+            "--prefix-hit-rate 2: expected a number from 0 to 1",
+        ),
         (("plan", *QUICK, "--available", "h100"), "--available 'h100': expected a GPU and a count"),
         (("plan", *QUICK, "--available", "h100=x"), "--available 'x'"),
-        (("plan", *QUICK, "--stack", "vllm", "--trees"), "trees true: vllm runs no tree"),
+        (("plan", *QUICK, "--stack", "vllm", "--trees"), "--trees true: vllm runs no tree"),
         (("plan", *QUICK, "--prices", "no.toml"), "no.toml: cannot be read"),
         (("plan", *QUICK, "--fitted", "x.toml"), "--stated and --fitted go with --observed"),
         (("plan", *QUICK, "--observed", "no.json"), "no.json: cannot be read"),
@@ -182,7 +208,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("package", ["jinja2", "plotly"])
+@pytest.mark.parametrize("package", ["jinja2", "vl_convert"])
 def test_without_the_report_extra_only_html_is_missing(package: str, tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
     path.write_text(json.dumps(a_plan().to_dict()), encoding="utf-8")
@@ -197,11 +223,11 @@ def test_without_the_report_extra_only_html_is_missing(package: str, tmp_path: P
 
 
 def test_a_plan_starts_without_drawing(tmp_path: Path) -> None:
-    """Nor do jinja2 and plotly load where no HTML is asked for."""
+    """Nor do jinja2 and vl-convert load where no HTML is asked for."""
     code = (
         "import sys; sys.argv = ['magicplan', 'report', 'plan.json'];"
         "from magicplan.cli import main; main();"
-        "print(*{'plotly', 'jinja2', 'matplotlib'} & set(sys.modules), file=sys.stderr)"
+        "print(*{'vl_convert', 'jinja2'} & set(sys.modules), file=sys.stderr)"
     )
     (tmp_path / "plan.json").write_text(json.dumps(a_plan().to_dict()), encoding="utf-8")
     root = str(Path(__file__).parents[2])

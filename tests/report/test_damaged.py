@@ -13,7 +13,7 @@ import pytest
 from magicplan.errors import SpecError
 from magicplan.report.document import markdown
 from magicplan.report.document.page import Plot
-from magicplan.report.document.plotting import draw
+from magicplan.report.document.vega.drawing import draw
 from magicplan.report.pages import page_of
 from tests.report.capacity.golden_texts import on_a_terminal
 from tests.report.documents import documents

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Residual
@@ -21,6 +20,7 @@ from magicplan.replay.published import Case
 from magicplan.replay.serving_rows import predicted
 from magicplan.roofline.deployment import Array
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 from tools.stack_constants.stack_fit import MIN_CASES, set_of
 
 FOLDS = 5
@@ -163,6 +163,4 @@ def _solve(seen: Array, weight: Array) -> Array:
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predicted(x, seen) / seen[:, 0]) * weight)
 
-    low, first, high = np.asarray(list(WAITS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, WAITS)
