@@ -28,7 +28,6 @@ from magicplan.calibrate.groups import fit_groups
 from magicplan.hardware_specs.transfer import STRANGER_SPREAD, TRANSFER_SPREAD
 from magicplan.replay import published
 from magicplan.replay.outcomes import Outcome, replay
-from magicplan.replay.published import Case
 from tools.stack_constants.request_fit import Told
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
@@ -81,7 +80,7 @@ def main() -> None:
         ),
         "Time to first token of serving runs": FIRST_TOKENS
         + table("stack | n | host, rounds | steps alone | shipped | held out",
-                first_tokens([told_of(c, outcomes) for c in cases if c.run])),
+                first_tokens(load_tests(outcomes))),
         "Published results, shipped calibrations": SHIPPED + published_tables(outcomes),
     }  # fmt: skip
     pages = [f"\n## {title}\n\n{text}" for title, text in sections.items()]
@@ -90,10 +89,14 @@ def main() -> None:
     print(f"written: {PAGE.name}, {len(outcomes)} published values")
 
 
-def told_of(case: Case, outcomes: list[Outcome]) -> Told:
-    """A load test as it was replayed."""
-    mine = [o for o in outcomes if o.case is case]
-    return Told(case, {o.kind: o.measured for o in mine}, {o.kind: o.predicted for o in mine})
+def load_tests(outcomes: list[Outcome]) -> list[Told]:
+    """Load tests of the serving tables as they were replayed."""
+    found: dict[str, Told] = {}
+    for o in outcomes:
+        if o.case.run and "serving" in o.case.source:
+            told = found.setdefault(o.case.id, Told(o.case, {}, {}))
+            told.measured[o.kind], told.predicted[o.kind] = o.measured, o.predicted
+    return list(found.values())
 
 
 INTRO = """\

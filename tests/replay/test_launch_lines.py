@@ -10,7 +10,7 @@ from magicplan.replay.launch_lines import Launch, launched
 
 
 def on(command: str, stack: str = "vllm", gpu: str = "h100") -> Launch:
-    return launched(command, stack, hardware_specs.load(hardware_specs.as_published(gpu).name))
+    return launched(command, stack, hardware_specs.resolve(gpu)[0])
 
 
 def test_vllm_takes_its_checkpoint_and_its_degrees() -> None:

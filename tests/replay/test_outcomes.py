@@ -273,7 +273,7 @@ def test_a_load_test_that_predict_would_refuse_is_skipped_with_its_reason(tmp_pa
     path.write_text(SERVING + "".join(rows))  # fmt: skip
     found, skipped = replay(read([path]).cases)
     assert not found
-    assert "--tp 3 does not split the 64 query" in skipped[0].reason
+    assert "tp 3 does not split the 64 query" in skipped[0].reason
     assert "--ep 8 does not divide the 4 GPUs of --tp 4" in skipped[1].reason
 
 
