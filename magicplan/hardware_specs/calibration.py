@@ -191,6 +191,9 @@ class Calibration:
     """By KV dtype."""
     draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """The same for draft steps, where a stack runs them with another kernel."""
+    layers: Mapping[str, LinearFit] = field(default_factory=dict)
+    """By kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its ops take
+    these constants in place of those of attention."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
     experts_residual: Residual | None = None
@@ -205,7 +208,10 @@ class Calibration:
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for part in (self.linear, self.experts, self.prefill, self.attention, self.draft_attention):
+        for part in (
+            self.linear, self.layers, self.experts, self.prefill, self.attention,
+            self.draft_attention,
+        ):  # fmt: skip
             for fit in part.values():
                 _check(self.name, fit)
         for residual in (

@@ -51,6 +51,7 @@ def _calibration(table: Table) -> Calibration:
         prefill=_by_dtype(table, "prefill", PrefillFit),
         attention=_by_dtype(table, "attention", AttentionFit),
         draft_attention=_by_dtype(table, "draft_attention", AttentionFit),
+        layers=_by_dtype(table, "layers", LinearFit),
         accelerator=table.get("accelerator", str, ""),
         collective=table.table("collective", {}).record(CollectiveFit),
         host=table.table("host", {}).record(HostFit),
@@ -59,6 +60,6 @@ def _calibration(table: Table) -> Calibration:
 
 
 def _by_dtype(table: Table, key: str, kind: type[Fit]) -> dict[str, Fit]:
-    """One fit for each number format."""
+    """One fit for each number format, or for each kind of layer."""
     part = table.table(key, {})
     return {dtype: part.table(dtype).record(kind) for dtype in part.data}

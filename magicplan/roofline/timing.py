@@ -139,6 +139,9 @@ def _expert_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
 
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    own = machine.calibration.layers.get(op.layer)
+    if own is not None:
+        return linear_time(own, memory_seconds(op, machine), compute_seconds(op, machine), xp)
     whole = machine.calibration.prefill_fit(op.dtype) if op.prefill else None
     if whole is not None:
         return prefill_time(whole, memory_seconds(op, machine), prompt_seconds(op, machine), xp)
@@ -307,6 +310,8 @@ def _launch_seconds(op: Op, machine: Machine) -> Num:
         return experts.launch_seconds + experts.expert_seconds * op.units
     if op.kind == "linear":
         return calibration.linear_fit(op.dtype).launch_seconds
+    if op.layer in calibration.layers:
+        return calibration.layers[op.layer].launch_seconds
     if op.prefill and (prompts := calibration.prefill_fit(op.dtype)):
         return prompts.launch_seconds
     if op.kind == "attention":

@@ -6,12 +6,13 @@ array, so that all degrees of parallelism of one GPU are answered at once.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.deployment import Array, Deployment, Num
 from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
 from magicplan.roofline.timing import (
     Machine,
@@ -61,18 +62,19 @@ class RowTable:
 class PrefillCost:
     """What prompts cost beyond the work that `RowTable` knows, [layout] each.
 
-    Attention costs `pass_seconds` once, `token_seconds` for each new token and
-    `cached_token_seconds` for each one that layers which see everything read,
-    `full_pair_seconds` for each (query, key) pair of those layers and `window_pair_seconds` for
-    each pair within `window_tokens`; `draft_seconds` a token builds the draft's own cache.
+    Attention costs `pass_seconds` once, `cached_token_seconds` for each cached token that layers
+    which see everything read, `full_pair_seconds` for each (query, key) pair of those layers and
+    `window_pair_seconds` for each pair within `window_tokens`; `token_seconds` are those of a new
+    token, recurrent layers' among them, `draft_seconds` those of building the draft's own cache.
     `request_seconds` pass at the host, beside all steps.
     """
 
     pass_seconds: Array
-    token_seconds: Array
     cached_token_seconds: Array
+
     full_pair_seconds: Array
     window_pair_seconds: Array
+    token_seconds: Array
     window_tokens: float
     draft_seconds: Array
     stages: Array
@@ -85,11 +87,10 @@ class PrefillCost:
         short = _pairs_within(self.window_tokens, new, cached)
         return np.asarray(
             self.pass_seconds[:, None]
-            + self.token_seconds[:, None] * new
             + self.cached_token_seconds[:, None] * cached
             + self.full_pair_seconds[:, None] * pairs
             + self.window_pair_seconds[:, None] * short
-            + self.draft_seconds[:, None] * new
+            + (self.token_seconds + self.draft_seconds)[:, None] * new
         )
 
 
@@ -158,47 +159,53 @@ def catching_up_seconds(
 
 
 def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> PrefillCost:
-    """Coefficients of prompts, read off passes over 4096 tokens.
+    """Coefficients of prompts, read off one pass over 4096 tokens, where compute decides.
 
     Groups of data-parallel attention and pipeline stages work on different prompts at once.
     """
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
     zero = np.zeros(np.size(layout.tp))
-    seconds = dict.fromkeys(
-        ("pass", "token", "cached_token", "attention", "attention_sliding"), zero
-    )
-    fresh = _prompt_ops(model, layout, 0.0)
-    behind = {op.name: op for op in _prompt_ops(model, layout, PROBE)}
-    for op in fresh:
-        pairs = PROBE * (PROBE + 1) / 2
-        if op.name == "attention_sliding":
-            pairs = float(_pairs_within(float(model.window_tokens or 0), *np.array([PROBE, 0.0])))
-        fit = machine.calibration.prefill_fit(op.dtype)
-        if fit is None:
-            each = {op.name: op_seconds(op, machine) / pairs}
-        else:
-            read = (behind[op.name].kv_bytes - op.kv_bytes) / PROBE
-            rate = fit.memory_efficiency * machine.bytes_per_s
-            each = {
-                "pass": fit.launch_seconds,
-                "token": op.bytes / PROBE / rate,
-                "cached_token": read / rate if op.name == "attention" else 0.0,
-                op.name: prompt_seconds(op, machine) / fit.compute_efficiency / pairs,
-            }
-        for name, value in each.items():
-            mine = _layouts(op.count * value, layout)[:, 0] / at_once
-            seconds[name] = seconds[name] + mine
+    seconds = dict.fromkeys(("pass", "token", "cached", "full", "window"), zero)
+    reach = 0.0
+    behind = _prompt_ops(model, layout, PROBE)
+    for op, later in zip(_prompt_ops(model, layout, 0.0), behind, strict=True):
+        if op.reach_tokens and not math.isinf(op.reach_tokens):
+            reach = max(reach, op.reach_tokens)
+        for name, value in _coefficients(op, later, machine).items():
+            seconds[name] = seconds[name] + _layouts(op.count * value, layout)[:, 0] / at_once
     return PrefillCost(
         pass_seconds=seconds["pass"],
+        cached_token_seconds=seconds["cached"],
+        full_pair_seconds=seconds["full"],
+        window_pair_seconds=seconds["window"],
         token_seconds=seconds["token"],
-        cached_token_seconds=seconds["cached_token"],
-        full_pair_seconds=seconds["attention"],
-        window_pair_seconds=seconds["attention_sliding"],
-        window_tokens=float(model.window_tokens or 0),
+        window_tokens=reach,
         draft_seconds=draft_prefill(layout, machine, None),
         stages=np.broadcast_to(np.asarray(layout.pp, dtype=np.float64), np.shape(layout.tp)),
         request_seconds=machine.calibration.host.request_seconds,
     )
+
+
+def _coefficients(op: Op, later: Op, machine: Machine) -> dict[str, Num]:
+    """What one run of a prompt's attention costs a pass, a new token, a cached one and a pair;
+    `later` is the same behind as many cached tokens."""
+    whole = op_seconds(op, machine)
+    if not op.reach_tokens:
+        return {"token": whole / PROBE}
+    full = math.isinf(op.reach_tokens)
+    kind = "full" if full else "window"
+    window = PROBE if full else op.reach_tokens
+    pairs = float(_pairs_within(window, np.asarray(PROBE), np.asarray(0.0)))
+    fit = machine.calibration.prefill_fit(op.dtype)
+    if fit is None or op.layer in machine.calibration.layers:
+        return {kind: whole / pairs}
+    rate = fit.memory_efficiency * machine.bytes_per_s
+    return {
+        "pass": fit.launch_seconds,
+        "token": op.bytes / PROBE / rate,
+        "cached": (later.kv_bytes - op.kv_bytes) / PROBE / rate if full else 0.0,
+        kind: prompt_seconds(op, machine) / fit.compute_efficiency / pairs,
+    }
 
 
 def _prompt_ops(model: ModelShape, layout: Deployment, cached: float) -> list[Op]:
@@ -206,16 +213,17 @@ def _prompt_ops(model: ModelShape, layout: Deployment, cached: float) -> list[Op
     attention decodes in absorbed form but prefills with keys and values written out, whose heads
     are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
     work = Pass(batch=1.0, ctx=cached, query_tokens=PROBE, prefill=True)
-    ops = attention(model, with_axes(layout, 1), work)
+    ops = list(attention(model, with_axes(layout, 1), work))
     if model.latent is None:
-        return list(ops)
+        return ops
     a = model.latent
     wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
     share = wide / (2 * a.kv_rank + a.rope_head_dim)
     return [
         replace(op, flops=op.flops * share, activation_bytes=op.activation_bytes * share)
+        if op.layer == "latent" else op
         for op in ops
-    ]
+    ]  # fmt: skip
 
 
 def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:
