@@ -60,7 +60,10 @@ def resolve(ask: Request) -> Resolved:
         model = replace(model, formats=formats_named(named.format))
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
-        calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
+        if calibration.experts_residual:
+            calibration = calibration.for_experts()
+        else:
+            calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
     machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
     batch = counts("batch", ask.batch, MAX_BATCH)
     ctx = counts("ctx", ask.ctx, MAX_TOKENS)
