@@ -10,11 +10,14 @@ from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
     CollectiveFit,
+    ExpertFit,
     HostFit,
     LinearFit,
+    PrefillFit,
     Residual,
 )
 
+MORE_RESIDUALS = ("experts_residual", "first_token_residual", "experts_first_token_residual")
 CALIBRATIONS = Path(__file__).parent / "calibrations"
 """Calibrations that ship."""
 Fit = TypeVar("Fit")
@@ -38,9 +41,17 @@ def _calibration(table: Table) -> Calibration:
         origin=table.get("origin", str),
         step_residual=table.table("step_residual", {}).record(Residual),
         speedup_residual=table.table("speedup_residual", {}).record(Residual),
+        **{
+            name: table.table(name).record(Residual)
+            for name in MORE_RESIDUALS
+            if name in table.data
+        },
         linear=_by_dtype(table, "linear", LinearFit),
+        experts=_by_dtype(table, "experts", ExpertFit),
+        prefill=_by_dtype(table, "prefill", PrefillFit),
         attention=_by_dtype(table, "attention", AttentionFit),
         draft_attention=_by_dtype(table, "draft_attention", AttentionFit),
+        layers=_by_dtype(table, "layers", LinearFit),
         accelerator=table.get("accelerator", str, ""),
         collective=table.table("collective", {}).record(CollectiveFit),
         host=table.table("host", {}).record(HostFit),
@@ -49,6 +60,6 @@ def _calibration(table: Table) -> Calibration:
 
 
 def _by_dtype(table: Table, key: str, kind: type[Fit]) -> dict[str, Fit]:
-    """One fit for each number format."""
+    """One fit for each number format, or for each kind of layer."""
     part = table.table(key, {})
     return {dtype: part.table(dtype).record(kind) for dtype in part.data}

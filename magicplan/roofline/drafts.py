@@ -278,7 +278,10 @@ def _one_layer(target: ModelShape, *, name: str, vocab: int) -> ModelShape:
         experts=None,
         sliding_layers=0,
         window_tokens=None,
+        listed=(),
         norm_parameters=2 * target.hidden,
+        gathered_parameters=0,
+        tower_parameters=0,
         published_parameters=None,
     )
 
@@ -400,7 +403,14 @@ def catch_up_seconds(
 
 def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
     return [
-        linear(p.name, layout, rows, p.wide / layout.tp, p.deep, quantised=p.quantised)
+        linear(
+            p.name,
+            layout,
+            rows,
+            p.wide / layout.tp,
+            p.deep,
+            part="attention" if p.quantised else "head",
+        )
         for p in draft.projections
     ]
 
@@ -415,7 +425,11 @@ def _draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deploym
     if shape is not None and not draft.same_model:
         degrees = largest_draft_degree(shape, tp)
         tp = degrees if np.ndim(tp) else float(degrees)
-    return replace(layout, dtype=dtype, math_dtype=math, tp=tp)
+    formats = None
+    if layout.formats is not None and shape is not None and not weight_only:
+        a = machine.accelerator
+        formats = shape.formats.on(frozenset(a.dense_flops_per_s), a.math_dtype)
+    return replace(layout, dtype=dtype, math_dtype=math, tp=tp, formats=formats)
 
 
 def _combine(first: StepCost, times: float, second: StepCost, scale: float) -> StepCost:
