@@ -196,7 +196,7 @@ def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown
         for kind in ("linear", "attention", "collective", "elementwise", "host")
     }
     alone = sum(parts.values()) + drafting + overhead
-    step = max(sized.trial.outcome.step_seconds, alone)
+    step = alone if choice.layout == SPLIT else max(sized.trial.outcome.step_seconds, alone)
     return StepBreakdown(
         step_seconds=step, **parts, draft_seconds=drafting, overhead_seconds=overhead,
         prefill_seconds=step - alone,

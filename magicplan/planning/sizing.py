@@ -364,8 +364,9 @@ def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, reques
         if not worst or ratios[worst] <= 1:
             break
         before, stopped = ratios[worst], worst
-        more = max(pool // 8, 1) if worst.startswith("ttft") else 0
-        less = max(decode // 8, 1) if not worst.startswith("ttft") else 0
+        part = 8 if requests >= FULL else 2
+        more = max(pool // part, 1) if worst.startswith("ttft") else 0
+        less = max(decode // part, 1) if not worst.startswith("ttft") else 0
         bigger = trial_of(kind, load, decode + less, pool + more, requests)
         after = bigger.ratios(limits)[worst]
         if after > before * (1 - 1e-3) and math.isfinite(before):
