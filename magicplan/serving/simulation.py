@@ -326,7 +326,8 @@ class Engine:
         server, running = self.server, self.decoding + len(self.prefilling)
         if server.policy.reserves_output:
             return server.capacity_tokens - self.reserved
-        return server.capacity_tokens - self.held - running * self.slack
+        # a millionth of a token: sums of fractions never decide
+        return server.capacity_tokens - self.held - running * self.slack + 1e-6
 
     def _left(self) -> float:
         """Budget of a step beside its decode tokens."""

@@ -79,7 +79,7 @@ class PlainServer:
         s = self.server
         if s.policy.reserves_output:
             return s.capacity_tokens - sum(self.promised(g) for g in self.running)
-        return s.capacity_tokens - self.holds() - len(self.running) * s.slack_tokens
+        return s.capacity_tokens - self.holds() - len(self.running) * s.slack_tokens + 1e-6
 
     def begin(self, now: float) -> None:
         """Compose a step that begins now; leaves `busy_until` infinite if there is nothing."""
