@@ -376,7 +376,7 @@ class Engine:
             self.decoding -= 1
             self.context -= request.prompt + grown
             self.growth -= request.growth
-            request.emitted = round(grown)
+            request.emitted = round(grown + 1e-6)
             request.last = max(request.last, self.streams[0][0])
             for stream in self.streams:
                 if stream[0] == request.last:
