@@ -92,11 +92,11 @@ def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
     that none exceeds."""
     points = []
     for key, value in spec.items():
-        found = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
-        if found is None:
+        named = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
+        if named is None:
             expected = "expected percentiles p0 to p100, such as p50 and p95"
             raise FieldError(f"{field}.{key}", f": {expected}")
-        points.append((float(found[1]) / 100, _length(value, f"{field}.{key}")))
+        points.append((float(named[1]) / 100, _length(value, f"{field}.{key}")))
     points.sort()
     tokens = [t for _, t in points]
     if not points or tokens != sorted(tokens):
