@@ -360,10 +360,10 @@ class Engine:
         return any_did
 
     def _preempt(self) -> bool:
-        while self.admitted and not math.isnan(self.admitted[-1].ended):
+        if self.decoding - len(self.ghosts) + len(self.prefilling) < 2:
+            return False  # the last that runs is never preempted
+        while not math.isnan(self.admitted[-1].ended):
             self.admitted.pop()
-        if len(self.admitted) < 2:
-            return False
         request = self.admitted.pop()
         if request.todo:
             self.prefilling.remove(request)
