@@ -252,22 +252,22 @@ class Draws:
         """Decoding rounds of each request under a law of tokens a round."""
         key = hash(law.tobytes()) if law is not None else 0
         if key not in self.rounds:
-            rng = np.random.default_rng([self.seed, 1])
+            rng = np.random.default_rng([self.seed, 3])
             self.rounds[key] = rounds_needed(self.output.tolist(), law, rng)
         return self.rounds[key]
 
 
 def drawn(load: Load, count: int, seed: int) -> Draws:
-    """Requests of the load's sample in random order, again and again, and when they come."""
-    rng = np.random.default_rng(seed)
+    """Requests of the load's sample in random order, again and again, and when they come. The first
+    of more requests are those of fewer, their gaps apart."""
+    order_rng, gap_rng, pause_rng = (np.random.default_rng([seed, part]) for part in range(3))
     size = load.lengths.prompt.size
     rounds = math.ceil(count / size)
-    order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
+    order = np.concatenate([order_rng.permutation(size) for _ in range(rounds)])[:count]
     return Draws(
-        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order],
-        output=load.lengths.output[order],
-        cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
-        seed=seed,
+        gaps=_gaps(load.arrival_cv2, count, gap_rng), prompt=load.lengths.prompt[order],
+        output=load.lengths.output[order], cached=load.cached[order],
+        pauses=pause_rng.exponential(1.0, count) * load.think_seconds, seed=seed,
     )  # fmt: skip
 
 
