@@ -101,8 +101,15 @@ def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> 
         if not choice.violations(ask):
             best = min(best, choice.rank(ask)[1])
     ordered = ranked(ask, brief)
-    careful = [_sized(ask, load, c) for c in ordered[:FINALISTS]]
-    return ranked(ask, [*careful, *ordered[FINALISTS:]])
+    rivals = [c for c in ordered[:FINALISTS] if _rivals(ask, ordered[0], c)]
+    careful = [_sized(ask, load, c) for c in rivals]
+    return ranked(ask, [*careful, *(c for c in ordered if c not in rivals)])
+
+
+def _rivals(ask: PlanRequest, best: Choice, other: Choice) -> bool:
+    """Whether a choice may turn out to be better than the best, sized with care."""
+    (broken, goal), (others, its) = (c.rank(ask, HAIR)[:2] for c in (best, other))
+    return others <= broken * NEAR_BEST and its <= goal * NEAR_BEST or best is other
 
 
 def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:

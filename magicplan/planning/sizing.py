@@ -25,7 +25,7 @@ from magicplan.serving.replica import Speculation
 
 Limits = Mapping[str, float]
 MIXED, SPLIT = "mixed", "disaggregated"
-BRIEF, FULL = 250, 1000
+BRIEF, FULL = 250, 600
 """Requests simulated to rank configurations, and to size the finalists."""
 DRAWS = 3
 """Draws of the traffic under which a finalist has to keep its limits: its percentiles vary by 3 to
@@ -34,7 +34,7 @@ PER_BATCH = 3
 """Requests simulated for each that is in flight, where that is more."""
 MOST_REQUESTS = 8000
 ROUGH = 0.08
-"""Share of replicas to which configurations are ranked."""
+"""Share of replicas to which configurations are ranked, and changed assumptions answered."""
 GROWTH = 3
 """Times the count that failed up to which the next guess may lie."""
 STEEPEST = 3.0
@@ -301,7 +301,7 @@ def size(
                     break
             return worst
 
-        grain = ROUGH if requests < FULL else 0.0
+        grain = ROUGH if draws == 1 else 0.0
         counts = least_count(excess, fewest, near or fewest, idlest, grain)
         if counts is None:
             return None
