@@ -338,7 +338,7 @@ def suffices(
 def _excess(kind: Kind, trial: Trial, limits: Limits, most_busy: float) -> float:
     """Times the limit that it breaks most, or its share of saturation over the one allowed."""
     busy = trial.rate / (most_busy * kind.saturation * (1 + 1e-9))
-    return max(busy, *trial.ratios(limits).values())
+    return max([busy, *trial.ratios(limits).values()])
 
 
 def _fewest(kind: Kind, load: Load, most_busy: float) -> int:
