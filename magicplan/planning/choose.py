@@ -109,7 +109,7 @@ def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> 
 def _rivals(ask: PlanRequest, best: Choice, other: Choice) -> bool:
     """Whether a choice may turn out to be better than the best, sized with care."""
     (broken, goal), (others, its) = (c.rank(ask, HAIR)[:2] for c in (best, other))
-    return others <= broken * NEAR_BEST and its <= goal * NEAR_BEST or best is other
+    return (others <= broken * NEAR_BEST and its <= goal * NEAR_BEST) or best is other
 
 
 def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:

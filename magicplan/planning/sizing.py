@@ -390,13 +390,11 @@ def _slope(seen: Mapping[int, float], one: int, other: int, before: float) -> fl
     return min(max((math.log(b / a)) / math.log(other / one), -STEEPEST), -1 / STEEPEST)
 
 
-def _guess(
-    excess: float, count: int, slope: float, low: int, high: int, *, closed: bool
-) -> int:
+def _guess(excess: float, count: int, slope: float, low: int, high: int, *, closed: bool) -> int:
     """The next count to look at: above `low`, and below `high` if that is known to keep."""
     last = high - 1 if closed else high
     if 0 < excess < math.inf:
-        target = count * excess ** (-1 / slope)
+        target: float = count * excess ** (-1 / slope)
         guess = math.floor(target) if excess <= 1 else math.ceil(target)
     else:
         guess = round(math.sqrt(max(low, 1) * high))
@@ -424,8 +422,8 @@ def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, reques
         pool, decode, trial = pool + more, decode + less, bigger
     return Sized(
         kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.rate_bound,
-        capacity=float(load.users if load.users is not None else load.requests_per_s), stopped_by=stopped,
-        allowed=limits,
+        capacity=float(load.users if load.users is not None else load.requests_per_s),
+        stopped_by=stopped, allowed=limits,
     )  # fmt: skip
 
 
