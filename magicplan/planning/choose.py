@@ -100,16 +100,40 @@ def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> 
         brief.append(choice)
         if not choice.violations(ask):
             best = min(best, choice.rank(ask)[1])
-    ordered = ranked(ask, brief)
-    rivals = [c for c in ordered[:FINALISTS] if _rivals(ask, ordered[0], c)]
-    careful = [_sized(ask, load, c) for c in rivals]
-    return ranked(ask, [*careful, *(c for c in ordered if c not in rivals)])
+    return _with_care(ask, load, ranked(ask, brief))
 
 
-def _rivals(ask: PlanRequest, best: Choice, other: Choice) -> bool:
-    """Whether a choice may turn out to be better than the best, sized with care."""
+def _with_care(ask: PlanRequest, load: Load, choices: list[Choice]) -> list[Choice]:
+    """Choices best first, the best and those that might beat it sized with more requests."""
+    careful: list[Choice] = []
+
+    def again(one: Choice) -> None:
+        careful.append(_sized(ask, load, one))
+        choices[choices.index(one)] = careful[-1]
+
+    rivals = choices[:FINALISTS]
+    while choices[0] not in careful:
+        again(choices[0])
+        choices = ranked(ask, choices)
+    for one in rivals:
+        if one in choices and one not in careful and _may_win(ask, load, choices[0], one):
+            again(one)
+            choices = ranked(ask, choices)
+    return choices
+
+
+def _may_win(ask: PlanRequest, load: Load, best: Choice, other: Choice) -> bool:
+    """Whether a choice sized by brief trials might beat the best: as many of its replicas as cost
+    less are tried once with more requests. Where the best breaks limits, whatever is near might."""
     (broken, goal), (others, its) = (c.rank(ask, HAIR)[:2] for c in (best, other))
-    return (others <= broken * NEAR_BEST and its <= goal * NEAR_BEST) or best is other
+    if broken > HAIR:
+        return others <= broken * NEAR_BEST
+    if its > goal * NEAR_BEST or not 0 < its < math.inf:
+        return its <= goal
+    replicas = other.sized.replicas + other.sized.prefill_replicas
+    fewer = math.ceil(goal / its * replicas - 1e-9) - 1
+    kind = other.sized.kind
+    return fewer > 0 and suffices(kind, load, ask.slo, ask.engine.max_utilisation, FULL, fewer)
 
 
 def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
