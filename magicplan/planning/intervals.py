@@ -52,12 +52,10 @@ class Cause:
     """What either end needs; None where no number of replicas meets the limits even as planned."""
 
 
-def candidate_ends(
-    load: Load, choices: Sequence[Choice], requests: int = FULL
-) -> list[tuple[Figures, Figures]]:
+def candidate_ends(load: Load, choices: Sequence[Choice]) -> list[tuple[Figures, Figures]]:
     """Figures of every choice, replicas and traffic held, at the low and the high end of its step
     time."""
-    return [_ends(load, choice, requests) for choice in choices]
+    return [_ends(load, choice, choice.sized.requests) for choice in choices]
 
 
 def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:

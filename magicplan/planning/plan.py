@@ -34,7 +34,7 @@ from magicplan.planning.result import (
 from magicplan.planning.schedule import curves, grid_prediction, planned_of, schedule_of
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
-from magicplan.planning.sizing import BRIEF, SPLIT
+from magicplan.planning.sizing import BRIEF, FULL, SPLIT
 from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
@@ -60,7 +60,7 @@ def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **opt
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
-    best_choice = with_capacity(ask, load, choices[0], 2 * BRIEF)
+    best_choice = with_capacity(ask, load, choices[0], FULL)
     near = [with_capacity(ask, load, choice, BRIEF) for choice in choices[1:FINALISTS]]
     shown = [best_choice, *near, *choices[FINALISTS:]]
     candidates = [candidate(ask, load, choice) for choice in shown]

@@ -190,6 +190,8 @@ class Sized:
     """The limit that fewer replicas would break, "utilisation" where none."""
     allowed: Limits
     """The limits, or what is reachable of them where they are not."""
+    requests: int
+    """Simulated for it, or more where more are in flight."""
 
     @property
     def replicas(self) -> int:
@@ -320,6 +322,7 @@ def size(
         kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.saturation,
         capacity=float(load.users if load.users is not None else load.requests_per_s),
         stopped_by=worst if worst and broken[worst] > 1 else "utilisation", allowed=allowed,
+        requests=requests,
     )  # fmt: skip
 
 
@@ -423,7 +426,7 @@ def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, reques
     return Sized(
         kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.rate_bound,
         capacity=float(load.users if load.users is not None else load.requests_per_s),
-        stopped_by=stopped, allowed=limits,
+        stopped_by=stopped, allowed=limits, requests=requests,
     )  # fmt: skip
 
 
