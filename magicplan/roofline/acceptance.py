@@ -30,12 +30,15 @@ class Acceptance(ABC):
     """Survival of drafted tokens; `origin` says where the numbers come from.
 
     `uncertainty` is the half-width of an 80 % interval on the acceptance of one position.
-    Under `same_model` a KV budget that holds the whole context accepts everything.
+    Under `same_model` a KV budget that holds the whole context accepts everything. `measured` is
+    the longest draft length that was measured, beyond which none is chosen; 0 where a rate is
+    stated for any length, or the interval opens instead.
     """
 
     origin: str
     uncertainty: float = 0.0
     same_model: bool = False
+    measured: int = 0
 
     @abstractmethod
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
@@ -80,7 +83,13 @@ class Acceptance(ABC):
         return self._shifted(-self.uncertainty), self._shifted(self.uncertainty)
 
     def _shifted(self, by: float) -> Acceptance:
-        return Shifted(origin=self.origin, same_model=self.same_model, base=self, by=by)
+        return Shifted(
+            origin=self.origin,
+            same_model=self.same_model,
+            measured=self.measured,
+            base=self,
+            by=by,
+        )
 
     def of_self_draft(self) -> Acceptance:
         """The same rates, for a draft that is the target itself over a part of its cache."""
