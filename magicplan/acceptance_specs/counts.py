@@ -13,6 +13,7 @@ import numpy as np
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import Z80, PerPosition, conditional_from_marginal
 from magicplan.roofline.deployment import Array
+from magicplan.roofline.rank_laws import non_increasing
 
 
 def counted(marginal: Array, rounds: Array, origin: str) -> PerPosition:
@@ -56,3 +57,14 @@ def survival_of(accepted: list[float], drafted: list[float]) -> Array:
         if not 0 <= k <= n or n <= 0:
             raise UsageError(f"position {i}: accepted {k:g} of {n:g} drafted")
     return np.asarray(np.array(accepted) / np.array(drafted), dtype=np.float64)
+
+
+def survival_of_lengths(points: dict[int, float]) -> Array:
+    """P(first k accepted) from mean accept lengths, bonus token included, by draft length.
+
+    The length without a draft is 1; a gap between two draft lengths is filled evenly. Survival is
+    the differences, pooled where the noise of separate runs lets them rise.
+    """
+    known = sorted(points)
+    means = np.interp(np.arange(known[-1] + 1), [0, *known], [1.0, *(points[k] for k in known)])
+    return np.clip(non_increasing(np.diff(means)), 0.0, 1.0)

@@ -6,17 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
+from magicplan.acceptance_specs.counts import survival_of_lengths
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import (
     Acceptance,
-    AtBudget,
     Beta,
-    ContextLaw,
     Iid,
     Mixture,
     PerPosition,
     alpha_from_tokens_per_round,
 )
+from magicplan.roofline.acceptance_context import AtBudget, ContextLaw
 
 LONGEST_DRAFT = 256
 FORMS = (
@@ -105,11 +105,9 @@ def _lengths(kind: str, text: str, whole: str) -> Acceptance:
         alone = np.asarray(float(longest)), np.asarray(points[longest])
         alpha = float(alpha_from_tokens_per_round(*alone))
         return Iid(alpha=alpha, origin=f"{said}, the same rate at every position", measured=longest)
-    known = sorted(points)
-    means = np.interp(np.arange(longest + 1), [0, *known], [1.0, *(points[k] for k in known)])
-    survival = np.minimum.accumulate(np.clip(np.diff(means), 0.0, 1.0))
+    survival = tuple(survival_of_lengths(points).tolist())
     return PerPosition.from_marginal(
-        tuple(survival.tolist()), origin=f"{said}, survival by their differences", measured=longest
+        survival, origin=f"{said}, survival by their differences", measured=longest
     )
 
 

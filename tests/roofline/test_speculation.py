@@ -16,13 +16,13 @@ from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (
     Z80,
     Acceptance,
-    ContextLaw,
     Iid,
     PerPosition,
     Ranked,
     accept_length_variance,
     tokens_per_round,
 )
+from magicplan.roofline.acceptance_context import ContextLaw
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import (
     Draft,
