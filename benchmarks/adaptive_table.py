@@ -11,9 +11,9 @@ from __future__ import annotations
 import time
 
 from magicplan import model_specs
-from magicplan.planning.adaptive import adaptive_trees
-from magicplan.planning.candidates import BUDGETS
-from magicplan.planning.request import Request
+from magicplan.prediction.adaptive_trees import adaptive_trees
+from magicplan.prediction.candidates import BUDGETS
+from magicplan.prediction.request import Request
 
 CONTEXTS = [1024 * 2**k for k in range(8)]
 BATCHES = [1, 8, 32, 64, 256]

@@ -23,12 +23,13 @@ from pathlib import Path
 
 import numpy as np
 
-from magicplan.planning.predict import answer
-from magicplan.planning.request import Request, resolve
+from magicplan.prediction.predict import answer
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
+from magicplan.replay import published
+from magicplan.replay.outcomes import Outcome, regrets, replay, sign_accuracy
+from magicplan.replay.published import Case
 from magicplan.roofline.acceptance import tokens_per_round
-from magicplan.validate import published
-from magicplan.validate.published import Case
-from magicplan.validate.replay import Outcome, regrets, replay, sign_accuracy
 
 FILES = ("magicdec.csv", "speculation.csv")
 LONGEST = 8

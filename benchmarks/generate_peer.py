@@ -21,9 +21,9 @@ from typing import Any
 import torch
 
 from magicplan.kernels import available, load
-from magicplan.validate.build import DraftPlan, build_decoder
-from magicplan.validate.llama_config import MODEL_B, load_config
-from magicplan.validate.transformer import Transformer
+from magicplan.validate.decoder.build import DraftPlan, build_decoder
+from magicplan.validate.decoder.llama_config import MODEL_B, load_config
+from magicplan.validate.decoder.transformer import Transformer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 GAMMA = 4

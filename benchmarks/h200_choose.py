@@ -17,7 +17,7 @@ from magicplan.roofline.timing import Machine
 from magicplan.roofline.tree_speculation import best_tree, tree_times
 from magicplan.roofline.trees import Tree, best_trees
 from magicplan.validate.forecast import Forecaster
-from magicplan.validate.grid import Point
+from magicplan.validate.measure.grid import Point
 
 LARGEST_TREE, DEEPEST = 64, 12
 FIXED_DEPTH = {8: 5, 16: 6, 32: 7, 64: 8}

@@ -35,17 +35,17 @@ from h200_choose import adaptive_tree, fixed_tree, points_of, restored, transfer
 from h200_suites import CALIBRATED, CALIBRATION, SUITES, Cells, Suite, rehearsal
 from h200_tables import print_tables
 
+from magicplan.calibrate.device_fit import fit_device
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.validate.bench import DecoderBench
-from magicplan.validate.ceilings import Probe, ceilings
-from magicplan.validate.clock import Clock, Effort, clock_of
 from magicplan.validate.device_files import accelerator_of
-from magicplan.validate.device_fit import fit_device
-from magicplan.validate.environment import environment
 from magicplan.validate.forecast import Forecaster
-from magicplan.validate.gate import exactness_gate
-from magicplan.validate.grid import CalibrationPoint, Point
-from magicplan.validate.measure import calibrate_at, end_to_end, measure_cell
+from magicplan.validate.measure.bench import DecoderBench
+from magicplan.validate.measure.ceilings import Probe, ceilings
+from magicplan.validate.measure.cells import calibrate_at, end_to_end, measure_cell
+from magicplan.validate.measure.clock import Clock, Effort, clock_of
+from magicplan.validate.measure.environment import environment
+from magicplan.validate.measure.exactness import exactness_gate
+from magicplan.validate.measure.grid import CalibrationPoint, Point
 from magicplan.validate.prepare import loaded, simulated_law, subject
 from magicplan.validate.run_file import RunFile, Settings, digest
 
@@ -255,7 +255,7 @@ class Measuring:
         for ctx in suite.largest_at:
             gammas = [Point(batch=1, ctx=ctx, gamma=g) for g in suite.gammas]
             bench = self.bench(suite, gammas)
-            from magicplan.validate.environment import memory_bytes
+            from magicplan.validate.measure.environment import memory_bytes
 
             free, batch = memory_bytes(self.plan.device), 1
             while bench.needed_bytes(batch + 1, ctx, gammas) < free:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.calibrate.kernel_fit import Errors
 from magicplan.units import human_tokens
 from magicplan.validate.compare import Comparison, Verdict, compare
-from magicplan.validate.fit import Errors
 from magicplan.validate.run_file import Run, read
 
 GOALS = {"decode": 4.0, "verify": 5.0, "draft": 8.0, "round": 5.0, "speedup": 4.0}

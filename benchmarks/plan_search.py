@@ -26,10 +26,10 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from magicplan.planning.fleet import fleet
 from magicplan.planning.plan import plan
-from magicplan.planning.plan_request import PlanRequest, checked
-from magicplan.planning.traffic_load import load_of
+from magicplan.planning.request import PlanRequest, checked
+from magicplan.planning.search import fleet
+from magicplan.serving.load import load_of
 
 RUNS = 5
 GPUS = (

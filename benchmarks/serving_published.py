@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from magicplan.model_specs.load import PRESETS
-from magicplan.validate.serving_rows import Served, served
+from magicplan.replay.serving_rows import Served, served
 
 GOALS = {True: 10.0, False: 20.0}
 PEER = """

@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from magicplan.validate.random_serving import FEATURES, Comparison, compare, random_case
-from magicplan.validate.serving_plans import check
+from benchmarks.random_serving import FEATURES, Comparison, compare, random_case
+from benchmarks.serving_plans import check
 
 PLANS = Path(__file__).parent.parent / "examples" / "plans"
 PLAN_REQUESTS, PLAN_SEEDS = 4000, 3

@@ -15,9 +15,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from magicplan.validate.clock import clock_of
-from magicplan.validate.grid import Point
-from magicplan.validate.measure import end_to_end
+from magicplan.validate.measure.cells import end_to_end
+from magicplan.validate.measure.clock import clock_of
+from magicplan.validate.measure.grid import Point
 from magicplan.validate.prepare import session
 from magicplan.validate.settings import Asked, settle
 

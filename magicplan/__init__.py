@@ -29,11 +29,11 @@ if TYPE_CHECKING:
     from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
     from magicplan.planning.plan import plan as plan
     from magicplan.planning.plan import with_observed as with_observed
-    from magicplan.planning.plan_files import read_plan as read_plan
-    from magicplan.planning.predict import predict as predict
-    from magicplan.planning.speculate import choose as choose
-    from magicplan.planning.speculate import drafts as drafts
-    from magicplan.planning.speculate import trees as trees
+    from magicplan.planning.plan_file import read_plan as read_plan
+    from magicplan.prediction.adaptive_trees import trees as trees
+    from magicplan.prediction.choose import choose as choose
+    from magicplan.prediction.compare_drafts import drafts as drafts
+    from magicplan.prediction.predict import predict as predict
 
 __all__ = [
     "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
@@ -42,13 +42,15 @@ __all__ = [
 __version__ = "0.1.0"
 
 _HOMES = {
-    "choose": "speculate", "drafts": "speculate", "mixed_fleet": "mixed_fleet", "plan": "plan",
-    "predict": "predict", "read_plan": "plan_files", "trees": "speculate", "with_observed": "plan",
+    "choose": "prediction.choose", "drafts": "prediction.compare_drafts",
+    "mixed_fleet": "planning.mixed_fleet", "plan": "planning.plan",
+    "predict": "prediction.predict", "read_plan": "planning.plan_file",
+    "trees": "prediction.adaptive_trees", "with_observed": "planning.plan",
 }  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Load what is asked for, when it is: importing magicplan alone stays instant."""
     if name in _HOMES:
-        return getattr(import_module(f"magicplan.planning.{_HOMES[name]}"), name)
+        return getattr(import_module(f"magicplan.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'magicplan' has no attribute {name!r}")

@@ -22,11 +22,12 @@ from accuracy_published import (
     unseen,
 )
 
+from magicplan.calibrate import kernel_tables
+from magicplan.calibrate.groups import fit_groups
 from magicplan.hardware_specs.transfer import STRANGER_SPREAD, TRANSFER_SPREAD
-from magicplan.validate import kernel_tables, published
-from magicplan.validate.calibrate import fit_groups
-from magicplan.validate.replay import replay
-from magicplan.validate.serving_rows import served
+from magicplan.replay import published
+from magicplan.replay.outcomes import replay
+from magicplan.replay.serving_rows import served
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 NAMES = ("plain_decode", "speculation", "serving", "magicdec")

@@ -8,14 +8,14 @@ import numpy as np
 from accuracy_kernels import GPU_OF, cold
 
 from magicplan import hardware_specs, model_specs
+from magicplan.calibrate.groups import Group, document
+from magicplan.calibrate.kernel_fit import attention_seconds_of
+from magicplan.calibrate.kernel_tables import Columns, KernelTables
 from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.timing import Machine, op_seconds
 from magicplan.roofline.traffic import Pass, forward
-from magicplan.validate.calibrate import Group, document
-from magicplan.validate.fit import attention_seconds_of
-from magicplan.validate.kernel_tables import Columns, KernelTables
 
 ROWS = (8, 16, 32, 64)
 TOKENS = (1, 64, 256, 1024)

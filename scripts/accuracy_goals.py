@@ -8,8 +8,8 @@ from accuracy_layout import table
 from accuracy_published import Unseen, distinct, is_magicdec, naive
 from calibrations import believed
 
-from magicplan.validate.calibrate import Group, rereads
-from magicplan.validate.replay import Outcome, Summary, regrets, sign_accuracy
+from magicplan.calibrate.groups import Group, rereads
+from magicplan.replay.outcomes import Outcome, Summary, regrets, sign_accuracy
 
 WORDS = {"dense": "steps of dense models", "experts": "steps of experts", "chains": "speedups"}
 GOALS = {"dense": "10", "experts": "20", "chains": "-"}

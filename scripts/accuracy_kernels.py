@@ -12,20 +12,20 @@ from accuracy_layout import cells
 from kernel_steps import BUDGET, Bench, predicted_seconds
 
 from magicplan import model_specs
-from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.calibration_files import as_toml
-from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives, version_key
-from magicplan.roofline.deployment import Array
-from magicplan.roofline.timing import Machine
-from magicplan.validate.calibrate import Group, document, rereads
-from magicplan.validate.fit import (
+from magicplan.calibrate.groups import Group, document, rereads
+from magicplan.calibrate.kernel_fit import (
     Errors,
     attention_seconds_of,
     cold_attention,
     linear_seconds_of,
     row_label,
 )
-from magicplan.validate.kernel_tables import Columns, KernelTables, accelerator_of, where
+from magicplan.calibrate.kernel_tables import Columns, KernelTables, accelerator_of, where
+from magicplan.hardware_specs.calibration import Calibration
+from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives, version_key
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.timing import Machine
 
 MODELS = ("llama-2-7b", "llama-3.1-8b", "mistral-7b-v0.3", "qwen3-32b", "llama-3.1-70b")
 GPU_OF = {"a100-sxm-80gb": "a100_sxm", "h100-sxm": "h100_sxm", "b200-sxm": "b200_sxm",

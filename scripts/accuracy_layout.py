@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from magicplan.validate.fit import Errors
+from magicplan.calibrate.kernel_fit import Errors
 
 ERRORS = "part | n | MAPE | p95 | bias | naive MAPE | worst row"
 

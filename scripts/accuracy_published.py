@@ -14,16 +14,16 @@ from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.calibration_files import read as read_calibration
 from magicplan.hardware_specs.stacks import stack_constants, streamed_rounds
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED
+from magicplan.replay.outcomes import Outcome, Summary, replay_with
+from magicplan.replay.published import Case
+from magicplan.replay.serving_rows import Served
 from magicplan.report.replay import summaries, worst
 from magicplan.roofline.deployment import Array
-from magicplan.validate.experts_fit import fit_experts
-from magicplan.validate.magicdec_fit import fit_each, magicdec_coverage
-from magicplan.validate.published import Case
-from magicplan.validate.replay import Outcome, Summary, replay_with
-from magicplan.validate.request_fit import fit_request
-from magicplan.validate.round_fit import fit_rounds
-from magicplan.validate.serving_rows import Served
-from magicplan.validate.stack_fit import StackFit, fit_host, runs_of
+from tools.stack_constants.experts_fit import fit_experts
+from tools.stack_constants.magicdec_fit import fit_each, magicdec_coverage
+from tools.stack_constants.request_fit import fit_request
+from tools.stack_constants.round_fit import fit_rounds
+from tools.stack_constants.stack_fit import StackFit, fit_host, runs_of
 
 
 def published_tables(outcomes: list[Outcome]) -> str:

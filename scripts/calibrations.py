@@ -18,28 +18,29 @@ from typing import Any
 import numpy as np
 import tomli_w
 
+from magicplan.calibrate import kernel_tables
+from magicplan.calibrate.groups import document, fit_groups, write
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import load
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.stacks import stack_tables
 from magicplan.hardware_specs.transfer import AMD, calibration_for, forget
-from magicplan.validate import kernel_tables, published
-from magicplan.validate.calibrate import document, fit_groups, write
-from magicplan.validate.evidence import borrowed
-from magicplan.validate.experts_fit import fit_experts
-from magicplan.validate.magicdec_fit import (
+from magicplan.replay import published
+from magicplan.replay.published import Case
+from magicplan.replay.serving_rows import served
+from tools.stack_constants.evidence import borrowed
+from tools.stack_constants.experts_fit import fit_experts
+from tools.stack_constants.magicdec_fit import (
     fit_each,
     magicdec_calibration,
     magicdec_evidence,
     magicdec_residuals,
 )
-from magicplan.validate.published import Case
-from magicplan.validate.relative_fit import fit_slowdown, slowed
-from magicplan.validate.request_fit import fit_request
-from magicplan.validate.round_fit import ROUND_CONSTANTS, fit_rounds
-from magicplan.validate.serving_rows import served
-from magicplan.validate.stack_fit import constants, fit_host
+from tools.stack_constants.relative_fit import fit_slowdown, slowed
+from tools.stack_constants.request_fit import fit_request
+from tools.stack_constants.round_fit import ROUND_CONSTANTS, fit_rounds
+from tools.stack_constants.stack_fit import constants, fit_host
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"

@@ -15,11 +15,11 @@ from functools import cached_property
 import numpy as np
 from scipy.interpolate import RegularGridInterpolator
 
+from magicplan.calibrate.kernel_tables import Columns, KernelTables, where
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Op, Pass, forward
-from magicplan.validate.kernel_tables import Columns, KernelTables, where
 
 BUDGET = 512
 """Tokens of KV that a draft step reads."""

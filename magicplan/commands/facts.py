@@ -17,7 +17,7 @@ def gpus(name: Name = None, json: Json = False) -> None:
     Example: magicplan gpus h100
     """
     from magicplan.report import facts
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     if json:
         print_json(facts.gpus_as_dict(name))
@@ -31,7 +31,7 @@ def models(name: Name = None, json: Json = False) -> None:
     Example: magicplan models llama-3.1-8b
     """
     from magicplan.report import facts
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     if json:
         print_json(facts.models_as_dict(name))

@@ -40,10 +40,10 @@ def calibrate(
 
         calibrate_device(str(device), out, json=json)
         return
+    from magicplan.calibrate.groups import document, fit_groups, refuse_unfitted, write
+    from magicplan.calibrate.kernel_tables import read
     from magicplan.report import calibrations as report
-    from magicplan.report.terminal import print_json, progress, stdout
-    from magicplan.validate.calibrate import document, fit_groups, refuse_unfitted, write
-    from magicplan.validate.kernel_tables import read
+    from magicplan.report.document.terminal import print_json, progress, stdout
 
     with progress("reading tables", None):
         tables = read(kernels)
@@ -73,10 +73,10 @@ def replay(
 
     Example: magicplan replay published/magicdec.csv published/plain_decode.csv
     """
+    from magicplan.replay import published
+    from magicplan.replay.outcomes import replay as run
     from magicplan.report import replay as report
-    from magicplan.report.terminal import print_json, progress, stdout
-    from magicplan.validate import published
-    from magicplan.validate.replay import replay as run
+    from magicplan.report.document.terminal import print_json, progress, stdout
 
     found = published.read(files)
     with progress("predicting", len(found.cases)) as done:

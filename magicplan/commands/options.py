@@ -133,7 +133,7 @@ def workload(**defaults: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 def request_of(options: dict[str, Any], *, grid: bool) -> Any:
     """A `Request` from the texts of the shared options. Raises BadQuantity, naming the option."""
-    from magicplan.planning.request import Request
+    from magicplan.prediction.request import Request
     from magicplan.units import parse_count, parse_grid, parse_number, parse_tokens
 
     def text(name: str) -> tuple[str, str]:

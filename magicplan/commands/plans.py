@@ -13,8 +13,8 @@ from magicplan.commands.options import Json, say
 from magicplan.errors import UsageError
 
 if TYPE_CHECKING:
-    from magicplan.planning.plan_result import Plan
-    from magicplan.report.page import Page
+    from magicplan.planning.result import Plan
+    from magicplan.report.document.page import Page
 
 Html = Annotated[
     Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
@@ -115,7 +115,7 @@ def plan(
         _init(file or FIRST_FILE)
         return
     from magicplan.planning.plan import plan as answer
-    from magicplan.report.terminal import progress
+    from magicplan.report.document.terminal import progress
 
     request = _request(file, given, slo or [])
     with progress("planning", None):
@@ -130,7 +130,7 @@ def plan(
 
         _hand_out((page_of(document, str(file or "plan")),), html, markdown)
     if json:
-        from magicplan.report.terminal import print_json
+        from magicplan.report.document.terminal import print_json
 
         print_json(document)
     if not result.feasible:
@@ -140,7 +140,7 @@ def plan(
 def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
     """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
     from magicplan.planning.plan import with_observed
-    from magicplan.report.files import write
+    from magicplan.report.document.files import write
 
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
     if fitted and found.observed:
@@ -151,8 +151,8 @@ def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None
 
 def _init(path: Path) -> None:
     """A commented file where there is none. Raises UsageError where there is one."""
-    from magicplan.planning.plan_files import template
-    from magicplan.report.files import write
+    from magicplan.planning.plan_file import template
+    from magicplan.report.document.files import write
 
     if path.exists():
         raise UsageError(f"--init: {path} exists; name another file or remove it")
@@ -163,8 +163,8 @@ def _init(path: Path) -> None:
 def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     """The file's request with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
-    from magicplan.planning.plan_files import read_plan
-    from magicplan.planning.plan_request import request_from
+    from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
     pairs = (_pair("--slo", text) for text in slo)
@@ -234,10 +234,10 @@ def fleet(
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
+    from magicplan.planning.names import stock_of
     from magicplan.planning.plan import plan as answer
-    from magicplan.planning.plan_files import read_plan
-    from magicplan.planning.plan_names import stock_of
-    from magicplan.report.terminal import progress
+    from magicplan.planning.plan_file import read_plan
+    from magicplan.report.document.terminal import progress
 
     stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
     asks = [read_plan(path) for path in files]
@@ -258,7 +258,7 @@ def fleet(
             pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
         _hand_out(tuple(pages), html, markdown)
     if json:
-        from magicplan.report.terminal import print_json
+        from magicplan.report.document.terminal import print_json
 
         print_json(document)
     if not result.feasible:
@@ -294,20 +294,20 @@ def report(
 
 def _hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
     """Into the files asked for; on the terminal where none was."""
-    from magicplan.report import page_terminal
-    from magicplan.report.files import write
-    from magicplan.report.terminal import stdout
+    from magicplan.report.document import terminal
+    from magicplan.report.document.files import write
+    from magicplan.report.document.terminal import stdout
 
     if html:
-        from magicplan.report.html import render
+        from magicplan.report.document.html import render
 
         write(html, render(pages), option="--html")
         say(f"report written to {html}")
     if markdown:
-        from magicplan.report.markdown import render as as_markdown
+        from magicplan.report.document.markdown import render as as_markdown
 
         write(markdown, as_markdown(pages), option="--markdown")
         say(f"report written to {markdown}")
     if not html and not markdown:
         for page in pages:
-            page_terminal.render(page, stdout())
+            terminal.render(page, stdout())

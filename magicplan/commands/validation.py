@@ -126,10 +126,10 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     torchrun started, the first has it."""
     import torch
 
-    from magicplan.report.terminal import progress
+    from magicplan.report.document.terminal import progress
+    from magicplan.validate.decoder.tensor_parallel import joined
     from magicplan.validate.prepare import session
     from magicplan.validate.settings import settle
-    from magicplan.validate.tensor_parallel import joined
 
     settings = settle(asked)
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
@@ -164,7 +164,7 @@ def _again(folder: Path) -> str:
 def _report(found: Any, out: Path | None, *, json: bool) -> None:
     """The comparison on stdout and in the folder, and the exit status."""
     from magicplan.report import validation as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     if json:
         print_json(report.as_dict(found))
@@ -191,11 +191,11 @@ def _written(found: Any, out: Path) -> None:
 def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     """Measure and fit this device; its TOMLs serve as --gpu and --stack."""
     from magicplan.report import device_fit as report
-    from magicplan.report.terminal import print_json, progress, stdout
+    from magicplan.report.document.terminal import print_json, progress, stdout
 
     asked = _asked("1", "0", device=device)
-    from magicplan.validate.clock import clock_of
     from magicplan.validate.device_files import write_tomls
+    from magicplan.validate.measure.clock import clock_of
     from magicplan.validate.prepare import session
     from magicplan.validate.settings import settle
 

@@ -18,10 +18,10 @@ def predict(options: Options, json: Json = False) -> None:
 
     Example: magicplan predict --gpu a100 --batch 128 --ctx 64k
     """
-    from magicplan.planning.predict import answer
-    from magicplan.planning.request import resolve
+    from magicplan.prediction.predict import answer
+    from magicplan.prediction.resolve import resolve
     from magicplan.report import prediction as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     result = answer(resolve(request_of(options, grid=False)))
     if json:
@@ -50,10 +50,10 @@ def sweep(
 
     Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
     """
-    from magicplan.planning.predict import answer
-    from magicplan.planning.request import resolve
+    from magicplan.prediction.predict import answer
+    from magicplan.prediction.resolve import resolve
     from magicplan.report import sweep as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     names = [name for name in options["gpu"].split(",") if name]
     if not names:
@@ -72,7 +72,7 @@ def sweep(
     if settings:
         if len(results) > 1:
             raise UsageError("--settings is for one accelerator: give one --gpu")
-        from magicplan.planning.settings import settings as settings_of
+        from magicplan.engines.nearest import settings as settings_of
         from magicplan.report import settings as settings_report
 
         found = settings_of(results[0], settings)
@@ -93,9 +93,9 @@ def sweep(
 
 
 def _choice(options: Options, json: bool, figure: Path | None) -> None:
-    from magicplan.planning.choice import choose_everywhere
+    from magicplan.prediction.choose import choose_everywhere
     from magicplan.report import choice as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = choose_everywhere(request_of(options, grid=True))
     if figure:
@@ -108,9 +108,9 @@ def _choice(options: Options, json: bool, figure: Path | None) -> None:
 
 
 def _choice_settings(options: Options, engine: str, json: bool) -> None:
-    from magicplan.planning.choice_settings import choice_settings
+    from magicplan.engines.choice_settings import choice_settings
     from magicplan.report import settings as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = choice_settings(request_of(options, grid=True), engine)
     if json:
@@ -138,10 +138,10 @@ def regimes(
 
     Example: magicplan regimes --gpu h100 --stack ideal --ctx 1k..64k*4
     """
-    from magicplan.planning.regime_map import regime_maps
+    from magicplan.prediction.regimes import regime_maps
     from magicplan.report import regimes as report
+    from magicplan.report.document.terminal import print_json, stdout
     from magicplan.report.sweep import as_dict
-    from magicplan.report.terminal import print_json, stdout
 
     _all_drafts(options, "regimes draws one drafter of each kind")
     maps = regime_maps(request_of(options, grid=True))
@@ -160,10 +160,10 @@ def explain(options: Options, json: Json = False) -> None:
 
     Example: magicplan explain --gpu h100 --batch 32 --ctx 32k
     """
-    from magicplan.planning.predict import answer
-    from magicplan.planning.request import resolve
-    from magicplan.report import explain as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.prediction.predict import answer
+    from magicplan.prediction.resolve import resolve
+    from magicplan.report.document.terminal import print_json, stdout
+    from magicplan.report.formulas import explain as report
 
     result = answer(resolve(request_of(options, grid=False)))
     if json:
@@ -178,9 +178,9 @@ def drafts(options: Options, json: Json = False) -> None:
 
     Example: magicplan drafts --gpu h100 --batch 32 --ctx 32k
     """
-    from magicplan.planning.compare import compare
+    from magicplan.prediction.compare_drafts import compare
     from magicplan.report import drafts as report
-    from magicplan.report.terminal import print_json, stdout
+    from magicplan.report.document.terminal import print_json, stdout
 
     _all_drafts(options, "drafts compares all of them")
     result = compare(request_of(options, grid=False))
@@ -214,10 +214,10 @@ def tree(
 
     Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
     """
-    from magicplan.planning.adaptive import adaptive_trees
+    from magicplan.prediction.adaptive_trees import adaptive_trees
+    from magicplan.prediction.tree_files import write_trees
     from magicplan.report import trees as report
-    from magicplan.report.terminal import print_json, stdout
-    from magicplan.tree_files import write_trees
+    from magicplan.report.document.terminal import print_json, stdout
     from magicplan.units import parse_count
 
     size = parse_count(max_size, option="--max-size")
@@ -233,7 +233,7 @@ def tree(
         write_trees(out, report.as_dict(plan))
         say(f"trees written to {out}")
     if settings:
-        from magicplan.planning.tree_settings import tree_settings
+        from magicplan.engines.tree_settings import tree_settings
         from magicplan.report import settings as settings_report
 
         found = tree_settings(plan, settings, max_size=size, max_depth=depth)
@@ -248,10 +248,10 @@ def tree(
 
 
 def _value_trees(options: Options, path: Path, depth: int, json: bool) -> None:
-    from magicplan.planning.given_trees import value_trees
+    from magicplan.prediction.adaptive_trees import value_trees
+    from magicplan.prediction.tree_files import read_trees
     from magicplan.report import trees as report
-    from magicplan.report.terminal import print_json, stdout
-    from magicplan.tree_files import read_trees
+    from magicplan.report.document.terminal import print_json, stdout
 
     found = value_trees(request_of(options, grid=False), read_trees(path), max_depth=depth)
     if json:

@@ -1,80 +1,333 @@
-"""Every draft worth trying on a target: methods times KV budgets, and why some are left out."""
+"""From sized configurations to candidates in the words of the result, best first."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from magicplan import model_specs
-from magicplan.errors import UsageError
-from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.drafts import (
-    BUDGETS,
-    DRAFTS,
-    Draft,
-    DraftRequest,
-    model_draft,
-    streaming,
+import numpy as np
+
+from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
+from magicplan.planning.names import stock_of
+from magicplan.planning.request import PlanRequest
+from magicplan.planning.result import (
+    Candidate,
+    Latencies,
+    MemoryBars,
+    PriceUsed,
+    Quantiles,
+    StepBreakdown,
+    TreeUsed,
 )
-from magicplan.roofline.traffic import FULL
+from magicplan.planning.search import Configuration, Fleet
+from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
+from magicplan.planning.trees import tree_of, tree_words
+from magicplan.roofline.memory import footprint, kv_sequence_bytes
+from magicplan.roofline.timing import BOUNDS, StepCost, bound_shares, step_cost, step_interval
+from magicplan.roofline.traffic import FULL, Op, Pass, forward
+from magicplan.serving.load import Load
 
-__all__ = ["BUDGETS", "LeftOut", "candidate_drafts", "family_drafts", "small_models"]
-SMALL_MODELS = {
-    # a draft must share its target's vocabulary; by vocabulary size of the family
-    128256: ("llama-3.2-1b", "llama-3.2-3b"),
-    32000: ("llama-68m", "tinyllama-1.1b"),
-    151936: ("qwen3-0.6b", "qwen3-1.7b"),
-    152064: ("qwen2.5-0.5b", "qwen2.5-1.5b"),
-}
-"""Qwen2.5's larger models pad the vocabulary of the smaller ones, which otherwise agrees."""
+MIXED, SPLIT = "mixed", "disaggregated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class LeftOut:
-    """A method that does not apply, and the reason."""
+class Choice:
+    """One configuration in one arrangement, before it is written out."""
 
-    method: str
-    reason: str
+    row: Configuration
+    index: int
+    sized: Sized
+    layout: str
+    price: PriceUsed
+
+    @property
+    def gpus(self) -> int:
+        """All GPUs."""
+        replicas = self.sized.replicas[self.index] + self.sized.prefill_replicas[self.index]
+        return int(replicas) * self.row.gpus_per_replica
+
+    @property
+    def cost(self) -> float:
+        """USD an hour."""
+        return self.gpus * self.price.usd_per_hour
+
+    @property
+    def watts(self) -> float:
+        """Every GPU at its TDP."""
+        return self.gpus * (self.row.resolved.machine.accelerator.tdp_watts or math.nan)
+
+    def violations(self, ask: PlanRequest) -> dict[str, float]:
+        """Broken limits, latencies and others, and by what factor."""
+        found = {
+            key: float(ratio[self.index])
+            for key, ratio in self.sized.violations.items()
+            if ratio[self.index] > 1 + 1e-9
+        }
+        for name, value in (("max_gpus", self.gpus), ("budget_usd_per_hour", self.cost)):
+            limit = getattr(ask, name)
+            if limit is not None and value > limit * (1 + 1e-9):
+                found[name] = value / limit
+        if ask.available is not None:
+            stock = stock_of(ask.available).get(self.price.gpu, 0)
+            if self.gpus > stock:
+                found["available"] = self.gpus / max(stock, 0.5)
+        return found
+
+    def broken(self, ask: PlanRequest) -> float:
+        """How far it misses the limit that it misses most; 1 where it meets them all."""
+        return max(self.violations(ask).values(), default=1.0)
+
+    def rank(self, ask: PlanRequest, near: float = 1.0) -> tuple[float, ...]:
+        """Sorts choices best first: what meets the limits, or misses none by more than `near`, by
+        the objective, the rest by how far it misses them; among equals, the simpler arrangement."""
+        broken = max(self.broken(ask), near)
+        goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[ask.objective]
+        goal = math.inf if math.isnan(goal) else goal
+        tpot = float(self.sized.figures["tpot_p95_seconds"][self.index])
+        return (broken, goal, self.gpus, float(self.layout == SPLIT), tpot)
 
 
-def candidate_drafts(
-    target: ModelShape, *, own_pool: bool = False
-) -> tuple[list[Draft], list[LeftOut]]:
-    """All drafts of the catalogue on this target, in all variants."""
-    small, left_out = small_models(target)
-    ask = DraftRequest(target=target, own_pool=own_pool, small=small[0] if small else None)
-    drafts = [
-        model_draft(DraftRequest(target=target, small=shape, view=view))
-        for shape in small
-        for view in (FULL, streaming(512))
-    ]
-    for name, way in DRAFTS.items():
-        try:
-            drafts += [way.make(variant) for variant in way.variants(ask)]
-        except UsageError as problem:
-            left_out.append(LeftOut(method=name, reason=str(problem)))
-    return drafts, left_out
+def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
+    """Everything that the result says of a choice."""
+    row, sized, i = choice.row, choice.sized, choice.index
+    state = sized.state
+    gamma = int(state.gamma[i, 0])
+    rate = float(state.rate[i, 0]) * int(sized.replicas[i])
+    tokens = rate * float(load.lengths.output.mean())
+    mean_tokens = tokens / load.peak_over_mean
+    cost, ops, drafts = step_of(choice)
+    violations = choice.violations(ask)
+    capacity = float(sized.capacity[i])
+    peak = load.users if load.users is not None else load.requests_per_s
+    plain = float(row.replica.verify[row.layout, :, 0][_nearest(row, sized.batch[i])])
+    emitted = float(state.tokens_per_round[i, 0])
+    tree = tree_of(row, gamma, int(state.depth[i, 0]), float(sized.batch[i]))
+    return Candidate(
+        name=_name(choice, gamma, tree),
+        gpu=row.resolved.machine.accelerator.name,
+        gpus=choice.gpus,
+        layout=choice.layout,
+        replicas=int(sized.replicas[i]),
+        prefill_replicas=int(sized.prefill_replicas[i]),
+        tp=row.tp,
+        pp=row.pp,
+        ep=row.ep,
+        attention_dp=row.attention_dp,
+        dtype=row.replica.layout.dtype,
+        kv_dtype=row.replica.layout.kv_dtype,
+        stack=ask.stack,
+        calibration=row.resolved.machine.calibration.name,
+        draft=row.draft if gamma else "none",
+        gamma=gamma,
+        tree=tree,
+        tokens_per_round=emitted,
+        speedup=emitted * plain / float(state.round_seconds[i, 0]) if gamma else 1.0,
+        batch_per_replica=float(state.in_flight[i, 0]),
+        max_batch_per_replica=int(sized.most[i]),
+        ctx_tokens=float(row.replica.contexts.mean()),
+        step=_breakdown(choice, cost, drafts),
+        latency=_latencies(sized, i),
+        tokens_per_s=tokens,
+        tokens_per_s_per_gpu=tokens / choice.gpus,
+        capacity_requests_per_s=capacity if load.users is None else capacity / peak * rate,
+        headroom=capacity / peak - 1,
+        utilisation=float(sized.utilisation[i]),
+        preemption_probability=0.5 * math.erfc(float(state.kv_margin[i, 0]) / math.sqrt(2)),
+        cost_usd_per_hour=choice.cost,
+        usd_per_million_tokens=choice.cost / 3600 / mean_tokens * 1e6,
+        energy_joules_per_token=choice.watts / mean_tokens,
+        memory=_memory(ask, load, choice),
+        bound=_bound(choice, cost, ops),
+        meets=not violations,
+        binding=max(violations, key=violations.__getitem__) if violations else sized.binding[i],
+        violations=violations,
+    )
 
 
-def family_drafts(model: str) -> list[dict[str, str | None]]:
-    """One drafter for each way a draft's KV cache grows: constant, hardly (a head keeps one layer
-    of many), with the context, not at all."""
-    target = model_specs.load(model)
-    head = "mtp" if target.mtp_layers else "eagle3"
-    found: list[dict[str, str | None]] = [
-        {"draft": "self", "draft_kv": "streaming:512"},
-        {"draft": head, "draft_kv": None},
-    ]
-    small, _ = small_models(target)
-    if small:
-        found.append({"draft": small[0].name, "draft_kv": "full"})
-    return [*found, {"draft": "ngram", "draft_kv": None}]
+def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
+    """The same candidate with a sentence on why the best is better."""
+    if other.violations:
+        worst = max(other.violations, key=other.violations.__getitem__)
+        why = f"breaks {worst} by {other.violations[worst]:.2f} times"
+    elif objective == "cost" and other.cost_usd_per_hour > best.cost_usd_per_hour * 1.0005:
+        why = f"costs {other.cost_usd_per_hour / best.cost_usd_per_hour:.2f} times the best"
+        if other.gpus != best.gpus:
+            why += f", with {other.gpus} GPU{'s' if other.gpus > 1 else ''}"
+    elif other.gpus > best.gpus:
+        why = f"needs {other.gpus} GPUs, the best {best.gpus}"
+    elif objective == "energy" and other.energy_joules_per_token > best.energy_joules_per_token:
+        why = f"draws {other.energy_joules_per_token / best.energy_joules_per_token:.2f} times"
+    elif other.layout != best.layout:
+        why = "costs the same, and takes replicas of two kinds"
+    elif other.ep != best.ep and (other.tp, other.pp) == (best.tp, best.pp):
+        why = "does the same in this model, which knows no difference between experts that are "
+        why += "kept whole and split ones"
+    else:
+        slower = other.latency.tpot.p95_seconds / best.latency.tpot.p95_seconds
+        why = f"costs the same, its p95 time per token is {slower:.2f} times the best's"
+    return replace(other, why_not=why)
 
 
-def small_models(target: ModelShape) -> tuple[list[ModelShape], list[LeftOut]]:
-    """Presets of the same vocabulary that are at most a third of the target."""
-    shapes = [model_specs.load(name) for name in SMALL_MODELS.get(target.vocab, ())]
-    small = [shape for shape in shapes if 3 * shape.parameters <= target.parameters]
-    if small:
-        return small, []
-    reason = f"no shipped smaller model shares the {target.vocab}-token vocabulary of {target.name}"
-    return [], [LeftOut(method="smaller model", reason=reason)]
+def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
+    """The target's pass at the planned batch with its ops, and seconds of drafting in a round."""
+    row, i = choice.row, choice.index
+    batch, gamma = max(float(choice.sized.batch[i]), 1.0), float(choice.sized.state.gamma[i, 0])
+    work = Pass(batch=batch, ctx=float(row.replica.contexts.mean()), query_tokens=gamma + 1)
+    ops = forward(row.resolved.model, row.one_layout, work)
+    host = row.resolved.machine.calibration.host.pass_seconds(batch, batch * (gamma + 1))
+    cost = step_cost(ops, row.resolved.machine, host)
+    verify = float(cost.seconds)
+    overhead = row.resolved.machine.calibration.host.round_seconds if gamma else 0.0
+    drafting = float(choice.sized.state.round_seconds[i, 0]) - verify - overhead
+    return cost, ops, max(drafting, 0.0) if gamma else 0.0
+
+
+def step_ends(choice: Choice) -> tuple[float, float]:
+    """Measured over predicted seconds of its step, low and high end of 80 %."""
+    cost, _, _ = step_of(choice)
+    low, high = step_interval(cost, choice.row.resolved.machine.calibration)
+    return float(low), float(high)
+
+
+def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:
+    i, state = choice.index, choice.sized.state
+    overhead = choice.row.resolved.machine.calibration.host.round_seconds
+    overhead = overhead if state.gamma[i, 0] else 0.0
+    prefill = max(float(state.step_seconds[i, 0] - state.round_seconds[i, 0]), 0.0)
+    parts = {
+        f"{kind}_seconds": float(getattr(cost, f"{kind}_seconds"))
+        for kind in ("linear", "attention", "collective", "elementwise", "host")
+    }
+    rest = {"draft_seconds": drafting, "overhead_seconds": overhead, "prefill_seconds": prefill}
+    total = sum(parts.values()) + sum(rest.values())
+    return StepBreakdown(step_seconds=total, **parts, **rest)
+
+
+def _nearest(row: Configuration, batch: float) -> int:
+    return int(np.abs(row.replica.batch - batch).argmin())
+
+
+def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
+    row, sized, i = choice.row, choice.sized, choice.index
+    gpu = row.resolved.machine.accelerator.name
+    more = (("pp", row.pp), ("ep", row.ep), ("dp", row.attention_dp))
+    shape = " ".join([f"tp{row.tp}", *(f"{name}{n}" for name, n in more if n > 1)])
+    counts = f"{sized.replicas[i]} replica{'s' if sized.replicas[i] != 1 else ''} of {shape}"
+    if choice.layout == SPLIT:
+        counts = f"{sized.prefill_replicas[i]} prefill + {sized.replicas[i]} decode of {shape}"
+    formats = row.replica.layout.dtype
+    if row.replica.layout.kv_dtype != formats:
+        formats += f", {row.replica.layout.kv_dtype} KV"
+    drafted = f", {row.draft} gamma {gamma}" if gamma else ""
+    if tree:
+        drafted = f", {row.draft} {tree_words(tree)}"
+    return f"{choice.gpus} x {gpu}: {counts}, {formats}{drafted}"
+
+
+def _latencies(sized: Sized, i: int) -> Latencies:
+    def of(metric: str) -> Quantiles:
+        names = ("mean_seconds", "p50_seconds", "p95_seconds", "p99_seconds")
+        return Quantiles(**{n: float(sized.figures[f"{metric}_{n}"][i]) for n in names})
+
+    return Latencies(
+        ttft=of("ttft"),
+        tpot=of("tpot"),
+        itl=of("itl"),
+        e2e=of("e2e"),
+        itl_cv=float(sized.itl_cv[i]),
+    )
+
+
+def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
+    """Bytes of one GPU of a decoding replica at the planned batch; a shared prefix counts once."""
+    row = choice.row
+    batch = max(float(choice.sized.batch[choice.index]), 1.0)
+    drafted = float(choice.sized.state.gamma[choice.index, 0])
+    available = ask.memory_fraction * row.resolved.machine.accelerator.memory_bytes
+    own = np.maximum(row.replica.contexts - load.shared_prefix_tokens, 1.0)
+    held = footprint(
+        row.resolved.model, row.one_layout, batch, own, available,
+        row.spec.draft.residents if row.spec.draft else (),
+        query_tokens=max(row.replica.longest, drafted) + 1.0 if row.spec.draft else 1.0,
+    )  # fmt: skip
+    gpus = float(row.gpus_per_replica)
+    shared = row.attention_dp * kv_sequence_bytes(
+        row.resolved.model, row.one_layout, load.shared_prefix_tokens, FULL
+    )
+    parts = {
+        "weights_bytes": held.weights_bytes / gpus,
+        "kv_bytes": (float(np.mean(held.kv_bytes)) + float(shared)) / gpus,
+        "draft_bytes": float(np.mean(held.draft_bytes)) / gpus,
+        "workspace_bytes": float(np.mean(held.workspace_bytes)),
+    }
+    free = max(available - sum(parts.values()), 0.0)
+    return MemoryBars(**parts, free_bytes=free, available_bytes=available)
+
+
+def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
+    shares: Mapping[str, float] = bound_shares(
+        ops, choice.row.resolved.machine, float(cost.host_seconds)
+    )
+    return max(BOUNDS, key=lambda name: float(shares[name]))
+
+
+def choices_of(
+    ask: PlanRequest,
+    load: Load,
+    found: Fleet,
+    prices: Mapping[str, PriceUsed],
+    rejected: Counter[str],
+) -> list[Choice]:
+    """Every configuration that can serve at all, in every arrangement asked for."""
+    sized: list[tuple[str, Sized]] = []
+    if ask.disaggregation != "only":
+        mixed = size_mixed(load, found.states, ask.slo, ask.max_utilisation)
+        sized.append((MIXED, mixed))
+    if ask.disaggregation != "off":
+        split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
+        sized.append((SPLIT, split))
+    choices, engine = [], engine_of(ask.stack)
+    for layout, one in sized:
+        for index, row in enumerate(found.rows):
+            reason = _left_out(row, one, index) or _unlaunchable(engine, row, one, index, layout)
+            if reason:
+                rejected[reason] += 1
+                continue
+            name = row.resolved.machine.accelerator.name
+            choices.append(
+                Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
+            )
+    return choices
+
+
+def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
+    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
+    least = min((choice.broken(ask) for choice in choices), default=1.0)
+    near = HAIR * least if least > 1 else 1.0
+    return sorted(choices, key=lambda choice: choice.rank(ask, near))
+
+
+def _left_out(row: Configuration, sized: Sized, index: int) -> str:
+    """Why a configuration is no candidate, "" if it is one."""
+    if not sized.runs[index]:
+        return "does not hold the model and requests of this length, or cannot keep up with prompts"
+    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
+        return "its draft does not pay at the planned batch"
+    return ""
+
+
+def _unlaunchable(
+    engine: Engine | None, row: Configuration, sized: Sized, index: int, layout: str
+) -> str:
+    """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
+    if engine is None:
+        return ""
+    drafts = bool(sized.state.gamma[index, 0])
+    wanted = Wanted(
+        model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
+        ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT,
+        draft=row.spec.draft if drafts else None,
+    )  # fmt: skip
+    return refusal(engine, wanted)

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import math
 import shlex
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 
-from magicplan import model_specs
+from magicplan import hardware_specs, model_specs
+from magicplan.engine_specs.capabilities import (
+    Engine,
+    Wanted,
+    cannot,
+    crowded,
+    engine_of,
+    load,
+    refusal,
+)
+from magicplan.engines.nearest import Planned, settings
+from magicplan.engines.serve_commands import Command
+from magicplan.engines.settings import Settings, accepted, drafted
+from magicplan.engines.sglang import sglang_command, sglang_router
+from magicplan.engines.tree_settings import planned_tree
+from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
-from magicplan.planning.engine_commands import COMMANDS, Command
-from magicplan.planning.engine_limits import Wanted, crowded, refusal
-from magicplan.planning.engine_table import Engine, load
-from magicplan.planning.plan_request import PlanRequest
-from magicplan.planning.plan_result import Candidate, Launch
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.settings import Planned, Settings, accepted, cannot, drafted, settings
-from magicplan.planning.tree_engines import engine_of
-from magicplan.planning.tree_settings import planned_tree
+from magicplan.planning.candidates import choices_of
+from magicplan.planning.request import PlanRequest
+from magicplan.planning.result import Candidate, Launch, PriceUsed
+from magicplan.planning.schedule import grid_prediction, planned_of
+from magicplan.planning.search import fleet
+from magicplan.prediction.result import Prediction
 from magicplan.roofline.tree import Tree
+from magicplan.serving.load import load_of
 
 
 def launch_commands(
@@ -145,3 +161,37 @@ def _speculation(
         return replace(none, notes=(str(problem),))
     basis = accepted(grid.resolved)
     return replace(found, notes=tuple(note for note in found.notes if note != basis))
+
+
+Writer = Callable[..., Command]
+
+
+COMMANDS: dict[str, tuple[Writer, Callable[[Candidate], tuple[str, list[str]]]]] = {
+    "vllm": (vllm_command, vllm_router),
+    "sglang": (sglang_command, sglang_router),
+}
+
+
+def launch_of(ask: PlanRequest, one: Candidate, replicas: int) -> tuple[Launch, ...]:
+    """One command for each engine; the candidate is a mixed one of the answer to `ask`."""
+    own = replace(
+        ask,
+        gpus=tuple(n for n in ask.gpus if hardware_specs.load(n).name == one.gpu)[:1],
+        tp=(one.tp,), pp=one.pp, ep=one.ep, attention_dp=one.attention_dp, dtypes=(one.dtype,),
+        kv_dtypes=(one.kv_dtype,), drafts=(one.draft,), disaggregation="off", available=None,
+    )  # fmt: skip
+    load = load_of(own)
+    price = PriceUsed(gpu=one.gpu, usd_per_hour=math.nan, note="", indicative=False)
+    choice = choices_of(own, load, fleet(own, load), {one.gpu: price}, Counter())[0]
+    planned = planned_of(choice, one)
+    grid = grid_prediction(own, choice, one, planned)
+    longest = int((load.lengths.prompt + load.lengths.output).max())
+    bears = one.capacity_requests_per_s / one.replicas
+    note = (
+        f"start {replicas} of these on {one.gpu}, behind a load balancer that gives each kind of "
+        f"replica requests by what it bears: {bears:.3g} a second each of these"
+    )
+    return tuple(
+        replace(found, notes=() if found.refused else (note, *found.notes))
+        for found in launch_commands(own, replace(one, replicas=1), longest, grid, planned)
+    )

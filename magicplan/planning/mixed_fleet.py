@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.part_launch import launch_of
-from magicplan.planning.plan_names import stock_of
-from magicplan.planning.plan_result import Candidate, FleetPart, MixedFleet, Plan
+from magicplan.planning.launch import launch_of
+from magicplan.planning.names import stock_of
+from magicplan.planning.result import Candidate, FleetPart, MixedFleet, Plan
 
 CAPACITY = "capacity_requests_per_s"
 
@@ -153,3 +154,28 @@ def _part(p: Plan, c: Candidate, replicas: int) -> FleetPart:
 
 def _names(plans: Sequence[Plan]) -> str:
     return " and ".join(p.name for p in plans)
+
+
+SAME = 1 - 1e-6
+"""Of a cost: what is nearer is no saving."""
+
+
+def with_mix(found: Plan) -> Plan:
+    """The plan with the cheapest mix, which is the answer where no single kind of replica meets
+    the limits, or where cost is the objective and the mix costs less."""
+    mixed, best = mixed_fleet([found]), found.best
+    cheaper = mixed.cost_usd_per_hour < best.cost_usd_per_hour * SAME
+    if not mixed.feasible or (best.meets and not (cheaper and found.request.objective == "cost")):
+        return replace(found, mixed=mixed)
+    alone = f"{best.name}, costs {best.cost_usd_per_hour:.2f}"
+    if not best.meets:
+        worst = max(best.violations, key=best.violations.__getitem__)
+        alone = f"{best.name}, breaks {worst} by {best.violations[worst]:.2f} times"
+    return replace(
+        found,
+        answer="mixed",
+        feasible=True,
+        verdict=f"a mix: {mixed.verdict}; the best of one kind alone, {alone}",
+        launch=tuple(one for part in mixed.parts for one in part.launch),
+        mixed=mixed,
+    )

@@ -15,17 +15,24 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.fleet import fleet
+from magicplan.observed.observe import observe
+from magicplan.planning.advice import advice
+from magicplan.planning.candidates import (
+    SPLIT,
+    Choice,
+    candidate,
+    choices_of,
+    explained,
+    ranked,
+    step_of,
+)
+from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
-from magicplan.planning.observed import observe
-from magicplan.planning.plan_advice import advice
-from magicplan.planning.plan_candidates import SPLIT, Choice, candidate, explained, step_of
-from magicplan.planning.plan_choices import choices_of, ranked
-from magicplan.planning.plan_files import read_plan
-from magicplan.planning.plan_intervals import candidate_ends, intervals, with_ends
-from magicplan.planning.plan_mix import with_mix
-from magicplan.planning.plan_request import PlanRequest, checked, request_from
-from magicplan.planning.plan_result import (
+from magicplan.planning.mixed_fleet import with_mix
+from magicplan.planning.plan_file import read_plan
+from magicplan.planning.prices import prices_for
+from magicplan.planning.request import PlanRequest, checked, request_from
+from magicplan.planning.result import (
     Candidate,
     Interval,
     Plan,
@@ -34,13 +41,13 @@ from magicplan.planning.plan_result import (
     RooflineOp,
     Searched,
 )
-from magicplan.planning.plan_schedule import curves, grid_prediction, planned_of, schedule_of
-from magicplan.planning.plan_sensitivity import sensitivities
-from magicplan.planning.plan_trees import trees_left_out
-from magicplan.planning.prices import prices_for
+from magicplan.planning.schedule import curves, grid_prediction, planned_of, schedule_of
+from magicplan.planning.search import fleet
+from magicplan.planning.sensitivity import sensitivities
 from magicplan.planning.sizing import HAIR
-from magicplan.planning.traffic_load import Load, arrivals_of, load_of, traffic_used
+from magicplan.planning.trees import trees_left_out
 from magicplan.roofline.timing import op_seconds
+from magicplan.serving.load import Load, arrivals_of, load_of, traffic_used
 
 WRITTEN_OUT = 120
 """Candidates that the result describes; the best of every GPU type is always among them."""

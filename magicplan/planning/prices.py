@@ -12,7 +12,7 @@ from typing import Any
 from magicplan import hardware_specs
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.planning.plan_result import PriceUsed
+from magicplan.planning.result import PriceUsed
 from magicplan.planning.toml_lines import lines_of
 
 TABLE = "usd_per_hour"

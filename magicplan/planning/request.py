@@ -1,250 +1,245 @@
-"""The question, as asked, and what its names stand for."""
+"""The capacity question, as asked: traffic, lengths, latency limits, and what may be chosen."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from magicplan import hardware_specs, model_specs
+from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
-from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.draft_request import acceptance_of, draft_notes, draft_of
-from magicplan.roofline.acceptance import Acceptance
-from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
-from magicplan.roofline.drafts import Draft
-from magicplan.roofline.timing import Machine
+from magicplan.planning.names import as_text, check_names
+from magicplan.serving.traces import read_trace, refuse_longer
 
-Counts = Any
-"""One positive number, or a sequence of them."""
-MAX_BATCH = 2.0**20
-MAX_TOKENS = 2.0**30
-MAX_GAMMA = 64
-BATCHINGS = ("continuous", "static")
-TREE_RANKS = ("pooled", "raw", "power-law")
+DEFAULT_GPUS = (
+    "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
+    "rtx-pro-6000-server", "h100-nvl", "gh200-96gb", "mi300x", "a100-pcie-80gb",
+)  # fmt: skip
+"""What a plan looks at where no GPUs are named: data-centre parts with an indicative price."""
+DEFAULT_DRAFTS = ("none", "auto")
+METRICS = ("ttft", "tpot", "itl", "e2e")
+STATISTICS = ("mean", "p50", "p95", "p99")
+SLO_KEYS = tuple(f"{m}_{s}_seconds" for m in METRICS for s in STATISTICS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Request:
-    """What a user asks. `batch` [sequences] and `ctx` [tokens] are numbers or sequences of them."""
+class PlanRequest:
+    """What a user asks. Exactly one of `requests_per_s`, `users`, `tokens_per_day` and `trace`
+    states the traffic; a trace also brings its own lengths."""
 
-    gpu: str
     model: str = "llama-3.1-8b"
-    batch: Counts = 1
-    ctx: Counts = 4096
-    output: float = 0
-    gpus: int | str = "auto"
-    tp: int | str = "auto"
+    gpus: tuple[str, ...] = DEFAULT_GPUS
+    """Accelerator types to choose from."""
+
+    requests_per_s: float | None = None
+    users: float | None = None
+    """People who send a request, read the answer for `think_seconds`, and send the next."""
+    think_seconds: float = 0.0
+    tokens_per_day: float | None = None
+    """Output tokens of a whole day, spread evenly before the peak factor."""
+    trace: str | None = None
+    """CSV of arrivals: time, prompt tokens, output tokens. Brings its own lengths and rate."""
+    prompt: Any = None
+    """Tokens: a number, "uniform:LOW,HIGH", "lognormal:MEDIAN,P95", {"p50": 800, "p95": 4000}; a
+    trace's own, or 1024 in and 256 out."""
+    output: Any = None
+    prefix_hit_rate: float = 0.0
+    """Share of prompt tokens whose KV is found in the prefix cache."""
+    shared_prefix_tokens: float = 0.0
+    """Leading tokens that all requests share: held once a replica."""
+    peak_factor: float | None = None
+    """Busiest minutes over the mean; None is 1 for a stated rate, and a trace's busiest minute."""
+    growth: float = 0.0
+    """Share by which traffic is to grow while the plan holds: 0.5 plans for 1.5 times."""
+
+    slo: Mapping[str, float] = field(default_factory=dict)
+    """Limits in seconds by `SLO_KEYS`, such as {"ttft_p95_seconds": 1.0}."""
+    max_utilisation: float = 0.9
+    """Of the rate at which queues would grow without end, at the peak."""
+    max_gpus: int | None = None
+    budget_usd_per_hour: float | None = None
+    available: Mapping[str, int] | None = None
+    """GPUs at hand by type: no plan may take more, and a mix of types is planned as well."""
+
+    tp: tuple[int, ...] | None = None
+    """Degrees to try; None tries all that split the heads inside a node."""
+    dtypes: tuple[str, ...] = ("bf16",)
+    kv_dtypes: tuple[str, ...] = ("bf16",)
     pp: int | None = None
-    ep: int = 1
-    attention_dp: int = 1
-    dtype: str | None = None
-    kv_dtype: str | None = None
+    """Pipeline stages; None tries them where no node holds the model."""
+    ep: int | None = None
+    """GPUs that whole experts are spread over; None tries none and as many as share them."""
+    attention_dp: int | None = None
+    """Groups with attention and sequences of their own; None tries one, and for mixtures of experts
+    and latent attention also as many as GPUs, with `ep` as wide."""
+    drafts: tuple[str, ...] = DEFAULT_DRAFTS
+    """`none`, a draft as in `--draft`, with its view behind a blank as in "self streaming:512"; or
+    `auto`: what the engines can run on this model."""
+    acceptance: str | Mapping[str, str] = "auto"
+    """As in `--acceptance`, for every draft or by draft."""
+    task: str | None = None
+    max_gamma: int = 8
+    trees: bool | None = None
+    """Whether drafts may also draft trees, as deep as `max_gamma`; None where the stack's engine
+    runs trees of the draft."""
     stack: str = "vllm"
     memory_fraction: float = 0.92
-    draft: str = "self"
-    draft_kv: str | None = None
-    draft_dtype: str | None = None
-    acceptance: str = "auto"
-    task: str | None = None
-    gamma: int | str = "auto"
-    max_gamma: int = 16
+    batched_tokens: int = 8192
+    """Most tokens that one step feeds: decode tokens first, prompt chunks with what is left."""
+    max_sequences: int = 1024
+    """Most requests that a replica runs at once."""
+    disaggregation: str = "auto"
+    """`auto` tries replicas that only prefill beside mixed ones, `off` does not, `only` insists."""
     verify_kv_passes: float | str = "auto"
     """How often verification reads the KV cache; `auto` is what the calibration knows."""
-    want_speedup: float | None = None
-    batching: str = "continuous"
-    """`continuous` refills the place of a finished sequence, `static` waits for the slowest."""
-    tree_ranks: str = "pooled"
-    """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
-    eager: bool = False
-    """Whether the host launches collectives one by one, outside CUDA graphs."""
+    prices: str | Mapping[str, float] | None = None
+    """A TOML of prices, or {accelerator: USD an hour}; shipped ones are indicative."""
+    objective: str = "cost"
+    """cost, gpus or energy: what "best" means among plans that meet every limit."""
+    name: str = ""
+    """Title of the plan in reports."""
 
 
-def request(gpu: str, options: dict[str, Any]) -> Request:
-    """A question from Python's keyword arguments. Raises UsageError for a name that is no field."""
-    known = {entry.name for entry in fields(Request)}
+NAMES = ("gpus", "dtypes", "kv_dtypes", "drafts")
+LISTS = (*NAMES, "tp")
+CHOICES = {
+    "objective": ("cost", "gpus", "energy"),
+    "disaggregation": ("auto", "off", "only"),
+}
+NUMBERS = (
+    "requests_per_s", "users", "tokens_per_day", "peak_factor", "think_seconds", "prefix_hit_rate",
+    "shared_prefix_tokens", "growth",
+)  # fmt: skip
+"""Numbers of the traffic, whose ranges `load_of` looks at; the first four may be left out."""
+WHOLE = {
+    "batched_tokens": (16, 2**20), "max_sequences": (1, 2**16), "max_gamma": (0, 64),
+}  # fmt: skip
+DEGREES = {"pp": (1, 1024), "ep": (1, 4096), "attention_dp": (1, 1024)}
+"""Of parallelism, that may be left open."""
+
+
+def request_from(options: Mapping[str, Any]) -> PlanRequest:
+    """A checked request from keyword arguments; single values where lists are meant will do.
+
+    Raises UsageError for unknown names and for limits and options that contradict each other.
+    """
+    known = {entry.name for entry in fields(PlanRequest)}
     if unknown := set(options) - known:
-        raise UsageError(f"predict takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
-    return Request(gpu=gpu, **options)
+        raise UsageError(f"plan takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
+    return checked(PlanRequest(**options))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Resolved:
-    """The same question with every name looked up and every number checked."""
+def checked(ask: PlanRequest) -> PlanRequest:
+    """The same request with lists as tuples, every number looked at and every name looked up.
 
-    request: Request
-    machine: Machine
-    model: ModelShape
-    batch: Array
-    """[batch, 1] sequences of the whole deployment."""
-    ctx: Array
-    """[1, ctx] tokens at the middle of the output."""
-    final_ctx: Array
-    """[1, ctx] tokens at the end of the output: what memory must hold."""
-    layout: Deployment
-    """Formats and fixed degrees; tensor parallel degree and replicas are still to be chosen."""
-    draft: Draft | None
-    acceptance: Acceptance
-    max_gamma: int
-    scalar: bool
-    notes: tuple[str, ...]
-
-
-def resolve(ask: Request) -> Resolved:
-    """Look up and check everything. Raises UsageError with one sentence."""
-    accelerator, alias_note = hardware_specs.resolve(ask.gpu)
-    model = model_specs.load(ask.model)
-    calibration, basis = calibration_for(accelerator, ask.stack)
-    if model.experts:
-        calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
-    machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
-    batch = counts("--batch", ask.batch, MAX_BATCH)
-    ctx = counts("--ctx", ask.ctx, MAX_TOKENS)
-    output = _number("--output", ask.output, low=0, high=MAX_TOKENS)
-    _number("--memory-fraction", ask.memory_fraction, low=0.01, high=1)
+    Raises UsageError that begins with the field, SpecError for files that names lead to.
+    """
+    _check_types(ask)
+    lists = {name: _listed(name, getattr(ask, name)) for name in LISTS}
+    ask = replace(ask, **lists, acceptance=as_text(ask.acceptance))
+    for name, choices in CHOICES.items():
+        if getattr(ask, name) not in choices:
+            raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
+    _check_number("max_utilisation", ask.max_utilisation, low=0.01, high=0.99)
+    _check_number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
     if ask.verify_kv_passes != "auto":
-        _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
-    _choice("--batching", ask.batching, BATCHINGS)
-    _choice("--tree-ranks", ask.tree_ranks, TREE_RANKS)
-    if ask.batching == "static" and not output:
-        raise UsageError("--batching static needs --output: a batch lasts as long as its outputs")
-    layout, dtype_note = _formats(ask, machine, model)
-    draft = draft_of(ask, model)
-    max_gamma = _max_gamma(ask)
-    notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
-    notes += draft_notes(ask, model, draft, ctx, output)
-    notes += _provisional(machine)
-    return Resolved(
-        request=ask,
-        machine=machine,
-        model=model,
-        batch=batch[:, None],
-        ctx=ctx[None, :] + output / 2,
-        final_ctx=ctx[None, :] + output,
-        layout=layout,
-        draft=draft,
-        acceptance=acceptance_of(ask, model, draft, ctx),
-        max_gamma=max_gamma,
-        scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
-        notes=tuple(note for note in notes if note),
-    )
+        _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
+    for name, (low, high) in WHOLE.items():
+        _check_whole(name, getattr(ask, name), low=low, high=high)
+    for name in ("max_gpus", "budget_usd_per_hour"):
+        if getattr(ask, name) is not None:
+            _check_number(name, getattr(ask, name), low=1e-9, high=1e9)
+    for name, (low, high) in DEGREES.items():
+        if getattr(ask, name) is not None:
+            _check_whole(name, getattr(ask, name), low=low, high=high)
+    if ask.disaggregation == "only" and ask.prefix_hit_rate == 1:
+        raise UsageError("disaggregation only: with prefix_hit_rate 1 there is nothing to prefill")
+    _check_limits(ask.slo)
+    check_names(ask)
+    if ask.trace is not None:
+        model = model_specs.load(ask.model)
+        refuse_longer(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
+    return ask
 
 
-def passes_of(asked: float | str) -> float | None:
-    """KV passes of a verification that were asked for; None where the calibration knows."""
-    return None if asked == "auto" else float(asked)
+def _check_types(ask: PlanRequest) -> None:
+    for name in ("model", "stack", "name", "objective", "disaggregation"):
+        if not isinstance(getattr(ask, name), str):
+            raise UsageError(f"{name} {getattr(ask, name)!r}: expected text")
+    if ask.task is not None and not isinstance(ask.task, str):
+        raise UsageError(f"task {ask.task!r}: expected text")
+    if ask.trace is not None and not isinstance(ask.trace, str | Path):
+        raise UsageError(f"trace {ask.trace!r}: expected the path of a CSV")
+    if ask.trees is not None and not isinstance(ask.trees, bool):
+        raise UsageError(f"trees {ask.trees!r}: expected true or false")
+    for name, what in (("slo", "limits"), ("available", "GPUs"), ("prices", "prices")):
+        value = getattr(ask, name)
+        path = name == "prices" and isinstance(value, str)
+        missing = name != "slo" and value is None
+        if not path and not missing and not isinstance(value, Mapping):
+            raise UsageError(f"{name} {value!r}: expected a table of {what}")
+    for name in NUMBERS:
+        value = getattr(ask, name)
+        if not _is_number(value) and not (value is None and name in NUMBERS[:4]):
+            raise UsageError(f"{name} {value!r}: expected a number")
 
 
-def counts(option: str, value: Counts, high: float) -> Array:
-    """A one-dimensional float64 array of whole numbers in [1, high]."""
-    try:
-        array = np.atleast_1d(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError):
-        raise UsageError(f"{option} {value!r} is not a number or a list of numbers") from None
-    if array.ndim != 1 or array.size == 0:
-        raise UsageError(f"{option} is empty or nested: expected a number or a flat list")
-    good = (array >= 1) & (array <= high) & (array == np.floor(array))
-    if not good.all():
-        worst = array[~good][0]
-        raise UsageError(f"{option} {worst:g}: expected whole numbers from 1 to {high:.0f}")
-    return array
+def _listed(name: str, value: Any) -> Any:
+    """One value or several as a tuple without repetitions."""
+    if value is None and name == "tp":
+        return None
+    what = "names" if name in NAMES else "degrees"
+    if isinstance(value, str) or _is_number(value):
+        value = (value,)
+    if not isinstance(value, Iterable) or isinstance(value, Mapping):
+        raise UsageError(f"{name} {value!r}: expected a list of {what}")
+    found = tuple(value)
+    if not found:
+        raise UsageError(f"{name} is empty: expected at least one")
+    for entry in found:
+        if name == "tp":
+            _check_whole(name, entry, low=1, high=1024)
+        elif not isinstance(entry, str):
+            raise UsageError(f"{name} {entry!r}: expected a list of {what}, as text")
+    return tuple(dict.fromkeys(found))
 
 
-def _number(option: str, value: Any, *, low: float, high: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not low <= number <= high:
-        raise UsageError(f"{option} {value}: expected a number from {low:g} to {high:g}")
-    return number
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
-def _choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value}: expected {' or '.join(known)}")
+def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
+    if not _is_number(value) or not low <= value <= high or not math.isfinite(value):
+        raise UsageError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
+    return float(value)
 
 
-def _whole(option: str, value: Any, *, low: int, high: int) -> int:
-    number = _number(option, value, low=low, high=high)
-    if number != int(number):
-        raise UsageError(f"{option} {value}: expected a whole number")
-    return int(number)
+def _check_whole(name: str, value: Any, *, low: int, high: int) -> None:
+    if _check_number(name, value, low=low, high=high) != int(value):
+        raise UsageError(f"{name} {value!r}: expected a whole number")
 
 
-def _max_gamma(ask: Request) -> int:
-    longest = _whole("--max-gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
-    if ask.gamma == "auto":
-        return longest
-    return max(longest, _whole("--gamma", ask.gamma, low=0, high=MAX_GAMMA))
-
-
-def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:
-    """Number formats; a part without bf16 computes in fp16, and says so."""
-    a = machine.accelerator
-    dtype, kv_dtype = ask.dtype or a.math_dtype, ask.kv_dtype or a.math_dtype
-    for option, name, known in (
-        ("--dtype", dtype, BYTES_PER_WEIGHT),
-        ("--kv-dtype", kv_dtype, BYTES_PER_KV_NUMBER),
-    ):
-        if name not in known:
-            raise UsageError(f"{option} {name}: expected one of {', '.join(known)}")
-    math_dtype = a.math_dtype if dtype == "int4" else dtype
-    if math_dtype not in a.dense_flops_per_s:
-        can = [d for d in BYTES_PER_WEIGHT if d in a.dense_flops_per_s or d == "int4"]
-        raise UsageError(f"{a.name} has no {dtype} math; --dtype can be {', '.join(can)}")
-    _whole("--ep", ask.ep, low=1, high=4096)
-    _whole("--attention-dp", ask.attention_dp, low=1, high=1024)
-    _check_expert_layout(ask, model)
-    said = "" if a.math_dtype == "bf16" or ask.dtype else f"{a.name} has no bf16: fp16 instead"
-    return (
-        Deployment(
-            dtype=dtype,
-            kv_dtype=kv_dtype,
-            math_dtype=math_dtype,
-            ep=float(ask.ep),
-            attention_dp=float(ask.attention_dp),
-        ),
-        said,
-    )
-
-
-def _check_expert_layout(ask: Request, model: ModelShape) -> None:
-    if ask.ep > 1 and (model.experts is None or model.experts.count % ask.ep):
-        count = model.experts.count if model.experts else 0
-        raise UsageError(
-            f"--ep {ask.ep} does not divide the {count} experts of {model.name}"
-            if count
-            else f"--ep {ask.ep}: {model.name} has no experts; leave it at 1"
-        )
-    if ask.attention_dp > 1 and model.experts is None and model.latent is None:
-        raise UsageError(
-            f"--attention-dp {ask.attention_dp}: {model.name} has neither experts nor latent "
-            "attention; use replicas (--gpus) instead"
-        )
-
-
-def _model_notes(model: ModelShape, ctx: Array, output: float) -> list[str]:
-    notes = list(model.notes)
-    longest = float(ctx.max()) + output
-    if longest > model.max_ctx_tokens:
-        notes.append(
-            f"warning: {longest:.0f} tokens exceed the {model.max_ctx_tokens} that "
-            f"{model.name} was made for"
-        )
-    if output:
-        notes.append(
-            f"times are those at the middle of {output:.0f} output tokens, within 1 % of their "
-            "mean; memory holds the end"
-        )
-    return notes
-
-
-def _provisional(machine: Machine) -> list[str]:
-    fields = machine.accelerator.provisional
-    if not fields:
-        return []
-    return [f"provisional datasheet figures of {machine.accelerator.name}: {', '.join(fields)}"]
+def _check_limits(slo: Mapping[str, float]) -> None:
+    for key, value in slo.items():
+        if key not in SLO_KEYS:
+            raise UsageError(f"slo.{key} is no limit: expected names such as {SLO_KEYS[2]}")
+        _check_number(f"slo.{key}", value, low=1e-6, high=1e6)
+    for metric in METRICS:
+        ranked = [k for k in (f"{metric}_{p}_seconds" for p in STATISTICS[1:]) if k in slo]
+        for low, high in itertools.pairwise(ranked):
+            if slo[high] < slo[low]:
+                raise UsageError(
+                    f"slo.{high} {slo[high]:g} lies below slo.{low} {slo[low]:g}: a higher "
+                    "percentile cannot be asked to be faster; drop the looser limit"
+                )
+    for statistic in STATISTICS:
+        first, whole = slo.get(f"ttft_{statistic}_seconds"), slo.get(f"e2e_{statistic}_seconds")
+        if first is not None and whole is not None and whole < first:
+            raise UsageError(
+                f"slo.e2e_{statistic}_seconds {whole:g} lies below slo.ttft_{statistic}_seconds "
+                f"{first:g}: a whole answer cannot end before its first token may come"
+            )

@@ -12,19 +12,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from magicplan.planning.ladder import (
+from magicplan.planning.request import SLO_KEYS
+from magicplan.roofline.deployment import Array
+from magicplan.serving.latency import Entry, Sampled, population, sample
+from magicplan.serving.load import Load
+from magicplan.serving.steady_state import (
     SAFE_MARGIN,
+    UTILISATIONS,
+    Steady,
     edge_of,
     last_feasible,
     reached,
     slope_at,
     where_reached,
+    without_prefill,
 )
-from magicplan.planning.latency import Entry, Sampled, population, sample
-from magicplan.planning.plan_request import SLO_KEYS
-from magicplan.planning.serving import UTILISATIONS, Steady, without_prefill
-from magicplan.planning.traffic_load import Load
-from magicplan.roofline.deployment import Array
 
 Whole = NDArray[np.int64]
 Limits = Mapping[str, float]

@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from magicplan.report.terminal import notes, table
-from magicplan.validate.calibrate import Group
+from magicplan.calibrate.groups import Group
+from magicplan.report.document.terminal import notes, table
 
 
 def render(groups: list[Group], console: Console) -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from rich.console import Console
 
+from magicplan.calibrate.device_fit import DeviceFit
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.report.terminal import notes, table
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_rate, human_seconds
-from magicplan.validate.device_fit import DeviceFit
 
 
 def render(accelerator: Accelerator, fitted: DeviceFit, console: Console) -> None:

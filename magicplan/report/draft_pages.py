@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from magicplan.report.charts import Bars, HeatMap, Scale, show
-from magicplan.report.page import Bullets, Grid, Page, Plot, Section
+from magicplan.report.document.charts import Bars, HeatMap, Scale, show
+from magicplan.report.document.page import Bullets, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
 from magicplan.report.prediction_page import rests_on
-from magicplan.report.record import Record
 
 SHOWN = 14
 

@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from magicplan.planning.compare import Comparison, Plan
-from magicplan.report.terminal import notes, table
+from magicplan.prediction.compare_drafts import Comparison, Plan
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_bytes, human_seconds, human_tokens
 
 SHOWN = 14

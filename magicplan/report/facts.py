@@ -10,7 +10,7 @@ from rich.console import Console
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.model_specs.shape import ModelShape
-from magicplan.report.terminal import notes, table
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_bytes, human_count, human_gib, human_rate, human_tokens
 
 PEAKS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")

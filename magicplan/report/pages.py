@@ -7,24 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.report import (
-    draft_pages,
-    fleet_page,
-    plan,
-    prediction_page,
-    replay_page,
-    sweep_page,
-    validation_page,
-)
-from magicplan.report.files import read
-from magicplan.report.page import Page
-from magicplan.report.record import Record
+from magicplan.report import draft_pages, prediction_page, replay_page, sweep_page, validation_page
+from magicplan.report.capacity import fleet, plan
+from magicplan.report.document.files import read
+from magicplan.report.document.page import Page
+from magicplan.report.document.record import Record
 from magicplan.validate.run_file import SCHEMA as RUN
 from magicplan.validate.run_file import begins_run
 
 PAGES: dict[str, Callable[[Record], Page]] = {
     "magicplan.plan/1": plan.page,
-    "magicplan.mixed_fleet/1": fleet_page.page,
+    "magicplan.mixed_fleet/1": fleet.page,
     "magicplan.prediction/1": lambda d: _prediction(d),
     "magicplan.sweep/1": lambda d: sweep_page.page(_predictions(d)),
     "magicplan.tree/1": draft_pages.tree_page,

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from magicplan.planning.prediction import Prediction, Round
-from magicplan.report.terminal import notes, table
+from magicplan.prediction.result import Prediction, Round
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_bytes, human_count, human_seconds, human_tokens
 
 BOUND_WORDS = {

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from magicplan.report.charts import Bars, Chart, Scale, Series, show
-from magicplan.report.page import Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.charts import PARTS, Bars, Chart, Scale, Series, show
+from magicplan.report.document.page import Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
 from magicplan.report.prediction import BOUND_WORDS, advised, spared
-from magicplan.report.record import Record
 
-PARTS = {
-    "linear": "linear layers", "attention": "attention", "collective": "collectives",
-    "elementwise": "element-wise", "host": "host",
-}  # fmt: skip
-"""What a decode step spends its time on, by the name in its JSON."""
 REST = "It rests on what the last section says."
+
+
 EVENS = (
     ("kv_equals_weights_ctx_tokens", "KV bytes = weight bytes", "tokens"),
     ("memory_bound_ctx_tokens", "memory-bound from", "tokens"),

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from magicplan.planning.prediction import Prediction
-from magicplan.planning.regime_map import RegimeMap
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import cell_tables, notes
+from magicplan.prediction.regimes import RegimeMap
+from magicplan.prediction.result import Prediction
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLOURS = {

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import notes, table
-from magicplan.validate.published import Skipped
-from magicplan.validate.replay import Outcome, Summary, regrets, sign_accuracy
+from magicplan.replay.outcomes import Outcome, Summary, regrets, sign_accuracy
+from magicplan.replay.published import Skipped
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.terminal import notes, table
 
 KINDS = ("step", "speedup")
 WORST = 5

@@ -6,9 +6,9 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from magicplan.report.charts import Chart, Scale, Series, Unit, show
-from magicplan.report.page import Bullets, Fact, Grid, Page, Plot, Section
-from magicplan.report.record import Record
+from magicplan.report.document.charts import Chart, Scale, Series, Unit, show
+from magicplan.report.document.page import Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
 
 UNITS: dict[str, Unit] = {"step": "seconds", "speedup": "ratio"}
 WORST = 10

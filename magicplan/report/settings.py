@@ -7,8 +7,8 @@ from typing import Any
 
 from rich.console import Console
 
-from magicplan.planning.settings import Settings
-from magicplan.report.terminal import notes, table
+from magicplan.engines.settings import Settings
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_tokens
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from magicplan.planning.prediction import Prediction
-from magicplan.report.figures import contexts_and_batches, pyplot, save, speedup_map
-from magicplan.report.terminal import cell_tables, notes
+from magicplan.prediction.result import Prediction
+from magicplan.report.document.figures import contexts_and_batches, pyplot, save, speedup_map
+from magicplan.report.document.terminal import cell_tables, notes
 from magicplan.units import human_tokens
 
 COLUMNS = (

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from magicplan.report.charts import HeatMap, Numbers, Scale, show
-from magicplan.report.page import Block, Page, Plot, Section
+from magicplan.report.document.charts import HeatMap, Numbers, Scale, mapped, show, speedup_text
+from magicplan.report.document.page import Block, Page, Plot, Section
+from magicplan.report.document.record import Record
 from magicplan.report.prediction_page import REST, rests_on
-from magicplan.report.record import Record
 
 CELLS = "The 80 % interval of a cell is in its hover box and in the table."
 
@@ -103,22 +103,6 @@ class _Cells:
         if [len(row) for row in rows] != self.shape:
             self.record.fail(key, "an entry for every batch and context")
         return rows
-
-
-def mapped(
-    write: Callable[..., str], *grids: tuple[tuple[Any, ...], ...]
-) -> tuple[tuple[str, ...], ...]:
-    """A text for every cell, from that cell of every grid."""
-    return tuple(
-        tuple(write(*cell) for cell in zip(*rows, strict=True)) for rows in zip(*grids, strict=True)
-    )
-
-
-def speedup_text(speedup: float | None, gamma: float | None) -> str:
-    """What a cell of a speedup map says."""
-    if speedup is None:
-        return "no fit"
-    return f"{show(speedup, 'ratio')}\nγ {gamma:.0f}" if gamma else "off"
 
 
 def _ends(low: float | None, high: float | None, gamma: float | None) -> str:

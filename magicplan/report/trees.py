@@ -9,10 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from magicplan.errors import UsageError
-from magicplan.planning.adaptive import TreePlan, TreePoint
-from magicplan.planning.given_trees import Valued
-from magicplan.report.figures import pyplot, save
-from magicplan.report.terminal import cell_tables, notes, table
+from magicplan.prediction.adaptive_trees import TreePlan, TreePoint, Valued
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.terminal import cell_tables, notes, table
 from magicplan.roofline.tree_speculation import LEAST_GAIN
 from magicplan.units import human_seconds, human_tokens
 

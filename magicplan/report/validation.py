@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from magicplan.report.terminal import notes, table
+from magicplan.report.document.terminal import notes, table
 from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
 from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, rule, summary
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.report import validation_page
-from magicplan.report.figures import pyplot, save
-from magicplan.report.html import render
-from magicplan.report.record import Record
+from magicplan.report.document.figures import pyplot, save
+from magicplan.report.document.html import render
+from magicplan.report.document.record import Record
 from magicplan.report.validation import as_dict
 from magicplan.validate.compare import QUANTITIES, Comparison
 

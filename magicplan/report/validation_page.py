@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from magicplan.report.charts import Chart, Series, Style, Unit, show
-from magicplan.report.page import Block, Bullets, Fact, Grid, Page, Plot, Section
-from magicplan.report.record import Record
+from magicplan.report.document.charts import Chart, Series, Style, Unit, show
+from magicplan.report.document.page import Block, Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
 from magicplan.report.replay_page import agreement
 
 QUANTITIES = ("decode", "draft", "verify", "round", "speedup")

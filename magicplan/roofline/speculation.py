@@ -90,6 +90,7 @@ def decode(scene: Scene) -> StepCost:
 CACHED_CELLS = 1 << 14
 """Cells of a grid that are worked on at a time: their arrays stay in a processor's cache."""
 
+
 WITHOUT_CONTEXT = ("linear_seconds", "collective_seconds", "elementwise_seconds", "host_seconds")
 """Parts of a `StepCost` that are the same at any context."""
 
@@ -303,3 +304,23 @@ def required_acceptance(table: Rounds, wanted_speedup: float = 1.0) -> Array:
 def _nanmin(values: Array) -> Array:
     smallest = np.where(np.isnan(values), np.inf, values).min(axis=-1)
     return np.where(np.isinf(smallest), np.nan, smallest)
+
+
+def optimal_gamma(alpha: Num, fixed_seconds: Num, slope_seconds: Num) -> Array:
+    """gamma* for i.i.d. acceptance `alpha` and a round of fixed + slope gamma seconds; 0 where no
+    draft pays, and where a < s.
+
+    Newton on u - ln u = c from the right of its root, where it falls monotonically onto it:
+    u0 = c + sqrt(2 (c - 1)), because e^y >= 1 + y + y^2 / 2. Nothing underflows.
+    """
+    alpha = np.asarray(alpha, dtype=np.float64)
+    ratio = np.asarray(fixed_seconds, dtype=np.float64) / slope_seconds
+    lam = -np.log(np.clip(alpha, 1e-300, 1 - 1e-15))
+    c = 1 + lam * np.maximum(ratio - 1, 0.0)
+    u = c + np.sqrt(2 * (c - 1))
+    for _ in range(60):
+        step = (u - np.log(u) - c) / np.where(u > 1, 1 - 1 / np.where(u > 1, u, 2.0), 1.0)
+        u = np.maximum(u - step, 1.0)
+    gamma = np.log(u) / lam - 1
+    pays = (ratio > 1) & (alpha > 0)
+    return np.asarray(np.where(pays, np.maximum(gamma, 0.0), 0.0))

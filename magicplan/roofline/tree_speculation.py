@@ -9,6 +9,7 @@ costs gamma draft steps here as in `speculation`.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 
@@ -152,3 +153,8 @@ def _drafting(passes: Array, widths: Indices) -> Array:
     for level in range(widths.shape[-1] - 1):
         total += passes[..., np.where(widths[..., level + 1] > 0, widths[..., level], 0)]
     return total
+
+
+TreeKind = Literal["", "levels", "beam"]
+"""How an engine drafts a tree: a pass over all nodes of each level, as for a topology of one's own;
+a pass over `Tree.beam` nodes at every level below the first, as SGLang's topk does; "" for none."""

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.calibrate.kernel_fit import Errors
 from magicplan.errors import MagicplanError, SpecError, UsageError
-from magicplan.validate.clock import DISTURBED, Samples, interval
-from magicplan.validate.fit import Errors
 from magicplan.validate.forecast import TIMES, rates
+from magicplan.validate.measure.clock import DISTURBED, Samples, interval
 from magicplan.validate.run_file import Line, Run, read
 
 DRAFT_ROOM = 1.5

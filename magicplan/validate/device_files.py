@@ -10,11 +10,11 @@ from typing import Any
 
 import tomli_w
 
+from magicplan.calibrate.groups import write
 from magicplan.errors import UnknownName, UsageError
 from magicplan.hardware_specs import identify
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.fields import accelerator_from
-from magicplan.validate.calibrate import write
 from magicplan.validate.run_file import Run
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from magicplan.calibrate.device_fit import Subject, drafting_seconds, target_seconds
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.transfer import ideal
@@ -17,8 +18,7 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, memory_seconds
 from magicplan.roofline.traffic import Op, Pass, forward
-from magicplan.validate.device_fit import Subject, drafting_seconds, target_seconds
-from magicplan.validate.grid import Point
+from magicplan.validate.measure.grid import Point
 
 CACHED = 2.0
 """Times the last-level cache: a step that moves less may be served from it, so memory bandwidth is

@@ -10,32 +10,31 @@ from typing import Any
 import numpy as np
 import torch
 
+from magicplan.calibrate.device_fit import Subject
 from magicplan.errors import BadQuantity, DoesNotFit, UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Backend
 from magicplan.model_specs.load import presets
-from magicplan.planning.draft_request import parse_view
+from magicplan.prediction.draft_names import parse_view
+from magicplan.prediction.tree_files import read_trees
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import Draft, DraftRequest, model_draft, ngram_draft, self_draft
-from magicplan.tree_files import read_trees
 from magicplan.units import human_bytes
-from magicplan.validate.acceptance_source import counted, dial
-from magicplan.validate.bench import DecoderBench, Prompts
-from magicplan.validate.build import DraftPlan, build_decoder
-from magicplan.validate.clock import Effort
-from magicplan.validate.device_fit import Subject
-from magicplan.validate.environment import memory_bytes
-from magicplan.validate.gate import exactness_gate
-from magicplan.validate.grid import Grid, Point, grid_of, parse_gammas
-from magicplan.validate.llama_config import load_config
-from magicplan.validate.measure import memory_for
-from magicplan.validate.prompts import prompts
+from magicplan.validate.decoder.acceptance import counted, dial, prompts
+from magicplan.validate.decoder.build import DraftPlan, build_decoder
+from magicplan.validate.decoder.llama_config import load_config
+from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.transformer import Transformer
+from magicplan.validate.measure.bench import DecoderBench, Prompts
+from magicplan.validate.measure.cells import memory_for
+from magicplan.validate.measure.clock import Effort
+from magicplan.validate.measure.environment import memory_bytes
+from magicplan.validate.measure.exactness import exactness_gate
+from magicplan.validate.measure.grid import Grid, Point, grid_of, parse_gammas
 from magicplan.validate.run_file import Settings
 from magicplan.validate.session import Session
 from magicplan.validate.settings import DTYPES, is_checkpoint
-from magicplan.validate.tensor_parallel import ALONE, Ranks
-from magicplan.validate.transformer import Transformer
 
 RANKS = 16
 """Children of one node whose acceptance a simulated law gives."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
-    from magicplan.validate.tensor_parallel import Ranks
+    from magicplan.validate.decoder.tensor_parallel import Ranks
 
 SCHEMA = "magicplan.run/1"
 TOLERANCE = 0.15

@@ -10,25 +10,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from magicplan.errors import UsageError
-from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.roofline.acceptance import Acceptance
-from magicplan.validate.ceilings import Probe, ceilings
-from magicplan.validate.clock import Clock, Effort, clock_of
-from magicplan.validate.device_files import accelerator_of
-from magicplan.validate.device_fit import (
+from magicplan.calibrate.device_fit import (
     DeviceFit,
     Subject,
     all_reduce_errors,
     fit_all_reduce,
     fit_device,
 )
-from magicplan.validate.environment import environment
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.roofline.acceptance import Acceptance
+from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.forecast import Forecaster
-from magicplan.validate.grid import Grid
-from magicplan.validate.measure import Bench, calibrate_at, measure_cell, memory_for
+from magicplan.validate.measure.ceilings import Probe, ceilings
+from magicplan.validate.measure.cells import Bench, calibrate_at, measure_cell, memory_for
+from magicplan.validate.measure.clock import Clock, Effort, clock_of
+from magicplan.validate.measure.environment import environment
+from magicplan.validate.measure.grid import Grid
 from magicplan.validate.run_file import TOLERANCE, Run, RunFile, Settings, digest
-from magicplan.validate.tensor_parallel import ALONE, Ranks
 
 Tell = Callable[[str], None]
 """Hears what was just finished."""

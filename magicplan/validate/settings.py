@@ -9,9 +9,9 @@ import torch
 
 from magicplan.errors import NoGpu, UsageError
 from magicplan.kernels import available
-from magicplan.validate.ceilings import matrix_rate
-from magicplan.validate.checkpoint import has_weights
-from magicplan.validate.environment import memory_bytes
+from magicplan.validate.decoder.checkpoint import has_weights
+from magicplan.validate.measure.ceilings import matrix_rate
+from magicplan.validate.measure.environment import memory_bytes
 from magicplan.validate.run_file import Settings
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}

@@ -14,11 +14,9 @@ import pytest
 
 import magicplan as mp
 from magicplan import model_specs
+from magicplan.engine_specs.capabilities import ENGINES, Wanted, load, refusal
 from magicplan.errors import UsageError
-from magicplan.planning.engine_limits import Wanted, refusal
-from magicplan.planning.engine_table import load
-from magicplan.planning.plan_result import Launch, Plan
-from magicplan.planning.settings import ENGINES
+from magicplan.planning.result import Launch, Plan
 
 ASK: dict[str, Any] = {
     "model": "llama-3.1-8b", "gpus": "h100", "requests_per_s": 2.0, "prompt": 2000, "output": 200,

@@ -17,13 +17,13 @@ import pytest
 import magicplan as mp
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.observed.files import read_observed
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.observed_files import read_observed
 from magicplan.planning.plan import with_observed
-from magicplan.planning.plan_files import read_plan, template
-from magicplan.planning.plan_request import request_from
-from magicplan.planning.plan_result import Candidate, Plan
-from magicplan.planning.plan_schedule import schedule_document
+from magicplan.planning.plan_file import read_plan, template
+from magicplan.planning.request import request_from
+from magicplan.planning.result import Candidate, Plan
+from magicplan.planning.schedule import schedule_document
 from magicplan.planning.sizing import HAIR
 
 ROOT = Path(__file__).parents[2]

@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from magicplan.errors import SpecError
-from magicplan.report import markdown
-from magicplan.report.page import Plot
+from magicplan.report.document import markdown
+from magicplan.report.document.page import Plot
+from magicplan.report.document.plotting import draw
 from magicplan.report.pages import page_of
-from magicplan.report.plotting import draw
+from tests.report.capacity.golden_texts import on_a_terminal
 from tests.report.documents import documents
-from tests.report.golden import on_a_terminal
 
 JUNK: tuple[Any, ...] = (
     None,

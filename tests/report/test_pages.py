@@ -10,19 +10,19 @@ import pytest
 from markdown_it import MarkdownIt
 
 from magicplan.errors import SpecError, UsageError
-from magicplan.report import markdown
-from magicplan.report.html import render
-from magicplan.report.markdown import escape
-from magicplan.report.page import Code, Grid, Page, Plot, Section
+from magicplan.report.document import markdown
+from magicplan.report.document.html import render
+from magicplan.report.document.markdown import escape
+from magicplan.report.document.page import Code, Grid, Page, Plot, Section
 from magicplan.report.pages import PAGES, pages_of
 from magicplan.report.validation import verdict as as_words
 from magicplan.report.validation_files import html
 from magicplan.validate import run_file
 from magicplan.validate.compare import compare
-from tests.report.a_plan import NASTY, a_plan
+from tests.report.capacity.a_plan import NASTY, a_plan
+from tests.report.capacity.golden_texts import FOLDER, on_a_terminal, page_of, texts
+from tests.report.document.reader import Reader
 from tests.report.documents import documents, validation
-from tests.report.golden import FOLDER, on_a_terminal, page_of, texts
-from tests.report.reader import Reader
 
 NAMES = ("plan", "hopeless", "fleet", "prediction", "grid", "sweep", "tree", "drafts", "replay",
          "validation", "run")  # fmt: skip

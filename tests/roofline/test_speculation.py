@@ -12,7 +12,6 @@ from magicplan.acceptance_specs.counts import counted
 from magicplan.hardware_specs.calibration import HostFit, Residual
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.tree_cells import Limits, tree_cells
 from magicplan.roofline.acceptance import (
     Z80,
     Acceptance,
@@ -41,6 +40,7 @@ from magicplan.roofline.speculation import (
 )
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
+from magicplan.roofline.tree_grid import Limits, tree_cells
 from tests.shapes import A100, FITTED, IDEAL, LLAMA, SLIDING, fitted_calibration
 
 SELF = self_draft(DraftRequest(target=LLAMA, view=streaming(512)))

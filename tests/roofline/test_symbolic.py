@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline import symbolic
 from magicplan.roofline.deployment import Deployment
-from magicplan.roofline.optimal_gamma import optimal_gamma
+from magicplan.roofline.speculation import optimal_gamma
 from magicplan.roofline.symbolic import ALPHA, BATCH, CTX, FIXED, GAMMA, QUERY, SLOPE, View
 from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward

@@ -9,6 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.calibrate.device_fit import (
+    DeviceFit,
+    Subject,
+    drafting_seconds,
+    fit_device,
+    target_seconds,
+)
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import (
     AttentionFit,
@@ -23,15 +30,8 @@ from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import DraftRequest, self_draft
 from magicplan.roofline.timing import Machine
 from magicplan.validate.device_files import accelerator_of
-from magicplan.validate.device_fit import (
-    DeviceFit,
-    Subject,
-    drafting_seconds,
-    fit_device,
-    target_seconds,
-)
 from magicplan.validate.forecast import TIMES, Forecaster
-from magicplan.validate.grid import CalibrationPoint, Point
+from magicplan.validate.measure.grid import CalibrationPoint, Point
 from magicplan.validate.run_file import Run, digest
 
 MODEL = ModelShape(

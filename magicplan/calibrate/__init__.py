@@ -1,0 +1,1 @@
+"""From kernel tables and measured device steps to fitted constants."""

@@ -1,0 +1,1 @@
+"""The words of serving engines: their settings of speculation and their launch commands."""

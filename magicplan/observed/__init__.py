@@ -1,0 +1,1 @@
+"""What a running server reports of a benchmark, beside the prediction of it."""

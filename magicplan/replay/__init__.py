@@ -1,0 +1,1 @@
+"""Published measurements as questions, and what the predictions miss them by."""

@@ -1,0 +1,223 @@
+"""Predictions beside published measurements: errors by source, signs, regret, worst rows."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from magicplan import hardware_specs
+from magicplan.errors import UsageError
+from magicplan.hardware_specs.calibration import Calibration
+from magicplan.hardware_specs.stacks import prefill_share
+from magicplan.hardware_specs.transfer import AMD, CALIBRATED, ideal
+from magicplan.prediction.predict import answer, predict
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
+from magicplan.prediction.result import Prediction
+from magicplan.replay.published import Case, Skipped, engine_stack
+from magicplan.roofline.speculation import Scene
+from magicplan.roofline.timing import Machine, step_cost
+from magicplan.roofline.traffic import Pass, forward
+
+CHUNK_TOKENS = 8192.0
+"""Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
+DECIDED = 0.02
+"""A measured speedup this near 1 has no sign: sources that repeat themselves differ by more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One row: measured, predicted with its 80 % interval, and naive. Seconds, or a speedup."""
+
+    case: Case
+    kind: str
+    """step or speedup."""
+    measured: float
+    predicted: float
+    low: float
+    high: float
+    naive: float
+    floor: float
+    """What no measurement beats: the naive step without neighbours' prompts, the naive speedup."""
+    fitted: bool
+    """Whether the stack's constants were fitted on rows of this kind: then no test of them."""
+
+    @property
+    def error(self) -> float:
+        """Predicted over measured, minus 1."""
+        return self.predicted / self.measured - 1
+
+    @property
+    def impossible(self) -> bool:
+        """A step faster than the datasheet allows, or a speedup beyond that of drafts and
+        verification at the datasheet's speed: the row or its reading is wrong."""
+        if self.kind == "step":
+            return self.measured < self.floor
+        return self.measured > self.floor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """Errors of a set of rows, in percent."""
+
+    rows: int
+    mape: float
+    median: float
+    p95: float
+    bias: float
+    naive_mape: float
+    naive_bias: float
+    coverage: float
+    """Share of rows inside the 80 % interval."""
+
+    @classmethod
+    def of(cls, outcomes: list[Outcome]) -> Summary:
+        """Of one kind of outcome; impossible rows count too."""
+        error = 100 * np.asarray([o.error for o in outcomes])
+        naive = 100 * np.asarray([o.naive / o.measured - 1 for o in outcomes])
+        return cls(
+            rows=len(outcomes),
+            mape=float(np.abs(error).mean()),
+            median=float(np.median(np.abs(error))),
+            p95=float(np.percentile(np.abs(error), 95)),
+            bias=float(error.mean()),
+            naive_mape=float(np.abs(naive).mean()),
+            naive_bias=float(naive.mean()),
+            coverage=100 * float(np.mean([o.low <= o.measured <= o.high for o in outcomes])),
+        )
+
+
+def replay(
+    cases: Iterable[Case],
+    overrides: dict[str, Any] | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> tuple[list[Outcome], list[Skipped]]:
+    """Predict every case; those that the package refuses are skipped with its reason."""
+    outcomes: list[Outcome] = []
+    skipped: list[Skipped] = []
+    for case in cases:
+        try:
+            found = _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            if not found:
+                raise UsageError("neither a step time nor a speedup of a round is stated")
+            outcomes += found
+        except UsageError as problem:
+            skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
+        done()
+    return outcomes, skipped
+
+
+def replay_with(cases: Iterable[Case], calibration: Calibration) -> list[Outcome]:
+    """Predict cases by a calibration at hand instead of a shipped one. Raises UsageError."""
+    found: list[Outcome] = []
+    for case in cases:
+        ask = resolve(Request(**case.ask))
+        machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
+        found += _outcomes(case, answer(replace(ask, machine=machine)))
+    return found
+
+
+def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
+    found = []
+    machine = p.scene.machine
+    calibration = machine.calibration
+    if case.step_seconds:
+        b = p.baseline
+        added = prefill_share(case.ask["stack"], dense=case.dense) * prefill_of(case, p.scene)
+        if not case.served:
+            added -= float(b.host_seconds)
+        found.append(
+            Outcome(
+                case=case,
+                kind="step",
+                measured=case.step_seconds,
+                predicted=b.step_seconds + added,
+                low=(b.step_seconds + added) * b.low_seconds / b.step_seconds,
+                high=(b.step_seconds + added) * b.high_seconds / b.step_seconds,
+                naive=p.ideal.step_seconds
+                + prefill_of(case, replace(p.scene, machine=replace(machine, calibration=ideal()))),
+                floor=p.ideal.step_seconds,
+                fitted=fitted(case, calibration.step_residual.basis),
+            )
+        )
+    if case.speedup and p.best.gamma:
+        found.append(
+            Outcome(
+                case=case,
+                kind="speedup",
+                measured=case.speedup,
+                predicted=p.best.speedup,
+                low=p.best.speedup_low,
+                high=p.best.speedup_high,
+                naive=p.ideal.speedup,
+                floor=p.ideal.speedup,
+                fitted=fitted(case, calibration.speedup_residual.basis),
+            )
+        )
+    return found
+
+
+def fitted(case: Case, basis: str) -> bool:
+    """Whether a residual's basis is published rows of this case's engine, on a part like its own.
+
+    Serving stacks have one set of constants for all GPUs of the calibrated families, MagicDec one
+    a GPU, which others take over widened. Chains were fitted on dense models alone.
+    """
+    if case.engine == "MagicDec":
+        return "published MagicDec rows" in basis and "widened" not in basis
+    stack = engine_stack(case.engine)
+    family = hardware_specs.load(case.ask["gpu"]).architecture.split()[0]
+    if stack is None or case.ask["stack"] != stack:
+        return False
+    if "one slowdown fitted" in basis:
+        return case.ask["gpu"] == AMD and case.dense
+    steps = f"published steps of {stack}" in basis
+    chains = f"published chains of {stack}" in basis and case.dense
+    return (steps or chains) and family in CALIBRATED
+
+
+def prefill_of(case: Case, scene: Scene) -> float:
+    """What prefilling neighbours' prompts adds to a decode step of a serving run.
+
+    Each of B sequences ends after its output, and a new prompt takes its place: a step carries
+    B prompts / output tokens. A prompt is prefilled alone, in chunks of up to `CHUNK_TOKENS`.
+    """
+    if not case.prefill_tokens:
+        return 0.0
+    tokens = min(case.prompt_tokens, CHUNK_TOKENS)
+    before = np.full((1, 1), (case.prompt_tokens - tokens) / 2)
+    # kernels of prefill pack a chunk's tokens whatever those of decoding do
+    work = Pass(
+        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0
+    )
+    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
+    share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
+    return float(np.max(cost.seconds)) * share
+
+
+def sign_accuracy(outcomes: list[Outcome]) -> tuple[float, int]:
+    """Percent of speedups predicted on the right side of 1, and of how many."""
+    clear = [o for o in outcomes if o.kind == "speedup" and abs(o.measured - 1) > DECIDED]
+    right = [(o.predicted > 1) == (o.measured > 1) for o in clear]
+    return (100 * float(np.mean(right)) if right else float("nan")), len(clear)
+
+
+def regrets(outcomes: list[Outcome]) -> dict[tuple[str, ...], float]:
+    """Percent of throughput lost by the predicted draft length against the best measured one,
+    for every sweep that measured at least two lengths; not to speculate is among the choices."""
+    sweeps: dict[tuple[str, ...], list[Outcome]] = defaultdict(list)
+    for o in outcomes:
+        if o.kind == "speedup" and o.case.sweep:
+            sweeps[o.case.sweep].append(o)
+    found = {}
+    for key, rows in sweeps.items():
+        if len({o.case.ask["gamma"] for o in rows}) < 2:
+            continue
+        measured = [1.0, *(o.measured for o in rows)]
+        chosen = int(np.argmax([1.0, *(o.predicted for o in rows)]))
+        found[key] = 100 * (1 - measured[chosen] / max(measured))
+    return found

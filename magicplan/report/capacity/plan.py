@@ -1,0 +1,106 @@
+"""A capacity plan as a page: what to buy and launch first, then why, then on what it rests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from magicplan.report.capacity import basis, choice, fleet
+from magicplan.report.capacity.words import (
+    draft_words,
+    ends_words,
+    is_mix,
+    latency_of,
+    limits_of,
+    shape_words,
+    spaced,
+    tokens_words,
+    verdict,
+)
+from magicplan.report.document.charts import Unit, show
+from magicplan.report.document.page import Fact, Page
+from magicplan.report.document.record import Record
+
+
+def page(plan: Record) -> Page:
+    """From the JSON of a plan. Raises SpecError naming a field that is missing or wrong."""
+    feasible = plan.flag("feasible")
+    mixed = is_mix(plan)
+    first = (
+        (choice.mix(plan), choice.one_kind(plan)) if mixed
+        else (choice.launch(plan), choice.observed(plan), choice.limits(plan))
+    )  # fmt: skip
+    sections = (
+        *first,
+        choice.latency(plan),
+        choice.candidates(plan),
+        choice.pareto(plan),
+        basis.memory(plan),
+        basis.sensitivity(plan),
+        basis.schedule(plan),
+        basis.step_time(plan),
+        basis.roofline(plan),
+        basis.accuracy(plan),
+        basis.assumptions(plan),
+    )
+    return Page(
+        title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
+        verdict=verdict(plan),
+        tone="good" if feasible else "bad",
+        subject=_subject(plan),
+        facts=tuple(fleet.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),
+        sections=tuple(section for section in sections if section is not None),
+    )
+
+
+def _subject(plan: Record) -> str:
+    t = plan.record("traffic")
+    hit = t.number("prefix_hit_rate")
+    cached = f", {hit:.0%} of prompts from the prefix cache" if hit else ""
+    return (
+        f"{plan.text('model')} ({show(plan.number('parameters'))} parameters); "
+        f"{t.number('mean_requests_per_s'):.3g} requests/s, planned for a peak of "
+        f"{t.number('peak_requests_per_s'):.3g}; prompts of "
+        f"{t.number('prompt_mean_tokens'):.0f} tokens (p95 {t.number('prompt_p95_tokens'):.0f})"
+        f"{cached}, outputs of {t.number('output_mean_tokens'):.0f} "
+        f"(p95 {t.number('output_p95_tokens'):.0f}); {t.text('source')}"
+    )
+
+
+def _facts(plan: Record) -> Iterator[Fact]:
+    best = plan.record("best")
+    yield Fact(
+        name="GPUs" if plan.flag("feasible") else "nearest plan",
+        value=f"{best.number('gpus'):.0f} x {best.text('gpu')}",
+        note="; ".join(filter(None, (ends_words(plan, "gpus", "count"), shape_words(best)))),
+    )
+    rows: list[tuple[str, float | None, Unit]] = [
+        ("cost_usd_per_hour", best.maybe("cost_usd_per_hour"), "usd"),
+        ("usd_per_million_tokens", best.maybe("usd_per_million_tokens"), "usd"),
+        *((key, latency_of(best, key), "seconds") for key in limits_of(plan)),
+        ("tokens_per_s_per_gpu", best.maybe("tokens_per_s_per_gpu"), "count"),
+    ]  # fmt: skip
+    for key, value, unit in rows:
+        yield Fact(name=spaced(key), value=show(value, unit), note=ends_words(plan, key, unit))
+    ends = ends_words(plan, "headroom", "share")
+    yield Fact(
+        name="headroom",
+        value=f"{best.number('headroom'):+.0%}",
+        note="; ".join(filter(None, (ends, "requests/s it bears against the peak"))),
+    )
+    yield Fact(name="speculation", value=draft_words(best), note=_gain(plan, best))
+
+
+def _gain(plan: Record, best: Record) -> str:
+    if not best.number("gamma"):
+        return ""
+    parts = [
+        f"{show(best.number('speedup'), 'ratio')} decode throughput",
+        ends_words(plan, "speedup", "ratio"),
+        f"{best.number('tokens_per_round'):.2f} tokens a round",
+        ends_words(plan, "tokens_per_round", "count"),
+    ]
+    tree = best.maybe_record("tree")
+    if tree is not None:
+        chain = tokens_words(tree.number("chain_gamma"))
+        parts.append(f"{show(tree.number('gain'), 'ratio')} its best chain ({chain})")
+    return "; ".join(filter(None, parts))

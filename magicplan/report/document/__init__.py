@@ -1,0 +1,1 @@
+"""One page, and what writes it: terminal, Markdown and HTML."""

@@ -1,0 +1,1 @@
+"""The closed forms behind a prediction."""

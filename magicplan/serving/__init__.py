@@ -1,0 +1,1 @@
+"""One replica of a server under traffic: lengths, step times, steady state, latency, simulation."""

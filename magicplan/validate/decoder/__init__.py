@@ -1,0 +1,1 @@
+"""The real speculative decoder that is measured."""

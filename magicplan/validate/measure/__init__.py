@@ -1,0 +1,1 @@
+"""Clocks, ceilings, environment and benches: what times the decoder."""

@@ -1,0 +1,1 @@
+"""How maintainers make what the package ships; nothing here is in the wheel."""

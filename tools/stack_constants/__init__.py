@@ -1,0 +1,1 @@
+"""Constants of serving stacks, fitted on published rows."""
