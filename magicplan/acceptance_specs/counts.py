@@ -13,7 +13,7 @@ import numpy as np
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import Z80, PerPosition, conditional_from_marginal
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.rank_laws import non_increasing
+from magicplan.roofline.trees import non_increasing
 
 
 def counted(marginal: Array, rounds: Array, origin: str) -> PerPosition:

@@ -37,8 +37,8 @@ class Contender:
         """[batch, ctx] of the better of chain and tree, and the chain's draft length, 0 for a
         tree; -inf where the draft does not fit."""
         chains = np.broadcast_to(self.table.speedup, (*shape, self.table.gammas.size))
-        gamma = 1 + chains[..., 1:].argmax(axis=-1)
-        best = chains[..., 1:].max(axis=-1)
+        allowed = chains[..., 1 : self.table.choices]
+        gamma, best = 1 + allowed.argmax(axis=-1), allowed.max(axis=-1)
         if self.trees is not None:
             tree = self.trees.best.speedup
             wins = (tree > best * WORTH_A_TREE) & (self.trees.best.size > 1)

@@ -162,7 +162,7 @@ def _chain(
     longest: int, scene: Scene, draft: Draft, acceptance: Acceptance, shared: dict[str, object]
 ) -> Plan:
     table = rounds(scene, draft, acceptance, longest)
-    gamma = 1 + int(table.tokens_per_s[0, 0, 1:].argmax())
+    gamma = 1 + int(table.tokens_per_s[0, 0, 1 : table.choices].argmax())
 
     def at(values: Array) -> float:
         return float(np.broadcast_to(values, table.round_seconds.shape)[0, 0, gamma])

@@ -76,8 +76,12 @@ class Rounds:
     def best(self) -> Indices:
         """Index of the fastest draft length, [batch, ctx]; the shortest among equals, and none
         beyond the longest that was measured."""
-        measured = self.tokens_per_s[..., : (self.longest or self.gammas.size) + 1]
-        return np.asarray(np.argmax(measured, axis=-1))
+        return np.asarray(np.argmax(self.tokens_per_s[..., : self.choices], axis=-1))
+
+    @property
+    def choices(self) -> int:
+        """How many of the draft lengths may be chosen, from none drafted on."""
+        return min(self.longest + 1, self.gammas.size) if self.longest else self.gammas.size
 
 
 def decode(scene: Scene) -> StepCost:

@@ -119,7 +119,7 @@ def test_a_head_fades_with_context_as_measured(ctx: float, length: float) -> Non
 def test_a_window_keeps_its_share_at_every_context() -> None:
     model = choose(wanted("eagle3", "qwen3-8b", "qwen3", budget=2048.0, ctx=(1024.0, 20480.0)))
     lengths = [1 + float(model.survival(3, ctx, 2048.0).sum()) for ctx in (4096.0, 8192.0, 20480.0)]
-    assert lengths == pytest.approx([1.56] * 3, abs=0.03)
+    assert lengths == pytest.approx([1.56] * 3, abs=0.05)
     whole = 1 + float(model.survival(3, 20480.0).sum())
     assert whole < 1.1
     assert rate(model, 1024.0, 2048.0) == rate(model, 1024.0)
