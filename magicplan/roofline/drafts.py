@@ -53,6 +53,8 @@ class Draft:
     middle: Middle | None = None
     note: str = ""
     """What its cost leaves out."""
+    own_vocabulary: bool = False
+    """Whether its head knows other tokens than the target's, so that they have to be mapped."""
 
     @property
     def kv_growth(self) -> KvGrowth:
@@ -155,6 +157,10 @@ def model_draft(ask: DraftRequest) -> Draft:
     )
 
 
+REDUCED_VOCABULARY = 32_000
+"""Tokens that an EAGLE-3 head knows, as released for Llama 3.1."""
+
+
 def eagle3_draft(ask: DraftRequest) -> Draft:
     """EAGLE-3 (arXiv 2503.01840): one layer of the target's width over embedding and features.
 
@@ -166,7 +172,7 @@ def eagle3_draft(ask: DraftRequest) -> Draft:
     return Draft(
         name="eagle3",
         method="eagle3",
-        shape=_one_layer(t, name="eagle3 head", vocab=min(t.vocab, 32_000)),
+        shape=_one_layer(t, name="eagle3 head", vocab=min(t.vocab, REDUCED_VOCABULARY)),
         view=ask.view or FULL,
         projections=(
             Projection(name="fuse_features", wide=t.hidden, deep=3 * t.hidden),
@@ -174,6 +180,7 @@ def eagle3_draft(ask: DraftRequest) -> Draft:
         ),
         holds_weights=True,
         holds_cache=True,
+        own_vocabulary=t.vocab > REDUCED_VOCABULARY,
     )
 
 
@@ -376,7 +383,9 @@ def draft_step(
         width = draft.middle.gamma + 1.0
     work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
     ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
-    host = machine.calibration.host.draft_seconds(batch * width)
+    host = machine.calibration.host.draft_seconds(
+        batch * width, own_vocabulary=draft.own_vocabulary
+    )
     cost = step_cost(ops, machine.drafting, host, xp)
     if draft.middle is None:
         return cost

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import (
     Acceptance,
@@ -180,11 +181,16 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     verify = verify_seconds(scene, gammas + 1)
     baseline = verify[..., :1]
     drafting = _drafting(scene, draft, gammas)
-    overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
+    calibration, own = scene.machine.calibration, draft is not None and draft.own_vocabulary
+    host = calibration.host
+    overhead = (gammas > 0) * _axis(host.between_passes_seconds(scene.batch))
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
     middle, low, high = rates
-    below, above = speedup_factors(scene, middle / low, high / middle, gammas / total)
+    steps, work = gammas * host.draft_launch_seconds(own), host.batch_seconds(scene.batch)
+    below, above = speedup_factors(
+        calibration, (middle / low, high / middle), steps / total, _axis(work) / total
+    )
     speedup = middle * (baseline / total)
     return Rounds(
         gammas=gammas,
@@ -250,23 +256,31 @@ def _over_output(
     return mean, np.maximum(second - mean**2, 0.0)
 
 
+MOST_SAVED = 0.9
+"""Of a round, at most, what an engine may do without: the interval stays finite."""
+
+
 def speedup_factors(
-    scene: Scene, low: Num, high: Num, draft_steps_per_s: Num
+    calibration: Calibration, tokens: tuple[Num, Num], draft_share: Num, batch_share: Num
 ) -> tuple[Array, Array]:
     """Factors from a speedup down to the low and up to the high end of its 80 % interval.
 
-    Three independent causes add in quadrature of logarithms: acceptance, whose factors on emitted
-    tokens are `low` and `high`; round times; and the host's time of a draft step, on which
-    published sweeps disagree, so that it counts by its share of a round.
+    Four independent causes add in quadrature of logarithms: acceptance, by the factors on emitted
+    `tokens` at both ends; round times; the host's time of draft steps, and what
+    grows with the batch. On the last two published sweeps and versions disagree, so that they count
+    by the share of a round that they take; an engine may take that share less as well as more.
     """
-    timing, host = scene.machine.calibration.speedup_residual, scene.machine.calibration.host
-    missed = draft_steps_per_s * host.draft_step_seconds * host.draft_step_spread
+    timing, host = calibration.speedup_residual, calibration.host
+    disputed = draft_share * host.draft_step_spread, batch_share * host.round_batch_spread
+    slower = np.hypot(*(np.log1p(share) for share in disputed))
+    faster = np.hypot(*(-np.log1p(-np.minimum(share, MOST_SAVED)) for share in disputed))
 
-    def factor(acceptance: Num, residual: float) -> Array:
-        timed = np.hypot(max(math.log(residual), 0.0), missed)
-        return np.asarray(np.exp(np.hypot(np.log(acceptance), timed)))
+    def factor(emitted: Num, residual: float, host_logs: Num) -> Array:
+        timed = np.hypot(max(math.log(residual), 0.0), host_logs)
+        return np.asarray(np.exp(np.hypot(np.log(emitted), timed)))
 
-    return factor(low, 1 / timing.low), factor(high, timing.high)
+    low, high = tokens
+    return factor(low, 1 / timing.low, slower), factor(high, timing.high, faster)
 
 
 def batch_efficiency(scene: Scene, mean: Num, variance: Num) -> Array:

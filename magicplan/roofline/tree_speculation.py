@@ -65,7 +65,7 @@ def tree_times(scene: Scene, draft: Draft, largest: int) -> TreeTimes:
         catch_up_seconds=catch_up_seconds(
             draft, scene.layout, scene.machine, scene.batch, scene.ctx
         ),
-        round_seconds=scene.machine.calibration.host.round_seconds,
+        round_seconds=scene.machine.calibration.host.between_passes_seconds(scene.batch),
     )
 
 

@@ -229,7 +229,7 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     widths = WIDTHS if branching else WIDTHS[:1]
     passes = drafting_passes(spec.draft, r.layout, r.machine, r.batch, seen, widths)
     first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
-    once = first + r.machine.calibration.host.round_seconds
+    once = first + r.machine.calibration.host.between_passes_seconds(r.batch)
     drafting = gammas * passes[..., :1] + (gammas > 0) * once[..., None]
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)

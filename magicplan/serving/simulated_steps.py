@@ -88,7 +88,8 @@ def _drafting(r: Replica, spec: Speculation, batch: Array) -> Array:
     asked = spec.draft, r.layout, r.machine, batch, ctx
     one = drafting_passes(*asked, np.ones(1))[0, :, 0]
     first = catching_up_seconds(*asked)[0]
-    return np.asarray(spec.gamma * one + first + r.machine.calibration.host.round_seconds)
+    between = r.machine.calibration.host.between_passes_seconds(batch)
+    return np.asarray(spec.gamma * one + first + between)
 
 
 def acceptor(r: Replica, spec: Speculation, rng: np.random.Generator) -> Accept:

@@ -68,11 +68,12 @@ class Forecaster:
         one = np.ones_like(query)
         drafting = np.asarray([self._drafting(machine, point) for point in points])
         verify = target_seconds(self.subject, machine, batch, ctx, query)
+        between = calibration.host.between_passes_seconds(batch)
         return {
             "decode_seconds": target_seconds(self.subject, machine, batch, ctx, one).tolist(),
             "draft_seconds": drafting.tolist(),
             "verify_seconds": verify.tolist(),
-            "round_seconds": (drafting + verify + calibration.host.round_seconds).tolist(),
+            "round_seconds": (drafting + verify + between).tolist(),
         }
 
     def _drafting(self, machine: Machine, point: Point) -> float:

@@ -159,12 +159,12 @@ def _tree_time(p: Prediction, draft: Draft) -> Formula:
         + sp.Function("T_verify")(n)
         + sp.Symbol("t_round"),
         derivation="Level l + 1 is drafted by one pass over the w_l nodes of level l; the target "
-        "verifies all n nodes at once; the host adds a constant a round. A smaller model's first "
-        "pass runs two tokens, for its cache may lack the last one accepted.",
+        "verifies all n nodes at once; the host adds a constant a round and one that grows with the batch. A "
+        "smaller model's first pass runs two tokens, for its cache may lack the last one accepted.",
         inputs={
             "drafting": float(cells.best.draft_seconds[0, 0]),
             "T_verify": float(cells.best.verify_seconds[0, 0]),
-            "t_round": float(p.scene.machine.calibration.host.round_seconds),
+            "t_round": float(p.scene.machine.calibration.host.between_passes_seconds(_batch(p))),
         },
         value=float(cells.best.round_seconds[0, 0]),
         unit="seconds",
@@ -220,7 +220,10 @@ def _interval(p: Prediction) -> Formula:
     best = p.gammas[int(p.best.gamma) or 1]
     x, low, t, h, n, r = sp.symbols("speedup Omega_low/Omega t_low h n t_round", positive=True)
     timing, host = p.scene.machine.calibration.speedup_residual, p.scene.machine.calibration.host
-    disputed = host.draft_step_seconds * host.draft_step_spread
+    launch = host.draft_launch_seconds(
+        p.resolved.draft is not None and p.resolved.draft.own_vocabulary
+    )
+    disputed = launch * host.draft_step_spread
     return Formula(
         name="Interval of a speedup",
         formula=sp.Eq(
