@@ -92,7 +92,8 @@ def choose(wanted: Wanted) -> Acceptance:
     model, by_position = models[0], [m for m in models if isinstance(m, PerPosition)]
     if by_position:
         found = [beyond_measured(part, rows, WIDEST) for part in by_position]
-        model = mean_of([part for part, _ in found])
+        longest = max(len(row.numbers) for row in rows if row.kind in BY_POSITION)
+        model = replace(mean_of([part for part, _ in found]), measured=longest)
         said.append(found[0][1])
     model = _faded(model, middle[0], method, said)
     how_far = "; stretched: " + ", ".join(said) if said else ""
@@ -197,6 +198,7 @@ def _faded(model: Acceptance, row: Entry, method: str, said: list[str]) -> Accep
     return Fading(
         origin="",
         uncertainty=model.uncertainty,
+        measured=model.measured,
         base=model,
         half_tokens=half,
         spread=spread,

@@ -13,7 +13,7 @@ from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.prediction.tree_files import SCHEMA
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import catch_up_seconds
+from magicplan.roofline.draft_cost import catch_up_seconds
 from magicplan.roofline.speculation import rounds, verify_seconds
 from magicplan.roofline.tree_grid import Limits, tree_cells
 from magicplan.roofline.tree_speculation import draft_pass_seconds

@@ -23,7 +23,8 @@ from magicplan.roofline.acceptance import (
     tokens_per_round,
 )
 from magicplan.roofline.deployment import Array, Deployment, Indices, Num
-from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import chain_seconds
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine, StepCost, step_cost
 from magicplan.roofline.traffic import Pass, attention, forward
 
@@ -212,9 +213,8 @@ def _drafting(scene: Scene, draft: Draft | None, gammas: Array) -> Array:
     """Seconds of `gammas` draft passes, on a new last axis."""
     if draft is None:
         return 0.0 * gammas
-    asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
-    one, more = _axis(draft_step(*asked).seconds), _axis(catch_up_seconds(*asked))
-    return np.asarray(gammas * one + (gammas > 0) * more)
+    wide = _with_axis(scene.layout), scene.machine, _axis(scene.batch), _axis(scene.ctx)
+    return chain_seconds(draft, *wide, gammas)
 
 
 def _emitted(

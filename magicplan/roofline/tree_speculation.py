@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 from magicplan.roofline.deployment import Array, Indices, Num
-from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import catch_up_seconds, draft_step
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import Scene, batch_efficiency, verify_seconds
 from magicplan.roofline.trees import TreeTable
 

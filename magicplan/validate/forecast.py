@@ -15,7 +15,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, memory_seconds
 from magicplan.roofline.traffic import Op, Pass, forward
 from magicplan.validate.measure.grid import Point

@@ -23,14 +23,8 @@ from magicplan.roofline.acceptance import (
 )
 from magicplan.roofline.acceptance_context import ContextLaw
 from magicplan.roofline.deployment import Array, Deployment
-from magicplan.roofline.drafts import (
-    Draft,
-    DraftRequest,
-    draft_step,
-    model_draft,
-    self_draft,
-    streaming,
-)
+from magicplan.roofline.draft_cost import draft_step
+from magicplan.roofline.drafts import Draft, DraftRequest, model_draft, self_draft, streaming
 from magicplan.roofline.speculation import (
     Scene,
     rounds,

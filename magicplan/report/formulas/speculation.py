@@ -159,8 +159,9 @@ def _tree_time(p: Prediction, draft: Draft) -> Formula:
         + sp.Function("T_verify")(n)
         + sp.Symbol("t_round"),
         derivation="Level l + 1 is drafted by one pass over the w_l nodes of level l; the target "
-        "verifies all n nodes at once; the host adds a constant a round and one that grows with the batch. A "
-        "smaller model's first pass runs two tokens, for its cache may lack the last one accepted.",
+        "verifies all n nodes at once; the host adds a constant a round and a part that grows with "
+        "the batch. A smaller model's first pass runs two tokens, for its cache may lack the last "
+        "one accepted.",
         inputs={
             "drafting": float(cells.best.draft_seconds[0, 0]),
             "T_verify": float(cells.best.verify_seconds[0, 0]),
