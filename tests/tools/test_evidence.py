@@ -78,7 +78,7 @@ def test_constants_from_one_set_say_in_sample() -> None:
 
 def test_rounds_are_held_out_and_slowdowns_say_in_sample() -> None:
     cases = []
-    for case in steps(("llama-3.1-8b", "llama-2-7b")):
+    for case in steps(("llama-3.1-8b", "qwen2.5-7b")):
         ask = case.ask | {"draft": "eagle3", "gamma": 3, "max_gamma": 3, "acceptance": "0.7"}
         speedup = mp.predict(**ask).best.speedup
         source = f"made: {ask['model']}"
@@ -93,7 +93,7 @@ def test_rounds_are_held_out_and_slowdowns_say_in_sample() -> None:
             for one in (found, host)
         )
         assert pays == pytest.approx(paid, rel=0.02)
-    assert fit.told == ("round_batch_seconds", "own_vocabulary_seconds")
+    assert fit.told == ("round_batch_seconds",)  # all rows draft three tokens of a mapped head
     assert (told["rows"], told["held_out"]) == (12, True)
     assert told["median_percent"] < 1
     assert found.round_batch_spread < 0.1  # made by one constant, which no sweep disputes

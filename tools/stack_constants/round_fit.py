@@ -44,8 +44,11 @@ class RoundFit:
 
     host: HostFit
     residual: Residual
+    cases: tuple[Case, ...]
+    """The rows that it rests on."""
     held_out: Array
-    """Measured over predicted speedup, each source's method by constants of the others."""
+    """Measured over predicted speedup of every row, each source's method by constants of the
+    others; empty of a single one."""
     evidence: dict[str, Any]
     constants: tuple[str, ...]
     """Those that it has."""
@@ -100,6 +103,7 @@ def fit_rounds(stack: str, cases: list[Case], host: HostFit) -> RoundFit:
     return RoundFit(
         host=replace(host, **constants, **spreads),
         residual=residual,
+        cases=tuple(kept),
         held_out=ratios,
         constants=tuple(names),
         told=tuple(n for n, c in zip(CONSTANTS, chains.counts, strict=True) if np.ptp(c) > 0),
