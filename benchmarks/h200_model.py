@@ -45,8 +45,9 @@ from magicplan.validate.measure.cells import calibrate_at, end_to_end, measure_c
 from magicplan.validate.measure.clock import Clock, Effort, clock_of
 from magicplan.validate.measure.environment import environment
 from magicplan.validate.measure.exactness import exactness_gate
-from magicplan.validate.measure.grid import CalibrationPoint, Point
-from magicplan.validate.prepare import loaded, simulated_law, subject
+from magicplan.validate.measure.grid import CalibrationPoint, Grid, Point
+from magicplan.validate.prepare import loaded
+from magicplan.validate.question import Question, question
 from magicplan.validate.run_file import RunFile, Settings, digest
 
 EFFORT = Effort(least=10, most=40, seconds=0.25)
@@ -65,9 +66,9 @@ class Study:
     models: dict[str, str]
     """Name of a model -> what loads it: itself, or a config of the rehearsal."""
 
-    def settings(self, suite: Suite) -> Settings:
-        """The suite in the words of `validate`."""
-        return Settings(
+    def question(self, suite: Suite, points: Sequence[Point] = ()) -> Question:
+        """The suite as `validate` would be asked for it, at some of its points."""
+        settings = Settings(
             device=self.device,
             model=self.models.get(suite.model, suite.model),
             grid=suite.name,
@@ -79,6 +80,7 @@ class Study:
             threads=1,
             seed=0,
         )
+        return question(settings, Grid(calibration=(), points=tuple(points)))
 
     @property
     def calibrated(self) -> list[Suite]:
@@ -126,7 +128,7 @@ class Measuring:
             gc.collect()
             if self.plan.device == "cuda":
                 torch.cuda.empty_cache()
-            self._bench = suite, loaded(self.plan.settings(suite), points)[0]
+            self._bench = suite, loaded(self.plan.question(suite, points))[0]
         return self._bench[1]
 
     def run(self) -> bool:
@@ -174,7 +176,7 @@ class Measuring:
         for suite in self.plan.calibrated:
             lines = [line for line in run.calibration if line["suite"] == suite.name]
             records = [record for line in lines for record in line["records"]]
-            measured.append((subject(self.plan.settings(suite)), records))
+            measured.append((self.plan.question(suite).subject, records))
         launch = (run.ceilings or {})["replay_seconds"] or (run.ceilings or {})["launch_seconds"]
         name = f"{accelerator.name}_magicplan_{run.header['device']['magicplan']}"
         origin = f"{len(run.calibration)} points of {', '.join(CALIBRATED)}, in CUDA graphs"
@@ -216,13 +218,13 @@ class Measuring:
     def predict_suite(
         self, suite: Suite, accelerator: Any, calibrated: Calibration, transferred: Calibration
     ) -> dict[str, Any]:
-        settings = self.plan.settings(suite)
-        rate = suite.acceptance.partition(":")[2]
+        asked = self.plan.question(suite)
+        assert asked.law is not None
         forecaster = Forecaster(
-            subject=subject(settings),
+            subject=asked.subject,
             accelerator=accelerator,
             calibration=calibrated,
-            acceptance=simulated_law(rate, suite.acceptance),
+            acceptance=asked.law,
         )
         cells = [*suite.cells, *self.largest(suite)]
         points, adaptive = [], {}

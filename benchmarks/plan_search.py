@@ -22,14 +22,15 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 from magicplan.planning.plan import plan
-from magicplan.planning.request import PlanRequest, checked
+from magicplan.planning.question import CapacityQuestion, question_of
+from magicplan.planning.request import request_from
 from magicplan.planning.search import fleet
-from magicplan.serving.load import load_of
 
 RUNS = 5
 GPUS = (
@@ -40,20 +41,21 @@ DRAFTS = (
     "none", "eagle3", "ngram", "llama-3.2-1b", "self streaming:512", "self snapkv:2048",
     "self quant:4", "llama-3.2-3b",
 )  # fmt: skip
-BIG = PlanRequest(
-    model="llama-3.1-8b", gpus=GPUS, requests_per_s=50.0, prompt="lognormal:3000,9000",
-    output="lognormal:250,800", tp=(1, 2, 4, 8, 16, 32), drafts=DRAFTS, acceptance="0.75",
-    slo={"ttft_p95_seconds": 2.0, "tpot_p95_seconds": 0.04},
-)  # fmt: skip
-FINE = PlanRequest(
-    model="llama-3.1-8b", gpus=GPUS, requests_per_s=50.0, prompt=4000, output=300,
-    tp=(1, 2, 4, 8, 16, 32), drafts=DRAFTS, acceptance="0.75", max_gamma=16, max_sequences=4096,
-    batched_tokens=131072,
-)  # fmt: skip
-SAME = PlanRequest(
-    model="llama-3.1-8b", gpus=("h100-sxm",), requests_per_s=6.0, prompt=4000, output=300,
-    drafts=("none",), slo={"ttft_mean_seconds": 2.0, "tpot_mean_seconds": 0.05},
-)  # fmt: skip
+BIG: dict[str, Any] = {
+    "model": "llama-3.1-8b", "gpus": GPUS, "requests_per_s": 50.0, "prompt": "lognormal:3000,9000",
+    "output": "lognormal:250,800", "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS,
+    "acceptance": "0.75", "slo": {"ttft_p95_seconds": 2.0, "tpot_p95_seconds": 0.04},
+}  # fmt: skip
+FINE: dict[str, Any] = {
+    "model": "llama-3.1-8b", "gpus": GPUS, "requests_per_s": 50.0, "prompt": 4000, "output": 300,
+    "tp": (1, 2, 4, 8, 16, 32), "drafts": DRAFTS, "acceptance": "0.75", "max_gamma": 16,
+    "max_sequences": 4096, "batched_tokens": 131072,
+}  # fmt: skip
+SAME: dict[str, Any] = {
+    "model": "llama-3.1-8b", "gpus": ("h100-sxm",), "requests_per_s": 6.0, "prompt": 4000,
+    "output": 300, "drafts": ("none",),
+    "slo": {"ttft_mean_seconds": 2.0, "tpot_mean_seconds": 0.05},
+}  # fmt: skip
 PEER = """
 import json, logging, sys, time
 logging.disable(logging.CRITICAL)
@@ -84,8 +86,8 @@ def median_seconds(work: Callable[[], object]) -> float:
     return statistics.median(times[1:])
 
 
-def cells_per_s(ask: PlanRequest) -> tuple[int, float]:
-    load = load_of(ask)
+def cells_per_s(question: CapacityQuestion) -> tuple[int, float]:
+    ask, load = question.request, question.load
     cells = fleet(ask, load).cells
     return cells, cells / median_seconds(lambda: fleet(ask, load))
 
@@ -94,11 +96,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="time of a plan against aiconfigurator's search")
     parser.add_argument("--aiconfigurator", help="python of an environment that holds it")
     options = parser.parse_args()
-    big, fine, same = checked(BIG), checked(FINE), checked(SAME)
-    trees = checked(replace(BIG, stack="sglang"))
+    asked = (BIG, FINE, SAME, BIG | {"stack": "sglang"})
+    big, fine, same, trees = (question_of(request_from(options)) for options in asked)
     for name, ask in (("chains", big), ("chains and trees", trees)):
         found = plan(ask)
-        seconds = median_seconds(lambda ask=ask: plan(ask))
+        seconds = median_seconds(partial(plan, ask))
         met = "met" if seconds <= 5 else "missed"
         print(f"plan, {len(GPUS)} GPUs x 6 layouts x {len(DRAFTS)} drafts, {name}: "
               f"{seconds:.2f} s, {found.searched.configurations} configurations "

@@ -9,15 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
-from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import SPLIT, Choice, choices_of, ranked
 from magicplan.planning.plan_file import read_plan
-from magicplan.planning.prices import prices_for
 from magicplan.planning.request import SLO_KEYS
 from magicplan.planning.search import fleet
 from magicplan.roofline.deployment import Array
-from magicplan.serving.load import load_of
 from magicplan.serving.replica import Replica, Speculation, one_of, replica
 from magicplan.serving.simulation import Simulated, simulate
 
@@ -41,11 +38,9 @@ class Planned:
 def planned(path: Path | str) -> Planned:
     """The recommended fleet of a plan file: one replica and its share of the load, or all where
     some only prefill. Raises SpecError, UsageError."""
-    ask = read_plan(path, {})
-    load = load_of(ask)
-    gpus = [hardware_specs.load(name) for name in ask.gpus]
-    prices = prices_for(gpus, ask.prices, needed=False)
-    choices = ranked(ask, choices_of(ask, load, fleet(ask, load), prices, Counter()))
+    question = read_plan(path)
+    ask = question.request
+    choices = ranked(ask, choices_of(question, fleet(ask, question.load), Counter()))
     if not choices:
         raise UsageError(f"{path}: no GPU given can serve this workload")
     return _of(choices[0], dict(ask.slo))

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import DoesNotFit, MagicplanError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
+    from magicplan.observed.beside_plan import plan as plan
+    from magicplan.observed.beside_plan import with_observed as with_observed
     from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
-    from magicplan.planning.plan import plan as plan
-    from magicplan.planning.plan import with_observed as with_observed
     from magicplan.planning.plan_file import read_plan as read_plan
     from magicplan.prediction.adaptive_trees import trees as trees
     from magicplan.prediction.choose import choose as choose
@@ -43,9 +43,9 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "choose": "prediction.choose", "drafts": "prediction.compare_drafts",
-    "mixed_fleet": "planning.mixed_fleet", "plan": "planning.plan",
+    "mixed_fleet": "planning.mixed_fleet", "plan": "observed.beside_plan",
     "predict": "prediction.predict", "read_plan": "planning.plan_file",
-    "trees": "prediction.adaptive_trees", "with_observed": "planning.plan",
+    "trees": "prediction.adaptive_trees", "with_observed": "observed.beside_plan",
 }  # fmt: skip
 
 

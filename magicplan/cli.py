@@ -8,7 +8,7 @@ import typer
 
 from magicplan.commands import facts, measurements, plans, validation, workloads
 from magicplan.commands.options import say
-from magicplan.errors import MagicplanError
+from magicplan.errors import FieldError, MagicplanError, option
 
 app = typer.Typer(
     add_completion=False,
@@ -41,7 +41,8 @@ def main() -> None:
         # a command that answered returns nothing, one that raised Exit its status
         sys.exit(app(args=sys.argv[1:] or ["--help"], standalone_mode=False))
     except MagicplanError as problem:
-        say(f"error: {problem}")
+        said = problem.spoken(option) if isinstance(problem, FieldError) else problem
+        say(f"error: {said}")
         sys.exit(problem.exit_code)
     except typer.exceptions.TyperException as problem:
         say(f"error: {problem.format_message().rstrip('.')}")

@@ -4,7 +4,8 @@ MagicplanError                    one sentence on stderr, no traceback
 ├── UsageError           exit 2   the request is wrong
 │   ├── UnknownName               with near matches
 │   ├── BadQuantity               with the text that could not be read
-│   ├── SpecError                 a file: which field, what was expected
+│   ├── FieldError                a field of a question: said as a keyword or as an option
+│   ├── SpecError                 a file: which line and field, what was expected
 │   └── DoesNotFit                needed, available, what would fit
 ├── MissingExtra         exit 3   something optional is not installed
 └── NoGpu                exit 3   a CUDA device was asked for and there is none
@@ -13,7 +14,8 @@ MagicplanError                    one sentence on stderr, no traceback
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 
 
 class MagicplanError(Exception):
@@ -37,6 +39,29 @@ class UnknownName(UsageError):
 
 class BadQuantity(UsageError):
     """A number with a unit that could not be read, or lies outside what makes sense."""
+
+
+class FieldError(UsageError):
+    """A field of a question is wrong.
+
+    `field` is its Python name and begins the sentence, `problem` goes on, as in "-1: expected 1 or
+    more". Other fields stand in it as `$name`. Python reads "batch -1: ...", and the command line
+    renders the same error through `spoken` as "--batch -1: ...".
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        self.field, self.problem = field, problem
+        super().__init__(self.spoken(str))
+
+    def spoken(self, name: Callable[[str], str]) -> str:
+        """The sentence with every field called what `name` makes of it."""
+        rest = re.sub(r"\$([a-z_]+)", lambda found: name(found[1]), self.problem)
+        return f"{name(self.field)}{'' if rest.startswith(':') else ' '}{rest}"
+
+
+def option(field: str) -> str:
+    """A field as its option on the command line: `kv_dtype` is `--kv-dtype`."""
+    return "--" + field.replace("_", "-")
 
 
 class SpecError(UsageError):

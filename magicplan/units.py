@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal
 
 from magicplan.errors import BadQuantity
 
@@ -156,3 +157,55 @@ def _three(value: float) -> str:
         return str(int(value))
     rounded = float(f"{value:.3g}")
     return f"{rounded:.{max(0, 2 - math.floor(math.log10(abs(rounded))))}f}"
+
+
+Unit = Literal["seconds", "bytes", "tokens", "count", "ratio", "percent", "share", "usd", "flops"]
+"""What a number shown to people is: seconds, a ratio ("1.50x"), a share (0.5 is "50%"), ..."""
+
+
+def show(value: float | str | None, unit: Unit = "count") -> str:
+    """A value as text with its unit; a dash where there is none."""
+    if value is None or isinstance(value, str):
+        return value or "–"
+    if math.isnan(value):
+        return "–"
+    if math.isinf(value):
+        return "∞"
+    if value < 0 and unit not in ("percent", "share"):
+        return "-" + show(-value, unit)
+    return _WRITERS[unit](value)
+
+
+def between(low: float | None, high: float | None, unit: Unit) -> str:
+    """ "low to high" in a unit; "over low" where there is no end, nothing where none is known."""
+    if low is None:
+        return ""
+    if high is None:
+        return f"over {show(low, unit)}"
+    first, last = show(low, unit), show(high, unit)
+    number, _, name = first.rpartition(" ")  # a unit that both have stands once
+    return f"{number if number and last.endswith(f' {name}') else first} to {last}"
+
+
+def human_usd(value: float) -> str:
+    """Dollars: 0.0123 -> "$0.0123", 1.5 -> "$1.50", 1234.5 -> "$1,234"."""
+    if 0 < value < 0.1:
+        return f"${value:.3g}"
+    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
+
+
+def _show_tokens(value: float) -> str:
+    return human_tokens(int(value)) if value == int(value) else human_count(value)
+
+
+_WRITERS: dict[Unit, Callable[[float], str]] = {
+    "seconds": human_seconds,
+    "bytes": human_bytes,
+    "tokens": _show_tokens,
+    "count": human_count,
+    "ratio": lambda value: f"{value:.2f}x",
+    "percent": lambda value: f"{value:.1f} %",
+    "share": lambda value: f"{value:.0%}",
+    "usd": human_usd,
+    "flops": human_flops,
+}

@@ -12,8 +12,9 @@ from calibrations import believed
 
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.calibration_files import read as read_calibration
-from magicplan.hardware_specs.stacks import stack_constants, streamed_rounds
+from magicplan.hardware_specs.stacks import stack_constants
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED
+from magicplan.replay.harnesses import streamed_rounds
 from magicplan.replay.outcomes import Outcome, Summary, replay_with
 from magicplan.replay.published import Case
 from magicplan.replay.serving_rows import Served

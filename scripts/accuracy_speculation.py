@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,24 +34,27 @@ TITLE = "## Speculation, by sources held out"
 NEAR = 0.25
 """Measured speedups this near 1 are near break-even."""
 DECIDED = 0.02
+DATASET = 4
+"""Where a sweep's key holds the name of its data set."""
 HEADER = (
     "engine | batch | draft | n | MAPE | median | bias | sign | sign near 1 | in 80 % | "
     "half-width | naive MAPE | naive sign near 1"
 )
 ABOUT = """\
 Speedups of chains on parts whose family is calibrated, with the accept length that their source
-states. Each source's rows of one draft are predicted by constants fitted on the others; naive is the
-datasheet's roofline of drafts and verification. Sign: of measured speedups more than 2 % from 1, the
-share predicted on the right side; near 1: of those within 25 % of it. The interval that ships spans
-what sweeps and versions of an engine disagree on.
+states. Each source's rows of one draft are predicted by constants fitted on the others; naive is
+the datasheet's roofline of drafts and verification. Sign: of measured speedups more than 2 % from
+1, the share predicted on the right side; near 1: of those within 25 % of it. The interval that
+ships spans what sweeps and versions of an engine disagree on.
 
 """
 LENGTHS = """\
 
 ### Accept lengths by `auto`
 
-Mean accept lengths at three drafted tokens (or as many as were measured) of every row of the tables,
-predicted without the rows of its target, or of its source; with the row's task named, and without.
+Mean accept lengths at three drafted tokens (or as many as were measured) of every row of the
+tables, predicted without the rows of its target, or of its source; with the row's task named, and
+without.
 
 """
 REGRET = """\
@@ -91,14 +95,8 @@ def speedups(path: Path) -> list[Told]:
             if outcome is not None:
                 predicted = outcome.measured / float(ratio)
                 scale = predicted / outcome.predicted
-                found.append(
-                    Told(
-                        outcome=outcome,
-                        predicted=predicted,
-                        low=outcome.low * scale,
-                        high=outcome.high * scale,
-                    )  # fmt: skip
-                )
+                ends = outcome.low * scale, outcome.high * scale
+                found.append(Told(outcome=outcome, predicted=predicted, low=ends[0], high=ends[1]))
     return found
 
 
@@ -173,14 +171,16 @@ def regret_lines(told: list[Told]) -> list[str]:
     sweeps: dict[tuple[str, ...], list[Told]] = {}
     for t in told:
         sweeps.setdefault(t.outcome.case.sweep, []).append(t)
-    lost: dict[str, list[float]] = {"acceptance given": [], "auto": []}
+    lost: dict[str, list[float]] = defaultdict(list)
     for rows in sweeps.values():
         if len({t.outcome.case.ask["gamma"] for t in rows}) < 2:
             continue
         measured = [1.0, *(t.outcome.measured for t in rows)]
+        task = rows[0].outcome.case.sweep[DATASET]
         for name, chosen in (
-            ("acceptance given", [1.0, *(t.predicted for t in rows)]),
-            ("auto", [1.0, *(_by_auto(t.outcome.case.ask) for t in rows)]),
+            ("given", [1.0, *(t.predicted for t in rows)]),
+            ("auto, no task named", [1.0, *(_by_auto(t.outcome.case.ask, None) for t in rows)]),
+            ("auto, task named", [1.0, *(_by_auto(t.outcome.case.ask, task) for t in rows)]),
         ):
             lost[name].append(100 * (1 - measured[int(np.argmax(chosen))] / max(measured)))
     return [
@@ -189,9 +189,9 @@ def regret_lines(told: list[Told]) -> list[str]:
     ]
 
 
-def _by_auto(ask: dict[str, Any]) -> float:
+def _by_auto(ask: dict[str, Any], task: str | None) -> float:
     """The speedup of a row's question by the published acceptance nearest to it."""
-    found = mp.predict(**(ask | {"acceptance": "auto"}))
+    found = mp.predict(**(ask | {"acceptance": "auto", "task": task}))
     return float(found.gammas[ask["gamma"]].speedup)
 
 

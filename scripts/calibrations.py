@@ -26,6 +26,7 @@ from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.stacks import stack_tables
 from magicplan.hardware_specs.transfer import AMD, calibration_for, forget
 from magicplan.replay import published
+from magicplan.replay.harnesses import HARNESSES, harnesses
 from magicplan.replay.published import Case
 from magicplan.replay.serving_rows import served
 from tools.stack_constants.evidence import borrowed
@@ -50,15 +51,21 @@ HEADER = """\
 # low and high of a residual: 80 % of measured over predicted; its basis says of which rows.
 
 """
+HARNESSES_HEADER = """\
+# What published serving benchmarks show beside an engine's steps: written by
+# scripts/calibrations.py, never by hand. Only replays of published rows read it.
+
+"""
 
 
 def stacks(cases: list[Case]) -> None:
     """Host constants of the serving stacks; a stack without published chains takes vLLM's."""
-    tables = {}
+    tables: dict[str, Any] = {}
+    shown: dict[str, dict[str, float]] = {}
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
+        shown[stack] = {"prefill_share": round(fit.prefill_share, 3)}
         tables[stack] = {
-            "prefill_share": round(fit.prefill_share, 3),
             "fp4": {k: float(f"{v:.4g}") for k, v in fit.fp4.items()},
             "host": constants(fit.host),
             "step_residual": rounded(fit.residual),
@@ -78,7 +85,7 @@ def stacks(cases: list[Case]) -> None:
         if not table["fp4"]:
             table["fp4"] = tables["trtllm"]["fp4"]
             table["evidence"].append(borrowed("stack fp4", ("fp4",), "trtllm's"))
-    write_stacks(with_rounds(tables, cases))
+    write_stacks(with_rounds(tables, cases), shown)
 
 
 def believed(case: Case) -> bool:
@@ -88,29 +95,31 @@ def believed(case: Case) -> bool:
 
 def experts(cases: list[Case]) -> None:
     """Grouped products, fitted last; a format without rows is taken from TensorRT-LLM."""
-    tables = dict(stack_tables())
+    tables, shown = dict(stack_tables()), dict(harnesses())
     for stack in tables:
         fit = fit_experts(stack, cases, believed)
-        tables[stack]["experts"] = {k: float(f"{v:.4g}") for k, v in fit.constants.items()}
+        found = {k: float(f"{v:.4g}") for k, v in fit.constants.items()}
+        shown[stack]["experts_prefill_share"] = found.pop("prefill_share")
+        tables[stack]["experts"] = found
         tables[stack]["evidence"].append(fit.evidence)
-        print(f"{stack:8} experts {tables[stack]['experts']}")
+        print(f"{stack:8} experts {found}")
     for table in tables.values():
         lacking = [n for n in tables["trtllm"]["experts"] if n not in table["experts"]]
         if lacking:
             names = [f"experts.{name}" for name in lacking]
             table["evidence"].append(borrowed("stack experts", names, "trtllm's"))
         table["experts"] = tables["trtllm"]["experts"] | table["experts"]
-    write_stacks(tables)
+    write_stacks(tables, shown)
 
 
 def requests(path: Path) -> None:
     """What first tokens wait for beside their steps: last, for it needs all of their times."""
     rows, _ = served(path)
-    tables = dict(stack_tables())
+    tables, shown = dict(stack_tables()), dict(harnesses())
     for stack in tables:
         fit = fit_request(stack, rows)
         tables[stack]["host"]["request_seconds"] = round(fit.request_seconds, 4)
-        tables[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
+        shown[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
         tables[stack]["evidence"].append(fit.evidence)
         print(
             f"{stack:8} first token + {1e3 * fit.request_seconds:.0f} ms and "
@@ -118,12 +127,15 @@ def requests(path: Path) -> None:
             f"{'held out' if fit.evidence['held_out'] else 'in sample'}: median "
             f"{fit.evidence['median_percent']:.1f} %"
         )
-    write_stacks(tables)
+    write_stacks(tables, shown)
 
 
-def write_stacks(tables: dict[str, object]) -> None:
+def write_stacks(tables: dict[str, Any], shown: dict[str, dict[str, float]]) -> None:
+    """Write what engines add to kernels, and what their benchmarks show beside it."""
     STACKS.write_text(HEADER + tomli_w.dumps(tables), encoding="utf-8")
+    HARNESSES.write_text(HARNESSES_HEADER + tomli_w.dumps(shown), encoding="utf-8")
     forget()
+    harnesses.cache_clear()
 
 
 def magicdec(cases: list[Case]) -> list[dict[str, object]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from magicplan.hardware_specs.accelerator import Accelerator, Source
 from magicplan.hardware_specs.calibration import (
     AttentionFit,
@@ -117,7 +115,6 @@ def fitted_calibration(
         memory_efficiency=memory,
         compute_efficiency=compute,
         sharpness=sharpness,
-        requantise_efficiency=math.inf,
     )
     attention = AttentionFit(
         launch_seconds=launch,

@@ -22,7 +22,7 @@ import numpy as np
 from magicplan.acceptance_specs.entry import Entry, context_of, entries, methods
 from magicplan.acceptance_specs.positions import beyond_measured, mean_of
 from magicplan.acceptance_specs.tasks import KINDS, checked, kind_of, plain
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.roofline.acceptance import Acceptance, Both, PerPosition
 from magicplan.roofline.acceptance_context import Fading
 
@@ -73,9 +73,9 @@ def choose(wanted: Wanted) -> Acceptance:
         checked(wanted.task)
     method = STANDS_IN.get(wanted.method, wanted.method)
     if method not in methods():
-        raise UsageError(
-            f"no published acceptance ships for drafting by {wanted.method}; give --acceptance, "
-            "such as 0.8"
+        raise FieldError(
+            "acceptance",
+            f"auto: none published ships for drafting by {wanted.method}; state it, such as 0.8",
         )
     rows = entries(method)
     asked = replace(wanted, method=method)
@@ -142,9 +142,9 @@ def _narrowed(rows: tuple[Entry, ...], wanted: Wanted) -> tuple[list[Entry], lis
         low, high = np.percentile(rates, [10, 90])
         half = float(high - low) / 2
         if wanted.task is None and len({plain(row.task) for row in left}) > 1:
-            stretch.append((half, f"no --task given, and {differ}"))
+            stretch.append((half, f"no task named, and {differ}"))
         elif wanted.task is None and context_of(wanted.method):
-            stretch.append((A_KIND, f"no --task given, and only {left[0].task} was measured"))
+            stretch.append((A_KIND, f"no task named, and only {left[0].task} was measured"))
         elif wanted.task is not None:
             stretch.append((half + OTHER_TASK, f"{wanted.task} was not measured, and {differ}"))
     return left, stretch

@@ -14,7 +14,7 @@ from magicplan.acceptance_specs.engine_logs import (
 from magicplan.acceptance_specs.ranks import ranks_from
 from magicplan.acceptance_specs.results import SCHEMA, from_json
 from magicplan.acceptance_specs.text import parse
-from magicplan.errors import SpecError, UsageError
+from magicplan.errors import FieldError, SpecError
 from magicplan.roofline.acceptance import Acceptance, Ranked
 
 READERS = (from_vllm_log, from_vllm_metrics, from_sglang, from_sglang_metrics, from_llama_cpp)
@@ -30,7 +30,7 @@ def parse_acceptance(text: str) -> Acceptance:
     if read is None or not separator:
         return import_measured(Path(text)) if _is_file(text) else parse(text)
     if not rest.strip():
-        raise UsageError(f"--acceptance {text}: the path is missing; expected {kind}:FILE")
+        raise FieldError("acceptance", f"{text}: the path is missing; expected {kind}:FILE")
     return read(Path(rest))
 
 

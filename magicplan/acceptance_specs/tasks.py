@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 from magicplan.acceptance_specs.entry import entries, methods
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 
 KINDS = {
     "chat": ("mtbench", "sharegpt", "specbench", "alpaca", "roleplay", "writing", "humanities"),
@@ -44,7 +44,7 @@ def checked(task: str) -> str:
     if name and any(name == part for parts in KINDS.values() for part in parts):
         return task
     listed = ", ".join((*KINDS, *known_tasks()))
-    raise UsageError(f"--task {task!r} is unknown; expected one of {listed}")
+    raise FieldError("task", f"{task!r} is unknown; expected one of {listed}")
 
 
 @cache

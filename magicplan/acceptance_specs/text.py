@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan.acceptance_specs.counts import survival_of_lengths
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.roofline.acceptance import (
     Acceptance,
     Beta,
@@ -93,9 +93,10 @@ def _lengths(kind: str, text: str, whole: str) -> Acceptance:
             raise _unreadable(whole)
         emitted = _numbers(length, whole)[0] + (1.0 if kind == "accepted" else 0.0)
         if not 1 <= emitted <= int(drafted) + 1:
-            raise UsageError(
-                f"--acceptance {whole}: {int(drafted)} drafted tokens emit 1 to {int(drafted) + 1} "
-                "a round, bonus token included"
+            raise FieldError(
+                "acceptance",
+                f"{whole}: {int(drafted)} drafted tokens emit 1 to {int(drafted) + 1} a round, "
+                "bonus token included",
             )
         points[int(drafted)] = emitted
     counts = "bonus token added" if kind == "accepted" else "bonus token included"
@@ -129,4 +130,4 @@ def _numbers(text: str, whole: str) -> tuple[float, ...]:
 
 
 def _unreadable(text: str) -> UsageError:
-    return UsageError(f"--acceptance {text!r}: expected {FORMS}")
+    return FieldError("acceptance", f"{text!r}: expected {FORMS}")

@@ -45,7 +45,6 @@ BOUNDS: Bounds = {
     "linear.sharpness": (1.0, 8.0, 1.5),
     "attention.memory_efficiency": (0.02, 1.0, 0.5),
     "attention.compute_efficiency": (0.001, 1.0, 0.05),
-    "attention.roof_sharpness": (1.0, 8.0, 2.0),
     "attention.wave_seconds": (0.001, 1e4, 5.0),
     "host.step_seconds": (0.01, 1e5, 100.0),
     "host.token_seconds": (0.001, 1e4, 1.0),

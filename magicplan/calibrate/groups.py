@@ -24,6 +24,7 @@ from magicplan.calibrate.kernel_fit import (
     fit_collective,
     fit_eager,
     fit_linear,
+    fused,
 )
 from magicplan.calibrate.kernel_tables import Columns, KernelTables, accelerator_of, where
 from magicplan.calibrate.query_rows import RowRatio, row_ratio
@@ -206,6 +207,7 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         data["collective"]["eager_seconds"] = launch
     if "linear.fp8" in parts:
         fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
+        data["linear"]["fp8"] = _constants(fused(fp8, bf16))
         fp4 = "fp4" in group.accelerator.dense_flops_per_s
         for name, form in engine_fits(group.stack, fp8, bf16, fp4=fp4).items():
             data["linear"][name] = _constants(form)

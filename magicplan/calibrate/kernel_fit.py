@@ -6,6 +6,7 @@ that outliers cannot bend, from several starts because a minimum of two curves h
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
@@ -45,10 +46,8 @@ KEYS = ("m", "n", "k", "batch", "q_heads", "kv_heads", "kv_len", "num_gpus", "by
 """Columns that name a row; no table has all."""
 L2_COPIES = 6
 """Weight copies in rotation of the public collectors (vllm, sglang)."""
-ROW_SHARPNESS = 2.0
-"""Of reading against multiplying in attention. The tables' nearest proxy of verification, query
-heads a KV head from 4 to 64, bears it out (A100 +14 %, H100 +5 %, L40S +3 % at 32); a fit of it
-follows what else differs between few and many KV heads."""
+QUANTISED_BYTES = 3.0
+"""Bytes a separate quantising kernel moves an activation: it reads 16 bits and writes 8."""
 LINEAR: Bounds = {
     "launch_seconds": (0, 100),
     "memory_efficiency": (0.02, 1),
@@ -124,7 +123,11 @@ class Fitted(Generic[Form]):
 
 
 def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[LinearFit]:
-    """Linear layers [dtype, m, n, k, seconds] of one GPU, stack and version."""
+    """Linear layers [dtype, m, n, k, seconds] of one GPU, stack and version.
+
+    Tables of 8-bit layers time the quantisation of activations with them. Its efficiency is fitted
+    beside the form and left out of it, for engines fuse it into the kernel before (`fused`).
+    """
     machine = Machine(accelerator=accelerator, calibration=ideal())
     op = _linear_op(rows, dtype)
     moving, computing = memory_seconds(op, machine), compute_seconds(op, machine)
@@ -133,22 +136,50 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
     roof = np.maximum(moving, computing)
     good = ~warm & (roof <= measured)
     _believable("linear layers", rows, roof, ~warm)
-    requantising = np.broadcast_to(op.requantise_bytes / machine.bytes_per_s, measured.shape)
+    quantising = QUANTISED_BYTES * rows["m"] * rows["k"] / machine.bytes_per_s
     bounds = dict(LINEAR)
     if dtype == "fp8":
-        bounds["requantise_efficiency"] = (0.02, 1)
+        bounds["quantising_efficiency"] = (0.02, 1)
     _identifiable("linear layers", where(rows, good), {"m": 4, "n": 2, "k": 2})
 
-    def predict(form: LinearFit, at: Array) -> Array:
-        return np.asarray(linear_time(form, moving[at], computing[at], requantising[at]))
+    def predict(found: _TableFit, at: Array) -> Array:
+        apart = quantising[at] / found.quantising_efficiency
+        return np.asarray(linear_time(found.form, moving[at], computing[at]) + apart)
 
     starts = [
         {"launch_seconds": t0, "memory_efficiency": 0.8, "compute_efficiency": 0.7, "sharpness": p,
-         "requantise_efficiency": 0.5}
+         "quantising_efficiency": 0.5}
         for t0, p in ((5, 2), (2, 4), (10, 1.2))
     ]  # fmt: skip
-    found = _fit(LinearFit, predict, rows, good, bounds, starts, roof)
-    return _better_than_naive("linear layers", rows, found)
+    found = _fit(_TableFit.of, predict, rows, good, bounds, starts, roof)
+    _better_than_naive("linear layers", rows, found)
+    return Fitted(
+        form=found.form.form,
+        held_out=found.held_out,
+        naive=found.naive,
+        rejected=found.rejected,
+    )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _TableFit:
+    """A linear layer as tables time it: the layer's own form, and the share of bandwidth at which
+    activations are quantised, infinite where a table's format needs no quantising."""
+
+    form: LinearFit
+    quantising_efficiency: float
+
+    @classmethod
+    def of(cls, quantising_efficiency: float = math.inf, **constants: float) -> _TableFit:
+        """The fit with these constants, by name."""
+        return cls(LinearFit(**constants), quantising_efficiency)
+
+
+def fused(narrow: LinearFit, bf16: LinearFit) -> LinearFit:
+    """An 8-bit linear layer as engines run it, which fuse quantisation into the kernel before: it
+    is launched no later than a 16-bit layer, and what its launch in the tables exceeds that by was
+    the launch of a separate quantising kernel."""
+    return replace(narrow, launch_seconds=min(narrow.launch_seconds, bf16.launch_seconds))
 
 
 def fit_attention(
@@ -190,9 +221,7 @@ def fit_attention(
         return _fit(build, predict, rows, cold | small, bounds, starts, moving, weight, cold)
 
     def build(**constants: float) -> AttentionFit:
-        return AttentionFit(
-            compute_efficiency=compute_efficiency, roof_sharpness=ROW_SHARPNESS, **constants
-        )
+        return AttentionFit(compute_efficiency=compute_efficiency, **constants)
 
     plain, split = fitted((1.0,), bounds), fitted((0.6, 0.9), bounds | SPLIT)
     pays = split.held_out.mape < PAYS * plain.held_out.mape

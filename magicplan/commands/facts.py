@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from magicplan.commands.options import Json
+from magicplan.commands.output import answer
 
 Name = Annotated[str | None, typer.Argument(help="One of them, in full.")]
 
@@ -17,12 +18,8 @@ def gpus(name: Name = None, json: Json = False) -> None:
     Example: magicplan gpus h100
     """
     from magicplan.report import facts
-    from magicplan.report.document.terminal import print_json, stdout
 
-    if json:
-        print_json(facts.gpus_as_dict(name))
-    else:
-        facts.render_gpus(name, stdout())
+    answer(facts.gpus_as_dict(name), json=json, page=lambda: facts.gpus_page(name))
 
 
 def models(name: Name = None, json: Json = False) -> None:
@@ -31,9 +28,5 @@ def models(name: Name = None, json: Json = False) -> None:
     Example: magicplan models llama-3.1-8b
     """
     from magicplan.report import facts
-    from magicplan.report.document.terminal import print_json, stdout
 
-    if json:
-        print_json(facts.models_as_dict(name))
-    else:
-        facts.render_models(name, stdout())
+    answer(facts.models_as_dict(name), json=json, page=lambda: facts.models_page(name))

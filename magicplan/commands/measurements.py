@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from magicplan.commands.options import Json, say
+from magicplan.commands.output import answer
 from magicplan.errors import UsageError
 
 
@@ -42,8 +43,8 @@ def calibrate(
         return
     from magicplan.calibrate.groups import document, fit_groups, refuse_unfitted, write
     from magicplan.calibrate.kernel_tables import read
-    from magicplan.report import calibrations as report
-    from magicplan.report.document.terminal import print_json, progress, stdout
+    from magicplan.report.calibrations import groups_as_dict
+    from magicplan.report.document.terminal import progress
 
     with progress("reading tables", None):
         tables = read(kernels)
@@ -53,10 +54,7 @@ def calibrate(
     if out:
         paths = write(out, [document(g, groups, source or str(kernels.name)) for g in groups])
         say(f"{len(paths)} calibrations written into {out}")
-    if json:
-        print_json(report.as_dict(groups))
-    else:
-        report.render(groups, stdout())
+    answer(groups_as_dict(groups), json=json)
 
 
 def replay(
@@ -74,9 +72,9 @@ def replay(
     Example: magicplan replay published/magicdec.csv published/plain_decode.csv
     """
     from magicplan.replay import published
+    from magicplan.replay.account import as_dict
     from magicplan.replay.outcomes import replay as run
-    from magicplan.report import replay as report
-    from magicplan.report.document.terminal import print_json, progress, stdout
+    from magicplan.report.document.terminal import progress
 
     found = published.read(files)
     with progress("predicting", len(found.cases)) as done:
@@ -85,10 +83,4 @@ def replay(
     if not outcomes:
         reasons = "; ".join(sorted({s.reason for s in skipped})[:3])
         raise UsageError(f"no row of {len(skipped)} can be predicted: {reasons}")
-    if figure:
-        report.draw(outcomes, figure)
-        say(f"scatter plot drawn into {figure}")
-    if json:
-        print_json(report.as_dict(outcomes, skipped))
-    else:
-        report.render(outcomes, skipped, stdout())
+    answer(as_dict(outcomes, skipped), json=json, figure=figure)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,11 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from magicplan.commands.options import Json, say
-from magicplan.errors import UsageError
+from magicplan.commands.output import hand_out
+from magicplan.errors import FieldError, UsageError, option
 
 if TYPE_CHECKING:
     from magicplan.planning.result import Plan
-    from magicplan.report.document.page import Page
 
 Html = Annotated[
     Path | None, typer.Option("--html", help="Write one HTML file that needs no network.")
@@ -117,9 +119,10 @@ def plan(
     from magicplan.planning.plan import plan as answer
     from magicplan.report.document.terminal import progress
 
-    request = _request(file, given, slo or [])
-    with progress("planning", None):
-        result = answer(request)
+    with _spoken_as_options():
+        question = _question(file, given, slo or [])
+        with progress("planning", None):
+            result = answer(question)
     if observed:
         result = _beside(result, observed, stated or [], fitted)
     elif stated or fitted:
@@ -128,7 +131,7 @@ def plan(
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
-        _hand_out((page_of(document, str(file or "plan")),), html, markdown)
+        hand_out((page_of(document, str(file or "plan")),), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -139,7 +142,7 @@ def plan(
 
 def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None) -> Plan:
     """The plan beside a benchmark run; the calibration fitted to it goes into `fitted`."""
-    from magicplan.planning.plan import with_observed
+    from magicplan.observed.beside_plan import with_observed
     from magicplan.report.document.files import write
 
     found = with_observed(result, observed, dict(_pair("--stated", text) for text in stated))
@@ -160,10 +163,27 @@ def _init(path: Path) -> None:
     say(f"{path} written; edit it, then: magicplan plan {path}")
 
 
-def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
-    """The file's request with the options put over it; a traffic replaces the file's, with the
+@contextmanager
+def _spoken_as_options() -> Iterator[None]:
+    """Say fields by the options that fill them."""
+    try:
+        yield
+    except FieldError as problem:
+        raise UsageError(problem.spoken(_option)) from None
+
+
+def _option(field: str) -> str:
+    """The option of a field of a plan: `gpus` is --gpu, a limit stands behind --slo."""
+    name, _, key = field.partition(".")
+    name = next((singular for singular, plural in LISTS.items() if plural == name), name)
+    return f"{option(name)} {key.removesuffix('_seconds')}".rstrip()
+
+
+def _question(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
+    """The file's question with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
     from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.question import question_of
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
@@ -174,7 +194,7 @@ def _request(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
             raise UsageError(
                 "plan needs a file or a traffic such as --requests-per-s 4; see --init"
             )
-        return request_from(options | {"slo": limits})
+        return question_of(request_from(options | {"slo": limits}))
     cleared: dict[str, Any] = {}
     if any(name in options for name in TRAFFIC):
         cleared = dict.fromkeys(TRAFFIC)
@@ -234,19 +254,20 @@ def fleet(
     Example: magicplan fleet chat.toml rag.toml --available h100=16 --available l40s=32
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
-    from magicplan.planning.names import stock_of
     from magicplan.planning.plan import plan as answer
     from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.request import stock_of
     from magicplan.report.document.terminal import progress
 
-    stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
-    asks = [read_plan(path) for path in files]
-    with progress("planning", len(asks)) as done:
-        found = []
-        for ask in asks:
-            found.append(answer(ask))
-            done()
-    result = mixed_fleet(found, stock or None)
+    with _spoken_as_options():
+        stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
+        questions = [read_plan(path) for path in files]
+        with progress("planning", len(questions)) as done:
+            found = []
+            for question in questions:
+                found.append(answer(question))
+                done()
+        result = mixed_fleet(found, stock or None)
     document = result.to_dict()
     if html or markdown or not json:
         from magicplan.report.pages import page_of
@@ -256,7 +277,7 @@ def fleet(
             both = zip(found, files, strict=True)
             alone = [page_of(plan.to_dict(), str(path)) for plan, path in both]
             pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
-        _hand_out(tuple(pages), html, markdown)
+        hand_out(tuple(pages), html, markdown)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -289,25 +310,4 @@ def report(
     """
     from magicplan.report.pages import pages_of
 
-    _hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)
-
-
-def _hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
-    """Into the files asked for; on the terminal where none was."""
-    from magicplan.report.document import terminal
-    from magicplan.report.document.files import write
-    from magicplan.report.document.terminal import stdout
-
-    if html:
-        from magicplan.report.document.html import render
-
-        write(html, render(pages), option="--html")
-        say(f"report written to {html}")
-    if markdown:
-        from magicplan.report.document.markdown import render as as_markdown
-
-        write(markdown, as_markdown(pages), option="--markdown")
-        say(f"report written to {markdown}")
-    if not html and not markdown:
-        for page in pages:
-            terminal.render(page, stdout())
+    hand_out(tuple(page for path in runs for page in pages_of(path)), html, markdown)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from magicplan.commands.options import Json, say
-from magicplan.errors import MissingExtra
+from magicplan.commands.output import answer
+from magicplan.errors import MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from magicplan.validate.session import Session
@@ -129,6 +130,7 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     from magicplan.report.document.terminal import progress
     from magicplan.validate.decoder.tensor_parallel import joined
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
 
     settings = settle(asked)
@@ -136,7 +138,7 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     try:
         with joined(torch.device(settings.device)) as ranks:
             settings, folder = ranks.first((replace(settings, ranks=ranks.count), folder))
-            run_session: Session = session(settings, ranks)
+            run_session: Session = session(question(settings), ranks)
             told = {} if tolerance is None else {"tolerance": tolerance}
             file = run_session.open(folder / RUN_FILE, **told)
             shown = progress("validating", run_session.steps) if ranks.rank == 0 else None
@@ -163,13 +165,9 @@ def _again(folder: Path) -> str:
 
 def _report(found: Any, out: Path | None, *, json: bool) -> None:
     """The comparison on stdout and in the folder, and the exit status."""
-    from magicplan.report import validation as report
-    from magicplan.report.document.terminal import print_json, stdout
+    from magicplan.validate.account import as_dict
 
-    if json:
-        print_json(report.as_dict(found))
-    else:
-        report.render(found, stdout())
+    answer(as_dict(found), json=json)
     if out:
         _written(found, out)
     if not found.passed:
@@ -178,43 +176,62 @@ def _report(found: Any, out: Path | None, *, json: bool) -> None:
 
 def _written(found: Any, out: Path) -> None:
     """What goes into the folder beside the run; nothing measured hangs on an optional part."""
-    from magicplan.report.validation_files import write
     from magicplan.validate.device_files import write_tomls
 
-    for files in (partial(write, found, out), partial(write_tomls, out, found.run)):
+    for files in (partial(_report_files, found, out), partial(write_tomls, out, found.run)):
         try:
             say(f"written into {out}: {', '.join(path.name for path in files())}")
         except MissingExtra as problem:
             say(f"{problem}; then: magicplan validate --from {out / RUN_FILE} --out {out}")
 
 
+def _report_files(found: Any, folder: Path) -> list[Path]:
+    """The validation as one HTML page, and its figures, where it has any, as a PNG. Raises
+    MissingExtra without the extra `report`, UsageError where they cannot be written."""
+    from magicplan.report.document import html, pictures
+    from magicplan.report.document.files import write
+    from magicplan.report.pages import page_of
+    from magicplan.validate.account import as_dict
+
+    page = page_of(as_dict(found), RUN_FILE)
+    report, picture = folder / "report.html", folder / "predicted-against-measured.png"
+    text = html.render((page,))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise UsageError(f"--out {folder}: cannot be written ({problem.strerror})") from None
+    write(report, text, option="--out")
+    if not pictures.plots_of(page):
+        return [report]
+    pictures.write(page, picture, option="--out")
+    return [report, picture]
+
+
 def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     """Measure and fit this device; its TOMLs serve as --gpu and --stack."""
-    from magicplan.report import device_fit as report
-    from magicplan.report.document.terminal import print_json, progress, stdout
+    from magicplan.report.calibrations import device_as_dict
+    from magicplan.report.document.terminal import progress
 
     asked = _asked("1", "0", device=device)
     from magicplan.validate.device_files import write_tomls
     from magicplan.validate.measure.clock import clock_of
     from magicplan.validate.prepare import session
+    from magicplan.validate.question import question
     from magicplan.validate.settings import settle
 
-    settings = settle(asked)
+    asked_for = question(settle(asked))
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
-        run_session: Session = session(settings)
+        run_session: Session = session(asked_for)
         file = run_session.open(folder / "calibration.jsonl")
         with progress("calibrating", run_session.calibration_steps) as done:
             run_session.check_exactness(file)
             done()
-            run_session.calibrate(file, clock_of(settings.device), lambda _: done())
+            run_session.calibrate(file, clock_of(asked_for.settings.device), lambda _: done())
     except KeyboardInterrupt:
         _stopped(folder)
     accelerator, fitted = run_session.fit(file.run)
     if out:
         paths = write_tomls(out, file.run, fitted.calibration)
         say(f"written into {out}: {', '.join(path.name for path in paths)}")
-    if json:
-        print_json(report.as_dict(accelerator, fitted))
-    else:
-        report.render(accelerator, fitted, stdout())
+    answer(device_as_dict(accelerator, fitted), json=json)

@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from magicplan.commands.options import Json, Options, request_of, say, workload
+from magicplan.commands.output import answer as put
+from magicplan.commands.output import put_figure
 from magicplan.errors import UsageError
 
 
@@ -20,14 +22,8 @@ def predict(options: Options, json: Json = False) -> None:
     """
     from magicplan.prediction.predict import answer
     from magicplan.prediction.resolve import resolve
-    from magicplan.report import prediction as report
-    from magicplan.report.document.terminal import print_json, stdout
 
-    result = answer(resolve(request_of(options, grid=False)))
-    if json:
-        print_json(result.to_dict())
-    else:
-        report.render(result, stdout())
+    put(answer(resolve(request_of(options, grid=False))).to_dict(), json=json)
 
 
 @workload(batch="1..256*4", ctx="4k..128k*2")
@@ -50,11 +46,6 @@ def sweep(
 
     Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
     """
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
-    from magicplan.report import sweep as report
-    from magicplan.report.document.terminal import print_json, stdout
-
     names = [name for name in options["gpu"].split(",") if name]
     if not names:
         raise UsageError("--gpu is empty: expected accelerator names")
@@ -63,60 +54,41 @@ def sweep(
     if choice:
         if csv or len(names) > 1:
             raise UsageError("--choice is for one --gpu, without --csv")
-        if settings:
-            _choice_settings(options, settings, json)
-        else:
-            _choice(options, json, figure)
+        _choice(options, settings, json, figure)
         return
+    from magicplan.prediction.predict import answer
+    from magicplan.prediction.resolve import resolve
+    from magicplan.report import sweep as report
+
     results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
     if settings:
         if len(results) > 1:
             raise UsageError("--settings is for one accelerator: give one --gpu")
         from magicplan.engines.nearest import settings as settings_of
-        from magicplan.report import settings as settings_report
+        from magicplan.report.settings import as_dict
 
-        found = settings_of(results[0], settings)
-        if json:
-            print_json(settings_report.as_dict(found))
-        else:
-            settings_report.render(found, stdout())
+        put(as_dict(settings_of(results[0], settings)), json=json)
         return
-    if figure:
-        report.draw(results, figure)
-        say(f"heat maps written to {figure}")
-    if json:
-        print_json(report.as_dict(results))
-    elif csv:
+    if csv:
+        if figure:
+            put_figure(report.as_dict(results), figure)
         sys.stdout.write(report.as_csv(results))
     else:
-        report.render(results, stdout())
+        put(report.as_dict(results), json=json, figure=figure)
 
 
-def _choice(options: Options, json: bool, figure: Path | None) -> None:
+def _choice(options: Options, settings: str | None, json: bool, figure: Path | None) -> None:
+    """The best draft of every cell, or the settings of an engine that come nearest to it."""
+    request = request_of(options, grid=True)
+    if settings:
+        from magicplan.engines.choice_settings import choice_settings
+        from magicplan.report.settings import as_dict
+
+        put(as_dict(choice_settings(request, settings)), json=json)
+        return
     from magicplan.prediction.choose import choose_everywhere
-    from magicplan.report import choice as report
-    from magicplan.report.document.terminal import print_json, stdout
 
-    found = choose_everywhere(request_of(options, grid=True))
-    if figure:
-        report.draw(found, figure)
-        say(f"heat maps written to {figure}")
-    if json:
-        print_json(report.as_dict(found))
-    else:
-        report.render(found, stdout())
-
-
-def _choice_settings(options: Options, engine: str, json: bool) -> None:
-    from magicplan.engines.choice_settings import choice_settings
-    from magicplan.report import settings as report
-    from magicplan.report.document.terminal import print_json, stdout
-
-    found = choice_settings(request_of(options, grid=True), engine)
-    if json:
-        print_json(report.as_dict(found))
-    else:
-        report.render(found, stdout())
+    put(choose_everywhere(request).to_dict(), json=json, figure=figure)
 
 
 def _all_drafts(options: Options, why: str) -> None:
@@ -138,20 +110,10 @@ def regimes(
 
     Example: magicplan regimes --gpu h100 --stack ideal --ctx 1k..64k*4
     """
-    from magicplan.prediction.regimes import regime_maps
-    from magicplan.report import regimes as report
-    from magicplan.report.document.terminal import print_json, stdout
-    from magicplan.report.sweep import as_dict
+    from magicplan.prediction.regimes import regimes as maps
 
     _all_drafts(options, "regimes draws one drafter of each kind")
-    maps = regime_maps(request_of(options, grid=True))
-    if figure:
-        report.draw(maps, figure)
-        say(f"map drawn into {figure}")
-    if json:
-        print_json(as_dict([found.cells for found in maps]))
-    else:
-        report.render(maps, stdout())
+    put(maps(request_of(options, grid=True)).to_dict(), json=json, figure=figure)
 
 
 @workload()
@@ -160,16 +122,13 @@ def explain(options: Options, json: Json = False) -> None:
 
     Example: magicplan explain --gpu h100 --batch 32 --ctx 32k
     """
+    from magicplan.prediction.closed_forms import closed_forms
     from magicplan.prediction.predict import answer
     from magicplan.prediction.resolve import resolve
-    from magicplan.report.document.terminal import print_json, stdout
-    from magicplan.report.formulas import explain as report
+    from magicplan.report.formulas.explain import as_dict
 
     result = answer(resolve(request_of(options, grid=False)))
-    if json:
-        print_json(report.as_dict(result))
-    else:
-        report.render(result, stdout())
+    put(as_dict(closed_forms(result)), json=json)
 
 
 @workload()
@@ -179,15 +138,9 @@ def drafts(options: Options, json: Json = False) -> None:
     Example: magicplan drafts --gpu h100 --batch 32 --ctx 32k
     """
     from magicplan.prediction.compare_drafts import compare
-    from magicplan.report import drafts as report
-    from magicplan.report.document.terminal import print_json, stdout
 
     _all_drafts(options, "drafts compares all of them")
-    result = compare(request_of(options, grid=False))
-    if json:
-        print_json(report.as_dict(result))
-    else:
-        report.render(result, stdout())
+    put(compare(request_of(options, grid=False)).to_dict(), json=json)
 
 
 @workload(ctx="4k", acceptance="auto")
@@ -214,47 +167,27 @@ def tree(
 
     Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
     """
-    from magicplan.prediction.adaptive_trees import adaptive_trees
-    from magicplan.prediction.tree_files import write_trees
-    from magicplan.report import trees as report
-    from magicplan.report.document.terminal import print_json, stdout
+    from magicplan.prediction.adaptive_trees import adaptive_trees, value_trees
+    from magicplan.prediction.tree_files import read_trees, write_trees
     from magicplan.units import parse_count
 
     size = parse_count(max_size, option="--max-size")
     depth = parse_count(max_depth, option="--max-depth")
     if given:
-        _value_trees(options, given, depth, json)
+        trees = read_trees(given)
+        found = value_trees(request_of(options, grid=False), trees, max_depth=depth)
+        put(found.to_dict(), json=json)
         return
     plan = adaptive_trees(request_of(options, grid=adaptive), max_size=size, max_depth=depth)
-    if figure:
-        report.draw(plan, figure)
-        say(f"trees drawn into {figure}")
     if out:
-        write_trees(out, report.as_dict(plan))
+        write_trees(out, plan.to_dict())
         say(f"trees written to {out}")
     if settings:
         from magicplan.engines.tree_settings import tree_settings
-        from magicplan.report import settings as settings_report
+        from magicplan.report.settings import as_dict
 
-        found = tree_settings(plan, settings, max_size=size, max_depth=depth)
-        if json:
-            print_json(settings_report.as_dict(found))
-        else:
-            settings_report.render(found, stdout())
-    elif json:
-        print_json(report.as_dict(plan))
+        if figure:
+            put_figure(plan.to_dict(), figure)
+        put(as_dict(tree_settings(plan, settings, max_size=size, max_depth=depth)), json=json)
     else:
-        report.render(plan, stdout())
-
-
-def _value_trees(options: Options, path: Path, depth: int, json: bool) -> None:
-    from magicplan.prediction.adaptive_trees import value_trees
-    from magicplan.prediction.tree_files import read_trees
-    from magicplan.report import trees as report
-    from magicplan.report.document.terminal import print_json, stdout
-
-    found = value_trees(request_of(options, grid=False), read_trees(path), max_depth=depth)
-    if json:
-        print_json(report.worths_as_dict(found))
-    else:
-        report.render_worths(found, stdout())
+        put(plan.to_dict(), json=json, figure=figure)

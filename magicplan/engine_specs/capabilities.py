@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.tree_speculation import TreeKind
@@ -99,13 +99,13 @@ def load(text: str) -> Engine:
     """
     name, _, version = text.partition("@")
     if name not in engines():
-        raise UsageError(f"--settings {text}: expected one of {', '.join(engines())}")
+        raise FieldError("settings", f"{text}: expected one of {', '.join(engines())}")
     rows = entries(name)
     branch = version if any(row.branch == version for row in rows if row.branch) else ""
     wanted = _number(text, version) if version and not branch else NEWEST
     oldest = min((row.since for row in rows if row.since), key=lambda since: _number(text, since))
     if wanted < _number(text, oldest):
-        raise UsageError(f"--settings {text}: the oldest version known is {oldest}")
+        raise FieldError("settings", f"{text}: the oldest version known is {oldest}")
 
     def there(row: Entry) -> bool:
         if row.branch:
@@ -130,7 +130,7 @@ def _number(text: str, version: str) -> tuple[float, ...]:
             break
         numbers.append(int(part))
     if len(numbers) < 2:
-        raise UsageError(f"--settings {text}: version {version!r} is no release as in 0.19.0")
+        raise FieldError("settings", f"{text}: version {version!r} is no release as in 0.19.0")
     return tuple(numbers + [0] * (3 - len(numbers)))
 
 
@@ -275,7 +275,7 @@ def refuse_trees(stack: str) -> None:
     engine = engine_of(stack)
     if engine and not any(engine.has(what, name) for what in KINDS for name in engine.methods):
         elsewhere = engine.lacks("token_tree", "eagle3")
-        raise UsageError(f"trees true: {stack} runs no tree{elsewhere}; stack sglang does")
+        raise FieldError("trees", f"true: {stack} runs no tree{elsewhere}; stack sglang does")
 
 
 def running_trees(draft: Draft) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from magicplan.engine_specs.capabilities import load
 from magicplan.engines.nearest import TOLERANCE, other_requests, predictions, settings
 from magicplan.engines.settings import Settings, cost, drafted
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.prediction.choose import Choice, choose_everywhere
 from magicplan.prediction.request import Request
 from magicplan.prediction.result import Prediction
@@ -30,7 +30,7 @@ def choice_settings(request: Request, engine: str) -> Settings:
     known = load(engine)
     choice = choose_everywhere(request)
     if not choice.placement.fits.any():
-        raise UsageError("--settings: no cell of this grid fits; ask for more --gpus")
+        raise FieldError("settings", ": no cell of this grid fits; ask for more $gpus")
     requests = other_requests(replace(choice.resolved, request=request, draft=None), known)
     options = predictions(replace(ask, acceptance=request.acceptance) for ask in requests)
     options = [option for option in options if option.placement.fits.any()]

@@ -15,7 +15,7 @@ from magicplan.engine_specs.capabilities import ENGINES, Engine, cannot, load
 from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.prediction.candidates import small_models
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
@@ -46,9 +46,9 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     """
     known = load(engine)
     if p.resolved.draft is None:
-        raise UsageError("--settings needs a draft; --draft none has nothing to set")
+        raise FieldError("settings", "needs a draft; $draft none has nothing to set")
     if not p.placement.fits.any():
-        raise UsageError("--settings: no cell of this grid fits; ask for more --gpus")
+        raise FieldError("settings", ": no cell of this grid fits; ask for more $gpus")
     own = p
     p, nearest = _expressible(p, p.resolved.draft, known)
     if planned is not None:

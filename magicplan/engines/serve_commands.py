@@ -1,5 +1,4 @@
-"""The words of an engine's command line for a replica of a plan, and for what routes between two
-kinds of them. An engine's own option names stand in one place each."""
+"""A replica as the command lines of serving engines need it, and the words that engines share."""
 
 from __future__ import annotations
 
@@ -9,73 +8,98 @@ from dataclasses import dataclass
 from magicplan import hardware_specs, model_specs
 from magicplan.engine_specs.capabilities import Engine
 from magicplan.engines.settings import model_id
-from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import Candidate
 
 CHECKPOINTS = {"fp8": "fp8", "mxfp4": "fp4"}
-"""What a published checkpoint's quantisation is called here."""
-
-
-WRITTEN_OUT = 4
+"""Quantisations of published checkpoints, and the format that each one is here."""
+MOST_HOSTS_NAMED = 4
 """Hosts that a router's command names one by one; more are counted through by the shell."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """One replica to start: its checkpoint, formats, degrees of parallelism and limits."""
+
+    model: str
+    """Name of a preset, Hugging Face id, or path of a config.json."""
+    gpu: str
+    dtype: str
+    """Format of the weights: bf16, fp16, fp8, int8, fp4 or int4."""
+    kv_dtype: str
+    tp: int
+    pp: int
+    ep: int
+    attention_dp: int
+    """Groups of GPUs with attention, sequences and a scheduler of their own."""
+    ctx_tokens: int
+    """Tokens of the longest request, prompt and output together."""
+    sequences: int
+    """Most requests that the replica runs at once."""
+    batched_tokens: int
+    """Most tokens that one step of the replica feeds."""
+    memory_fraction: float
+    """Share of each GPU's memory that the engine may take."""
+    role: str = "serve"
+    """`serve` for all of the work, `prefill` or `decode` for one half of a disaggregated fleet."""
+    drafts: bool = False
+    """Whether it runs speculative decoding."""
+
+    @property
+    def nodes(self) -> int:
+        """Hosts that the replica spans."""
+        gpus = self.tp * self.pp * self.attention_dp
+        return math.ceil(gpus / hardware_specs.load(self.gpu).node_size)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Command:
-    """Words, an option and its value one after the other, and what they could not express."""
+    """The words of a command, options and values in turn, and what they could not express."""
 
     words: list[str]
     notes: list[str]
     before: str = ""
-    """Variables that stand before the command."""
+    """Environment variables that stand before the command."""
 
 
-def _names(best: Candidate) -> str:
-    counted = max(best.prefill_replicas, best.replicas) > WRITTEN_OUT
-    return "prefill-1, decode-1 and so on stand for the replicas' hosts" + (
-        ", which bash counts through" if counted else ""
-    )
+def checkpoint(server: Server) -> tuple[str, list[str]]:
+    """The checkpoint to serve, and notes on it.
 
-
-def _hosts(form: str, count: int) -> str:
-    """A word for every replica, %d being its number from 1."""
-    if count <= WRITTEN_OUT:
-        return " ".join(form.replace("%d", str(n + 1)) for n in range(count))
-    form = form if "%d" in form else form + "%.0s"
-    return f"$(printf -- '{form} ' {{1..{count}}})"
-
-
-def _checkpoint(ask: PlanRequest, best: Candidate) -> tuple[str, list[str]]:
-    """What to serve: the model's own checkpoint where it is in the format, or can be cast to it
-    as it loads; else one to be found."""
-    quantised = model_specs.load(ask.model).quantised
+    It is the model's own where that has the format, or can be cast to it as it loads; else a path
+    that the user has to fill in.
+    """
+    quantised = model_specs.load(server.model).quantised
     own = CHECKPOINTS.get(quantised, quantised) or "bf16"
-    if best.dtype == own or (best.dtype in ("bf16", "fp16", "fp8") and not quantised):
-        cast = best.dtype == "fp8" and not quantised
+    if server.dtype == own or (server.dtype in ("bf16", "fp16", "fp8") and not quantised):
+        cast = server.dtype == "fp8" and not quantised
         note = "16-bit weights are cast to fp8 as they load; an fp8 checkpoint needs no flag"
-        return model_id(ask.model), [note] if cast else []
-    note = f"PATH_OF_{best.dtype}_CHECKPOINT: weights in {best.dtype}, which its config.json names"
-    return f"PATH_OF_{best.dtype}_CHECKPOINT", [note]
+        return model_id(server.model), [note] if cast else []
+    path = f"PATH_OF_{server.dtype}_CHECKPOINT"
+    return path, [f"{path}: weights in {server.dtype}, which its config.json names"]
 
 
-def _formats(ask: PlanRequest, best: Candidate, engine: Engine) -> list[str]:
+def format_words(server: Server, engine: Engine) -> list[str]:
+    """Options for the formats of weights and KV cache, which vLLM and SGLang name alike."""
     words = []
-    if best.dtype == "fp16":
+    if server.dtype == "fp16":
         words += ["--dtype", "float16"]
-    if best.dtype == "fp8" and not model_specs.load(ask.model).quantised:
+    if server.dtype == "fp8" and not model_specs.load(server.model).quantised:
         words += ["--quantization", "fp8"]
-    entry = engine.has(f"kv_{best.kv_dtype}")
+    entry = engine.has(f"kv_{server.kv_dtype}")
     if entry:
         words += ["--kv-cache-dtype", entry.option]
     return words
 
 
-def _nodes(best: Candidate) -> int:
-    """Hosts that a replica needs."""
-    gpus = best.tp * best.pp * best.attention_dp
-    return math.ceil(gpus / hardware_specs.load(best.gpu).node_size)
+def hosts(form: str, count: int) -> str:
+    """A word for each of `count` replicas, whose number from 1 replaces %d in `form`."""
+    if count <= MOST_HOSTS_NAMED:
+        return " ".join(form.replace("%d", str(n + 1)) for n in range(count))
+    form = form if "%d" in form else form + "%.0s"
+    return f"$(printf -- '{form} ' {{1..{count}}})"
 
 
-def _sequences(ask: PlanRequest, best: Candidate) -> int:
-    """Requests a replica may run: what the plan counted on, not more than it holds safely."""
-    return max(1, min(ask.max_sequences, best.max_batch_per_replica))
+def host_note(prefill_replicas: int, decode_replicas: int) -> str:
+    """A sentence on the host names in a router's command."""
+    counted = max(prefill_replicas, decode_replicas) > MOST_HOSTS_NAMED
+    return "prefill-1, decode-1 and so on stand for the replicas' hosts" + (
+        ", which bash counts through" if counted else ""
+    )

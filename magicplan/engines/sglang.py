@@ -12,16 +12,13 @@ from magicplan import model_specs
 from magicplan.engine_specs.capabilities import Engine
 from magicplan.engines.serve_commands import (
     Command,
-    _checkpoint,
-    _formats,
-    _hosts,
-    _names,
-    _nodes,
-    _sequences,
+    Server,
+    checkpoint,
+    format_words,
+    host_note,
+    hosts,
 )
 from magicplan.engines.settings import Settings, cost, drafted, model_id, off_notes
-from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import Candidate
 from magicplan.prediction.adaptive_trees import TreePlan, TreePoint
 from magicplan.prediction.placement import place, scene_of
 from magicplan.prediction.resolve import Resolved
@@ -137,50 +134,51 @@ def _wide_cost(plan: TreePlan, point: TreePoint) -> float:
     return max(0.0, float(1 - (ours + rest) / (theirs + rest)))
 
 
-def sglang_command(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str, engine: Engine, *, drafts: bool
-) -> Command:
-    """`sglang.launch_server`, for all of a replica's work or as one half."""
-    checkpoint, notes = _checkpoint(ask, best)
-    words = ["python", "-m", "sglang.launch_server", "--model-path", checkpoint]
-    words += ["--tp-size", str(best.tp * best.attention_dp)]
-    if best.pp > 1:
-        words += ["--pp-size", str(best.pp)]
-    if best.attention_dp > 1:
-        words += ["--enable-dp-attention", "--dp-size", str(best.attention_dp)]
-        if model_specs.load(ask.model).latent is None:
+def sglang_command(server: Server, engine: Engine) -> Command:
+    """The `sglang.launch_server` command of a replica, whole or half of a disaggregated one."""
+    path, notes = checkpoint(server)
+    words = ["python", "-m", "sglang.launch_server", "--model-path", path]
+    words += ["--tp-size", str(server.tp * server.attention_dp)]
+    if server.pp > 1:
+        words += ["--pp-size", str(server.pp)]
+    if server.attention_dp > 1:
+        words += ["--enable-dp-attention", "--dp-size", str(server.attention_dp)]
+        if model_specs.load(server.model).latent is None:
             notes.append("--enable-dp-attention runs some families of models only: check yours")
-    if best.ep > 1:
-        words += ["--ep-size", str(best.ep)]
-    words += ["--context-length", str(ctx_tokens)]
-    words += ["--max-running-requests", str(_sequences(ask, best))]
-    words += ["--chunked-prefill-size", str(ask.batched_tokens)]
-    words += ["--mem-fraction-static", f"{min(ask.memory_fraction, 0.9):g}"]
-    if role == "serve" and not drafts:
+    if server.ep > 1:
+        words += ["--ep-size", str(server.ep)]
+    words += ["--context-length", str(server.ctx_tokens)]
+    words += ["--max-running-requests", str(server.sequences)]
+    words += ["--chunked-prefill-size", str(server.batched_tokens)]
+    words += ["--mem-fraction-static", f"{min(server.memory_fraction, 0.9):g}"]
+    if server.role == "serve" and not server.drafts:
         words += ["--enable-mixed-chunk"]
         notes.append("chunks ride along with decoding only with --enable-mixed-chunk")
-    elif role == "serve":
+    elif server.role == "serve":
         notes.append(
             "SGLang mixes no prompt chunks into decoding while it speculates: prompts interrupt "
             "decoding, where the plan has them ride along"
         )
-    words += _formats(ask, best, engine)
-    if (nodes := _nodes(best)) > 1:
-        words += ["--nnodes", str(nodes), "--node-rank", "NODE_RANK"]
+    words += format_words(server, engine)
+    if server.nodes > 1:
+        words += ["--nnodes", str(server.nodes), "--node-rank", "NODE_RANK"]
         words += ["--dist-init-addr", "FIRST_HOST:5000"]
-        notes.append(f"a replica spans {nodes} hosts: start it on each, NODE_RANK 0 on the first")
+        notes.append(
+            f"a replica spans {server.nodes} hosts: start it on each, NODE_RANK 0 on the first"
+        )
     words += ["--host", "0.0.0.0"]
-    if role != "serve":
-        words += ["--port", "30000", "--disaggregation-mode", role]
+    if server.role != "serve":
+        words += ["--port", "30000", "--disaggregation-mode", server.role]
         words += ["--disaggregation-transfer-backend", "nixl"]
         notes.append("needs pip install nixl; Mooncake is the other transfer backend")
     return Command(words=words, notes=notes)
 
 
-def sglang_router(best: Candidate) -> tuple[str, list[str]]:
+def sglang_router(prefill_replicas: int, decode_replicas: int) -> tuple[str, list[str]]:
     """SGLang's router before both kinds of replicas."""
     lines = ["python -m sglang_router.launch_router --pd-disaggregation"]
-    for kind, count in (("prefill", best.prefill_replicas), ("decode", best.replicas)):
-        lines.append(_hosts(f"--{kind} http://{kind}-%d:30000", count))
+    for kind, count in (("prefill", prefill_replicas), ("decode", decode_replicas)):
+        lines.append(hosts(f"--{kind} http://{kind}-%d:30000", count))
     lines.append("--host 0.0.0.0 --port 8000")
-    return " \\\n  ".join(lines), ["needs pip install sglang-router", _names(best)]
+    note = host_note(prefill_replicas, decode_replicas)
+    return " \\\n  ".join(lines), ["needs pip install sglang-router", note]

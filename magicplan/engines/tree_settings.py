@@ -11,7 +11,7 @@ from magicplan.engines.nearest import other_requests, predictions, settings
 from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_size, sglang_tree
 from magicplan.engines.vllm import vllm_topology, vllm_tree
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError, UsageError
 from magicplan.prediction.adaptive_trees import TreePlan, adaptive_trees
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.result import Prediction
@@ -31,7 +31,7 @@ def tree_settings(
     """
     known = load(engine)
     if len(plan.points) != 1:
-        raise UsageError("engines take one tree: give one --batch and one --ctx with --settings")
+        raise FieldError("settings", "takes one tree: give one $batch and one $ctx")
     why = cannot(drafted(plan.resolved), known)
     if not why:
         return _of_draft(plan, known)

@@ -10,16 +10,13 @@ import numpy as np
 from magicplan.engine_specs.capabilities import Engine
 from magicplan.engines.serve_commands import (
     Command,
-    _checkpoint,
-    _formats,
-    _hosts,
-    _names,
-    _nodes,
-    _sequences,
+    Server,
+    checkpoint,
+    format_words,
+    host_note,
+    hosts,
 )
 from magicplan.engines.settings import Settings, cost, drafted, model_id, off_notes
-from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import Candidate
 from magicplan.prediction.adaptive_trees import TreePlan, TreePoint
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.result import Prediction
@@ -139,60 +136,58 @@ def _chain_note(engine: Engine, method: str, point: TreePoint) -> str:
     )
 
 
-def vllm_command(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str, engine: Engine, *, drafts: bool
-) -> Command:
-    """`vllm serve`, for all of a replica's work or as one half of a disaggregated fleet."""
-    checkpoint, notes = _checkpoint(ask, best)
-    words = ["vllm", "serve", checkpoint, "--tensor-parallel-size", str(best.tp)]
-    if best.pp > 1:
-        words += ["--pipeline-parallel-size", str(best.pp)]
-    if best.attention_dp > 1:
-        words += ["--data-parallel-size", str(best.attention_dp)]
-    if best.ep > 1:
+def vllm_command(server: Server, engine: Engine) -> Command:
+    """The `vllm serve` command of a replica, whole or half of a disaggregated one."""
+    path, notes = checkpoint(server)
+    words = ["vllm", "serve", path, "--tensor-parallel-size", str(server.tp)]
+    if server.pp > 1:
+        words += ["--pipeline-parallel-size", str(server.pp)]
+    if server.attention_dp > 1:
+        words += ["--data-parallel-size", str(server.attention_dp)]
+    if server.ep > 1:
         words += ["--enable-expert-parallel"]
-    rank = best.attention_dp  # whose scheduler counts for itself
-    sequences, tokens = (-(-n // rank) for n in (_sequences(ask, best), ask.batched_tokens))
-    words += ["--max-model-len", str(ctx_tokens), "--max-num-seqs", str(sequences)]
+    rank = server.attention_dp  # whose scheduler counts for itself
+    sequences, tokens = (-(-n // rank) for n in (server.sequences, server.batched_tokens))
+    words += ["--max-model-len", str(server.ctx_tokens), "--max-num-seqs", str(sequences)]
     words += ["--max-num-batched-tokens", str(tokens)]
-    words += ["--gpu-memory-utilization", f"{ask.memory_fraction:g}"]
-    words += _formats(ask, best, engine)
-    if best.kv_dtype.startswith("int"):
+    words += ["--gpu-memory-utilization", f"{server.memory_fraction:g}"]
+    words += format_words(server, engine)
+    if server.kv_dtype.startswith("int"):
         words += ["--attention-backend", "TRITON_ATTN"]
-        notes.append(engine.cite(f"kv_{best.kv_dtype}"))
-    if (nodes := _nodes(best)) > 1:
+        notes.append(engine.cite(f"kv_{server.kv_dtype}"))
+    if server.nodes > 1:
         notes.append(
-            f"a replica spans {nodes} hosts: start it on them as vLLM's documentation of serving "
-            "on several nodes says, with Ray or --nnodes"
+            f"a replica spans {server.nodes} hosts: start it on them as vLLM's documentation of "
+            "serving on several nodes says, with Ray or --nnodes"
         )
-    if role == "serve":
+    if server.role == "serve":
         return Command(words=words, notes=notes)
-    kind = "kv_producer" if role == "prefill" else "kv_consumer"
+    kind = "kv_producer" if server.role == "prefill" else "kv_consumer"
     config = f'{{"kv_connector": "NixlConnector", "kv_role": "{kind}"}}'
     words += ["--port", "8000", "--kv-transfer-config", config]
     notes.append(
         "needs pip install nixl; HOST_ADDRESS is the host's own, as the router reaches it. Two "
         "replicas on one host need other GPUs, --port and VLLM_NIXL_SIDE_CHANNEL_PORT"
     )
-    if best.kv_dtype.startswith("int"):
+    if server.kv_dtype.startswith("int"):
         notes.append(
             f"not sure: vLLM moves quantised caches whose scales lie beside them; try {kind} with "
-            f"{best.kv_dtype} before you rely on it"
+            f"{server.kv_dtype} before you rely on it"
         )
     where = "VLLM_NIXL_SIDE_CHANNEL_HOST=HOST_ADDRESS VLLM_NIXL_SIDE_CHANNEL_PORT=5600"
     return Command(words=words, notes=notes, before=where)
 
 
-def vllm_router(best: Candidate) -> tuple[str, list[str]]:
+def vllm_router(prefill_replicas: int, decode_replicas: int) -> tuple[str, list[str]]:
     """The proxy of vLLM's documentation before both kinds of replicas."""
     lines = ["python tests/v1/kv_connector/nixl_integration/toy_proxy_server.py", "--port 8192"]
-    for kind, count in (("prefill", best.prefill_replicas), ("decode", best.replicas)):
-        hosts = _hosts(f"{kind}-%d", count)
-        lines += [f"--{kind}er-hosts {hosts}" if kind == "prefill" else f"--decoder-hosts {hosts}"]
-        ports = _hosts("8000", count)
+    for kind, count in (("prefill", prefill_replicas), ("decode", decode_replicas)):
+        names = hosts(f"{kind}-%d", count)
+        lines += [f"--{kind}er-hosts {names}" if kind == "prefill" else f"--decoder-hosts {names}"]
+        ports = hosts("8000", count)
         lines += [f"--{kind}er-ports {ports}" if kind == "prefill" else f"--decoder-ports {ports}"]
     return " \\\n  ".join(lines), [
         "the proxy of vLLM's documentation, to be run in a checkout of its repository. It calls "
         "itself a toy: for production, put a router with pools of both kinds in its place",
-        _names(best),
+        host_note(prefill_replicas, decode_replicas),
     ]

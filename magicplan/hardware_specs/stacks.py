@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import replace
 from functools import cache
@@ -21,19 +20,6 @@ def stack_constants(stack: str) -> dict[str, Any]:
 def stack_evidence(stack: str) -> list[dict[str, Any]]:
     """What a serving stack's constants rest on, a table a group of them."""
     return list(_stack(stack).get("evidence", []))
-
-
-def prefill_share(stack: str, *, dense: bool = True) -> float:
-    """Of the prefill of neighbours, what a serving benchmark of that stack shows in its time per
-    token; the rest overlaps or falls into the time to first token."""
-    found = _stack(stack)
-    return float((found if dense else found.get("experts", {})).get("prefill_share", 1.0))
-
-
-def streamed_rounds(stack: str) -> float:
-    """Rounds that a first token waits in published runs of that stack: they send several at once,
-    and do not say how many."""
-    return float(_stack(stack).get("streamed_rounds", 0.0))
 
 
 def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> dict[str, LinearFit]:
@@ -56,7 +42,6 @@ def _slower(fp8: LinearFit, bf16: LinearFit, launch: float, slowdown: float) -> 
         launch_seconds=bf16.launch_seconds + launch,
         memory_efficiency=min(fp8.memory_efficiency / slowdown, 1.0),
         compute_efficiency=min(fp8.compute_efficiency / slowdown, 1.0),
-        requantise_efficiency=math.inf,
     )
 
 

@@ -26,7 +26,7 @@ def refuse_others(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Non
     """Raises SpecError for a run of another model or stack, or of speculation that the plan has
     not: no difference from it would mean anything, and no constant fitted to it."""
     _names_the_model(ask, seen)
-    ours = ask.stack.partition("@")[0]
+    ours = ask.engine.stack.partition("@")[0]
     if seen.engine and ours in STACKS and seen.engine != ours:
         known = f"plan with --stack {seen.engine}"
         if seen.engine not in STACKS:
@@ -72,7 +72,7 @@ def doubts(
     """What to look at before any difference is believed."""
     if not _names_the_model(ask, seen):
         yield f"the file calls its model {seen.model}, taken for {ask.model}: check that it is"
-    ours = ask.stack.partition("@")[0]
+    ours = ask.engine.stack.partition("@")[0]
     if ours in STACKS and not seen.engine and seen.backend != ours:
         told = f"backend {seen.backend} is" if seen.backend else f"{seen.tool} writes only"
         yield (
@@ -161,6 +161,7 @@ def _remedy(name: str, ask: PlanRequest) -> str:
     if name.startswith("ttft"):
         return (
             "prompts queue; raise max_num_batched_tokens above "
-            f"{ask.batched_tokens}, add replicas, or check that requests are not held at a gateway"
+            f"{ask.engine.batched_tokens}, add replicas, or check that requests are not held at a "
+            "gateway"
         )
     return "see the host time below, or a clock or power limit"

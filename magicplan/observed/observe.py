@@ -84,10 +84,11 @@ def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
     question = Request(
         gpu=server.gpu, model=ask.model, tp=server.tp, pp=server.pp, ep=server.ep,
         attention_dp=server.attention_dp, dtype=_plain(server.dtype),
-        kv_dtype=_plain(server.kv_dtype), stack=ask.stack, draft=draft, draft_kv=view or None,
-        acceptance=acceptance_of(ask, server.draft), task=ask.task,
-        max_gamma=max(ask.max_gamma, 0 if server.tree else server.gamma),
-        memory_fraction=ask.memory_fraction, verify_kv_passes=ask.verify_kv_passes,
+        kv_dtype=_plain(server.kv_dtype), stack=ask.engine.stack, draft=draft,
+        draft_kv=view or None,
+        acceptance=acceptance_of(ask, server.draft), task=ask.choices.task,
+        max_gamma=max(ask.choices.max_gamma, 0 if server.tree else server.gamma),
+        memory_fraction=ask.engine.memory_fraction, verify_kv_passes=ask.engine.verify_kv_passes,
     )  # fmt: skip
     return Run(
         ask=question,
@@ -96,8 +97,8 @@ def _run(ask: PlanRequest, server: Candidate, seen: ObservedRun) -> Run:
         requests_per_s=seen.requests_per_s,
         arrival_cv2=seen.arrival_cv2,
         prompts=seen.prompts,
-        batched_tokens=ask.batched_tokens,
-        max_sequences=ask.max_sequences,
+        batched_tokens=ask.engine.batched_tokens,
+        max_sequences=ask.engine.max_sequences,
         prefix_hit_rate=seen.prefix_hit_rate,
         gamma=server.gamma or None,
         depth=server.tree.depth - 1 if server.tree else None,

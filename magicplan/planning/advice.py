@@ -39,7 +39,7 @@ def _sentences(ask: PlanRequest, best: Candidate, of: Mapping[str, Interval]) ->
             )
     for key, factor in best.violations.items():
         if key not in SLO_KEYS:
-            asked = getattr(ask, key, None)
+            asked = getattr(ask.money, key, None)
             stated = f" {asked:g}" if isinstance(asked, int | float) else ""
             yield f"{key}{stated} is passed {factor:.3g} times over: raise it, or loosen a limit"
 

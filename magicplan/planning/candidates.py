@@ -10,13 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
-from magicplan.planning.names import stock_of
+from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
     Candidate,
     Latencies,
     MemoryBars,
-    PriceUsed,
     Quantiles,
     StepBreakdown,
     TreeUsed,
@@ -41,6 +40,8 @@ class Choice:
     sized: Sized
     layout: str
     price: PriceUsed
+    stock: int
+    """GPUs of its type at hand, where the request says what is."""
 
     @property
     def gpus(self) -> int:
@@ -66,13 +67,11 @@ class Choice:
             if ratio[self.index] > 1 + 1e-9
         }
         for name, value in (("max_gpus", self.gpus), ("budget_usd_per_hour", self.cost)):
-            limit = getattr(ask, name)
+            limit = getattr(ask.money, name)
             if limit is not None and value > limit * (1 + 1e-9):
                 found[name] = value / limit
-        if ask.available is not None:
-            stock = stock_of(ask.available).get(self.price.gpu, 0)
-            if self.gpus > stock:
-                found["available"] = self.gpus / max(stock, 0.5)
+        if ask.money.available is not None and self.gpus > self.stock:
+            found["available"] = self.gpus / max(self.stock, 0.5)
         return found
 
     def broken(self, ask: PlanRequest) -> float:
@@ -83,7 +82,9 @@ class Choice:
         """Sorts choices best first: what meets the limits, or misses none by more than `near`, by
         the objective, the rest by how far it misses them; among equals, the simpler arrangement."""
         broken = max(self.broken(ask), near)
-        goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[ask.objective]
+        goal = {"cost": self.cost, "gpus": float(self.gpus), "energy": self.watts}[
+            ask.money.objective
+        ]
         goal = math.inf if math.isnan(goal) else goal
         tpot = float(self.sized.figures["tpot_p95_seconds"][self.index])
         return (broken, goal, self.gpus, float(self.layout == SPLIT), tpot)
@@ -117,7 +118,7 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
         attention_dp=row.attention_dp,
         dtype=row.replica.layout.dtype,
         kv_dtype=row.replica.layout.kv_dtype,
-        stack=ask.stack,
+        stack=ask.engine.stack,
         calibration=row.resolved.machine.calibration.name,
         draft=row.draft if gamma else "none",
         gamma=gamma,
@@ -246,7 +247,7 @@ def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
     row = choice.row
     batch = max(float(choice.sized.batch[choice.index]), 1.0)
     drafted = float(choice.sized.state.gamma[choice.index, 0])
-    available = ask.memory_fraction * row.resolved.machine.accelerator.memory_bytes
+    available = ask.engine.memory_fraction * row.resolved.machine.accelerator.memory_bytes
     own = np.maximum(row.replica.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(
         row.resolved.model, row.one_layout, batch, own, available,
@@ -274,22 +275,18 @@ def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
     return max(BOUNDS, key=lambda name: float(shares[name]))
 
 
-def choices_of(
-    ask: PlanRequest,
-    load: Load,
-    found: Fleet,
-    prices: Mapping[str, PriceUsed],
-    rejected: Counter[str],
-) -> list[Choice]:
-    """Every configuration that can serve at all, in every arrangement asked for."""
+def choices_of(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
+    """Every configuration that can serve at all, in every arrangement asked for; reasons why
+    others cannot are counted in `rejected`."""
+    ask, load, stock = question.request, question.load, question.stock or {}
     sized: list[tuple[str, Sized]] = []
-    if ask.disaggregation != "only":
-        mixed = size_mixed(load, found.states, ask.slo, ask.max_utilisation)
+    if ask.choices.disaggregation != "only":
+        mixed = size_mixed(load, found.states, ask.slo, ask.engine.max_utilisation)
         sized.append((MIXED, mixed))
-    if ask.disaggregation != "off":
-        split = size_split(load, found.states, found.pools, ask.slo, ask.max_utilisation)
+    if ask.choices.disaggregation != "off":
+        split = size_split(load, found.states, found.pools, ask.slo, ask.engine.max_utilisation)
         sized.append((SPLIT, split))
-    choices, engine = [], engine_of(ask.stack)
+    choices, engine = [], engine_of(ask.engine.stack)
     for layout, one in sized:
         for index, row in enumerate(found.rows):
             reason = _left_out(row, one, index) or _unlaunchable(engine, row, one, index, layout)
@@ -297,8 +294,9 @@ def choices_of(
                 rejected[reason] += 1
                 continue
             name = row.resolved.machine.accelerator.name
+            price, left = question.prices[name], stock.get(name, 0)
             choices.append(
-                Choice(row=row, index=index, sized=one, layout=layout, price=prices[name])
+                Choice(row=row, index=index, sized=one, layout=layout, price=price, stock=left)
             )
     return choices
 

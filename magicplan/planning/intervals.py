@@ -89,7 +89,10 @@ def intervals(
 ) -> tuple[Interval, ...]:
     """Of the best candidate; `ends` are those of its step time."""
     anew = not any(key in SLO_KEYS for key in best.violations)
-    free = replace(ask, max_gpus=None, budget_usd_per_hour=None, available=None)
+    free = replace(
+        ask,
+        money=replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None),
+    )
     residual, kind = _residual(choice), kind_of(load, choice)
     factors = (residual.low, residual.high)
     sized = needs(free, load, kind, slower=factors)
@@ -179,9 +182,9 @@ def _held(
 ) -> dict[str, Array]:
     """Figures of given numbers of replicas under the traffic of the plan."""
     if pools is None:
-        found = size_mixed(load, states, ask.slo, ask.max_utilisation, held=counts[0])
+        found = size_mixed(load, states, ask.slo, ask.engine.max_utilisation, held=counts[0])
     else:
-        found = size_split(load, states, pools, ask.slo, ask.max_utilisation, held=counts)
+        found = size_split(load, states, pools, ask.slo, ask.engine.max_utilisation, held=counts)
     state, peak = found.state, load.requests_per_s if load.users is None else load.users
     rate = state.rate[:, 0] * counts[0]
     over = found.capacity / peak

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections import Counter
 from collections.abc import Callable
@@ -19,20 +18,20 @@ from magicplan.engine_specs.capabilities import (
     refusal,
 )
 from magicplan.engines.nearest import Planned, settings
-from magicplan.engines.serve_commands import Command
+from magicplan.engines.serve_commands import Command, Server
 from magicplan.engines.settings import Settings, accepted, drafted
 from magicplan.engines.sglang import sglang_command, sglang_router
 from magicplan.engines.tree_settings import planned_tree
 from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import choices_of
+from magicplan.planning.question import CapacityQuestion
 from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import Candidate, Launch, PriceUsed
+from magicplan.planning.result import Candidate, Launch
 from magicplan.planning.schedule import grid_prediction, planned_of
 from magicplan.planning.search import fleet
 from magicplan.prediction.result import Prediction
 from magicplan.roofline.tree import Tree
-from magicplan.serving.load import load_of
 
 
 def launch_commands(
@@ -45,10 +44,10 @@ def launch_commands(
     """One command for each engine and role, the stack's own engine first; of an engine that cannot
     run the plan, why. `ctx_tokens` is the longest request; `grid` carries the speculation settings,
     `planned` what they have to leave as it is."""
-    own = ask.stack.partition("@")[0]
+    own = ask.engine.stack.partition("@")[0]
     found: list[Launch] = []
     for name in sorted(COMMANDS, key=lambda name: name != own):
-        engine = (engine_of(ask.stack) if name == own else None) or load(name)
+        engine = (engine_of(ask.engine.stack) if name == own else None) or load(name)
         wanted = _wanted(ask, best, grid)
         why = refusal(engine, wanted)
         if why:
@@ -70,13 +69,17 @@ def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> Wante
 def _of_engine(
     ask: PlanRequest, best: Candidate, ctx_tokens: int, engine: Engine, drafting: Settings
 ) -> list[Launch]:
-    """Every role of a plan in one engine. Both kinds of replicas of a split fleet get the draft,
-    whose cache is written by prompts and moves with the target's."""
+    """The commands of every role of a plan in one engine.
+
+    Both kinds of replicas of a disaggregated fleet get the draft, whose cache is written by prompts
+    and moves with the target's.
+    """
     write, route = COMMANDS[engine.name]
     roles = ("serve",) if not best.prefill_replicas else ("prefill", "decode")
     found = []
     for role in roles:
-        command = write(ask, best, ctx_tokens, role, engine, drafts=bool(drafting.text))
+        server = _server(ask, best, ctx_tokens, role, drafts=bool(drafting.text))
+        command = write(server, engine)
         found.append(
             Launch(
                 engine=engine.name,
@@ -91,10 +94,23 @@ def _of_engine(
             )
         )  # fmt: skip
     if best.prefill_replicas:
-        text, notes = route(best)
+        text, notes = route(best.prefill_replicas, best.replicas)
         notes.append(engine.cite("disaggregation"))
         found.append(Launch(engine=engine.name, role="router", command=text, notes=tuple(notes)))
     return found
+
+
+def _server(
+    ask: PlanRequest, best: Candidate, ctx_tokens: int, role: str, *, drafts: bool
+) -> Server:
+    """One replica of the plan; it runs what the plan counted on, not more than it holds safely."""
+    return Server(
+        model=ask.model, gpu=best.gpu, dtype=best.dtype, kv_dtype=best.kv_dtype, tp=best.tp,
+        pp=best.pp, ep=best.ep, attention_dp=best.attention_dp, ctx_tokens=ctx_tokens,
+        sequences=max(1, min(ask.engine.max_sequences, best.max_batch_per_replica)),
+        batched_tokens=ask.engine.batched_tokens, memory_fraction=ask.engine.memory_fraction,
+        role=role, drafts=drafts,
+    )  # fmt: skip
 
 
 def _text(command: Command, drafting: str) -> str:
@@ -163,26 +179,31 @@ def _speculation(
     return replace(found, notes=tuple(note for note in found.notes if note != basis))
 
 
-Writer = Callable[..., Command]
-
-
-COMMANDS: dict[str, tuple[Writer, Callable[[Candidate], tuple[str, list[str]]]]] = {
+Writer = Callable[[Server, Engine], Command]
+Router = Callable[[int, int], tuple[str, list[str]]]
+"""From the numbers of replicas that prefill and that decode to a router's command and notes."""
+COMMANDS: dict[str, tuple[Writer, Router]] = {
     "vllm": (vllm_command, vllm_router),
     "sglang": (sglang_command, sglang_router),
 }
 
 
-def launch_of(ask: PlanRequest, one: Candidate, replicas: int) -> tuple[Launch, ...]:
-    """One command for each engine; the candidate is a mixed one of the answer to `ask`."""
+def launch_of(question: CapacityQuestion, one: Candidate, replicas: int) -> tuple[Launch, ...]:
+    """One command for each engine; the candidate is a mixed one of the answer to `question`."""
+    asked = question.request
     own = replace(
-        ask,
-        gpus=tuple(n for n in ask.gpus if hardware_specs.load(n).name == one.gpu)[:1],
-        tp=(one.tp,), pp=one.pp, ep=one.ep, attention_dp=one.attention_dp, dtypes=(one.dtype,),
-        kv_dtypes=(one.kv_dtype,), drafts=(one.draft,), disaggregation="off", available=None,
+        asked,
+        choices=replace(
+            asked.choices,
+            gpus=tuple(n for n in asked.choices.gpus if hardware_specs.load(n).name == one.gpu),
+            tp=(one.tp,), pp=one.pp, ep=one.ep, attention_dp=one.attention_dp, dtypes=(one.dtype,),
+            kv_dtypes=(one.kv_dtype,), drafts=(one.draft,), disaggregation="off",
+        ),
+        money=replace(asked.money, available=None),
     )  # fmt: skip
-    load = load_of(own)
-    price = PriceUsed(gpu=one.gpu, usd_per_hour=math.nan, note="", indicative=False)
-    choice = choices_of(own, load, fleet(own, load), {one.gpu: price}, Counter())[0]
+    load = question.load
+    found = fleet(own, load)
+    choice = choices_of(replace(question, request=own, stock=None), found, Counter())[0]
     planned = planned_of(choice, one)
     grid = grid_prediction(own, choice, one, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())

@@ -14,8 +14,9 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.planning.launch import launch_of
-from magicplan.planning.names import stock_of
+from magicplan.planning.request import stock_of
 from magicplan.planning.result import Candidate, FleetPart, MixedFleet, Plan
+from magicplan.planning.verdict import fleet_verdict, mix_verdict
 
 CAPACITY = "capacity_requests_per_s"
 
@@ -35,11 +36,13 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     alone = sum(map(_alone, plans))
     chosen = _solve(plans, kinds, stock, [c.capacity_requests_per_s for _, c in kinds])
     if chosen is None:
-        limited = any(p.request.max_gpus or p.request.budget_usd_per_hour for p in plans)
+        limited = any(
+            p.request.money.max_gpus or p.request.money.budget_usd_per_hour for p in plans
+        )
         short = "within the GPUs available" if stock is not None else (
             "within the GPUs and the budget allowed" if limited else "at any size"
         )  # fmt: skip
-        verdict = f"no mix of replicas carries {_names(plans)} {short}"
+        verdict = f"No mix of replicas carries {_names(plans)} {short}."
         return MixedFleet(feasible=False, verdict=verdict, parts=(), gpus={},
                           cost_usd_per_hour=math.nan, alone_usd_per_hour=alone)  # fmt: skip
     parts = tuple(_part(plans[n], c, x) for (n, c), x in zip(kinds, chosen, strict=True) if x)
@@ -47,11 +50,10 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     for part in parts:
         gpus[part.gpu] = gpus.get(part.gpu, 0) + part.gpus
     cost = sum(part.cost_usd_per_hour for part in parts)
-    counts = ", ".join(f"{count} x {gpu}" for gpu, count in gpus.items())
     low, high = (_cost_at(plans, kinds, stock, end) for end in (1, 0))
     return MixedFleet(
         feasible=True,
-        verdict=f"{counts} for {cost:.2f} USD an hour",
+        verdict=fleet_verdict(gpus, cost),
         parts=parts,
         gpus=gpus,
         cost_usd_per_hour=cost,
@@ -61,9 +63,9 @@ def mixed_fleet(plans: Sequence[Plan], available: Mapping[str, int] | None = Non
     )
 
 
-def _stated(plans: Sequence[Plan]) -> dict[str, int] | None:
+def _stated(plans: Sequence[Plan]) -> Mapping[str, int] | None:
     """The GPUs at hand that the plans speak of; None where none does."""
-    stocks = [stock_of(p.request.available) for p in plans if p.request.available is not None]
+    stocks = [p.question.stock for p in plans if p.question.stock is not None]
     if any(stock != stocks[0] for stock in stocks):
         raise UsageError(
             "available differs from plan to plan: expected the same stock in each, or one for all "
@@ -127,7 +129,10 @@ def _solve(
     sizes = np.asarray([float(_size(c)) for _, c in kinds])
     for number, p in enumerate(plans):
         own = np.asarray([n == number for n, _ in kinds])
-        for limit, each in ((p.request.max_gpus, sizes), (p.request.budget_usd_per_hour, prices)):
+        for limit, each in (
+            (p.request.money.max_gpus, sizes),
+            (p.request.money.budget_usd_per_hour, prices),
+        ):
             if limit is not None:
                 constraints.append(LinearConstraint(own * each, ub=limit))
     found = milp(
@@ -146,7 +151,7 @@ def _part(p: Plan, c: Candidate, replicas: int) -> FleetPart:
         workload=p.name, gpu=c.gpu, replicas=replicas, gpus=replicas * _size(c), tp=c.tp, pp=c.pp,
         dtype=c.dtype, kv_dtype=c.kv_dtype, draft=c.draft, gamma=c.gamma,
         tree=c.tree, ep=c.ep, attention_dp=c.attention_dp,
-        launch=launch_of(p.request, c, replicas),
+        launch=launch_of(p.question, c, replicas),
         requests_per_s=replicas * c.capacity_requests_per_s / c.replicas,
         cost_usd_per_hour=replicas * c.cost_usd_per_hour / c.replicas,
     )  # fmt: skip
@@ -157,7 +162,7 @@ def _names(plans: Sequence[Plan]) -> str:
 
 
 SAME = 1 - 1e-6
-"""Of a cost: what is nearer is no saving."""
+"""Share of a cost above which another cost is no saving."""
 
 
 def with_mix(found: Plan) -> Plan:
@@ -165,17 +170,15 @@ def with_mix(found: Plan) -> Plan:
     the limits, or where cost is the objective and the mix costs less."""
     mixed, best = mixed_fleet([found]), found.best
     cheaper = mixed.cost_usd_per_hour < best.cost_usd_per_hour * SAME
-    if not mixed.feasible or (best.meets and not (cheaper and found.request.objective == "cost")):
+    if not mixed.feasible or (
+        best.meets and not (cheaper and found.request.money.objective == "cost")
+    ):
         return replace(found, mixed=mixed)
-    alone = f"{best.name}, costs {best.cost_usd_per_hour:.2f}"
-    if not best.meets:
-        worst = max(best.violations, key=best.violations.__getitem__)
-        alone = f"{best.name}, breaks {worst} by {best.violations[worst]:.2f} times"
     return replace(
         found,
         answer="mixed",
         feasible=True,
-        verdict=f"a mix: {mixed.verdict}; the best of one kind alone, {alone}",
+        verdict=mix_verdict(mixed.gpus, mixed.cost_usd_per_hour, best),
         launch=tuple(one for part in mixed.parts for one in part.launch),
         mixed=mixed,
     )

@@ -1,19 +1,28 @@
-"""The capacity question, as asked: traffic, lengths, latency limits, and what may be chosen."""
+"""The capacity question as asked: the sections of a plan file as records, every number checked.
+
+Names are looked up here too: a typo is an error with near matches, not another plan.
+"""
 
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from numbers import Real
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from functools import cache
+from typing import Annotated, Any
 
-from magicplan import model_specs
-from magicplan.errors import UsageError
-from magicplan.planning.names import as_text, check_names
-from magicplan.serving.traces import read_trace, refuse_longer
+from magicplan import hardware_specs, model_specs
+from magicplan.acceptance_specs.entry import entries, methods
+from magicplan.acceptance_specs.files import parse_acceptance
+from magicplan.engine_specs.capabilities import refuse_trees
+from magicplan.errors import FieldError, SpecError, UnknownName, UsageError
+from magicplan.fields import Span, is_number, made, number, refuse, table, whole
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.transfer import calibration_for
+from magicplan.prediction.draft_names import parse_view
+from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
+from magicplan.roofline.drafts import DRAFTS, VIEWS
+from magicplan.serving.load import Traffic
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
@@ -26,220 +35,279 @@ STATISTICS = ("mean", "p50", "p95", "p99")
 SLO_KEYS = tuple(f"{m}_{s}_seconds" for m in METRICS for s in STATISTICS)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PlanRequest:
-    """What a user asks. Exactly one of `requests_per_s`, `users`, `tokens_per_day` and `trace`
-    states the traffic; a trace also brings its own lengths."""
+def _acceptance(name: str, value: Any) -> str | Mapping[str, str]:
+    """Acceptance as text, or a table of texts by draft; numbers become text."""
 
-    model: str = "llama-3.1-8b"
-    gpus: tuple[str, ...] = DEFAULT_GPUS
-    """Accelerator types to choose from."""
+    def one(entry: Any) -> Any:
+        return str(entry) if is_number(entry) else entry
 
-    requests_per_s: float | None = None
-    users: float | None = None
-    """People who send a request, read the answer for `think_seconds`, and send the next."""
-    think_seconds: float = 0.0
-    tokens_per_day: float | None = None
-    """Output tokens of a whole day, spread evenly before the peak factor."""
-    trace: str | None = None
-    """CSV of arrivals: time, prompt tokens, output tokens. Brings its own lengths and rate."""
-    prompt: Any = None
-    """Tokens: a number, "uniform:LOW,HIGH", "lognormal:MEDIAN,P95", {"p50": 800, "p95": 4000}; a
-    trace's own, or 1024 in and 256 out."""
-    output: Any = None
-    prefix_hit_rate: float = 0.0
-    """Share of prompt tokens whose KV is found in the prefix cache."""
-    shared_prefix_tokens: float = 0.0
-    """Leading tokens that all requests share: held once a replica."""
-    peak_factor: float | None = None
-    """Busiest minutes over the mean; None is 1 for a stated rate, and a trace's busiest minute."""
-    growth: float = 0.0
-    """Share by which traffic is to grow while the plan holds: 0.5 plans for 1.5 times."""
-
-    slo: Mapping[str, float] = field(default_factory=dict)
-    """Limits in seconds by `SLO_KEYS`, such as {"ttft_p95_seconds": 1.0}."""
-    max_utilisation: float = 0.9
-    """Of the rate at which queues would grow without end, at the peak."""
-    max_gpus: int | None = None
-    budget_usd_per_hour: float | None = None
-    available: Mapping[str, int] | None = None
-    """GPUs at hand by type: no plan may take more, and a mix of types is planned as well."""
-
-    tp: tuple[int, ...] | None = None
-    """Degrees to try; None tries all that split the heads inside a node."""
-    dtypes: tuple[str, ...] = ("bf16",)
-    kv_dtypes: tuple[str, ...] = ("bf16",)
-    pp: int | None = None
-    """Pipeline stages; None tries them where no node holds the model."""
-    ep: int | None = None
-    """GPUs that whole experts are spread over; None tries none and as many as share them."""
-    attention_dp: int | None = None
-    """Groups with attention and sequences of their own; None tries one, and for mixtures of experts
-    and latent attention also as many as GPUs, with `ep` as wide."""
-    drafts: tuple[str, ...] = DEFAULT_DRAFTS
-    """`none`, a draft as in `--draft`, with its view behind a blank as in "self streaming:512"; or
-    `auto`: what the engines can run on this model."""
-    acceptance: str | Mapping[str, str] = "auto"
-    """As in `--acceptance`, for every draft or by draft."""
-    task: str | None = None
-    max_gamma: int = 8
-    trees: bool | None = None
-    """Whether drafts may also draft trees, as deep as `max_gamma`; None where the stack's engine
-    runs trees of the draft."""
-    stack: str = "vllm"
-    memory_fraction: float = 0.92
-    batched_tokens: int = 8192
-    """Most tokens that one step feeds: decode tokens first, prompt chunks with what is left."""
-    max_sequences: int = 1024
-    """Most requests that a replica runs at once."""
-    disaggregation: str = "auto"
-    """`auto` tries replicas that only prefill beside mixed ones, `off` does not, `only` insists."""
-    verify_kv_passes: float | str = "auto"
-    """How often verification reads the KV cache; `auto` is what the calibration knows."""
-    prices: str | Mapping[str, float] | None = None
-    """A TOML of prices, or {accelerator: USD an hour}; shipped ones are indicative."""
-    objective: str = "cost"
-    """cost, gpus or energy: what "best" means among plans that meet every limit."""
-    name: str = ""
-    """Title of the plan in reports."""
+    if isinstance(value, Mapping):
+        return {str(draft): one(entry) for draft, entry in value.items()}
+    found = one(value)
+    return (
+        found if isinstance(found, str) else refuse(name, value, "auto, 0.8, or a table by draft")
+    )
 
 
-NAMES = ("gpus", "dtypes", "kv_dtypes", "drafts")
-LISTS = (*NAMES, "tp")
-CHOICES = {
-    "objective": ("cost", "gpus", "energy"),
-    "disaggregation": ("auto", "off", "only"),
-}
-NUMBERS = (
-    "requests_per_s", "users", "tokens_per_day", "peak_factor", "think_seconds", "prefix_hit_rate",
-    "shared_prefix_tokens", "growth",
-)  # fmt: skip
-"""Numbers of the traffic, whose ranges `load_of` looks at; the first four may be left out."""
-WHOLE = {
-    "batched_tokens": (16, 2**20), "max_sequences": (1, 2**16), "max_gamma": (0, 64),
-}  # fmt: skip
-DEGREES = {"pp": (1, 1024), "ep": (1, 4096), "attention_dp": (1, 1024)}
-"""Of parallelism, that may be left open."""
+def _passes(name: str, value: Any) -> float | str:
+    return "auto" if value == "auto" else number(name, value, low=1, high=65)
 
 
-def request_from(options: Mapping[str, Any]) -> PlanRequest:
-    """A checked request from keyword arguments; single values where lists are meant will do.
-
-    Raises UsageError for unknown names and for limits and options that contradict each other.
-    """
-    known = {entry.name for entry in fields(PlanRequest)}
-    if unknown := set(options) - known:
-        raise UsageError(f"plan takes no {', '.join(sorted(unknown))}; it takes {sorted(known)}")
-    return checked(PlanRequest(**options))
+def _prices(name: str, value: Any) -> str | Mapping[str, float]:
+    """The path of a file of prices, or a table of them."""
+    return value if isinstance(value, str) else table(name, value, "prices")
 
 
-def checked(ask: PlanRequest) -> PlanRequest:
-    """The same request with lists as tuples, every number looked at and every name looked up.
-
-    Raises UsageError that begins with the field, SpecError for files that names lead to.
-    """
-    _check_types(ask)
-    lists = {name: _listed(name, getattr(ask, name)) for name in LISTS}
-    ask = replace(ask, **lists, acceptance=as_text(ask.acceptance))
-    for name, choices in CHOICES.items():
-        if getattr(ask, name) not in choices:
-            raise UsageError(f"{name} {getattr(ask, name)!r}: expected one of {', '.join(choices)}")
-    _check_number("max_utilisation", ask.max_utilisation, low=0.01, high=0.99)
-    _check_number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
-    if ask.verify_kv_passes != "auto":
-        _check_number("verify_kv_passes", ask.verify_kv_passes, low=1, high=65)
-    for name, (low, high) in WHOLE.items():
-        _check_whole(name, getattr(ask, name), low=low, high=high)
-    for name in ("max_gpus", "budget_usd_per_hour"):
-        if getattr(ask, name) is not None:
-            _check_number(name, getattr(ask, name), low=1e-9, high=1e9)
-    for name, (low, high) in DEGREES.items():
-        if getattr(ask, name) is not None:
-            _check_whole(name, getattr(ask, name), low=low, high=high)
-    if ask.disaggregation == "only" and ask.prefix_hit_rate == 1:
-        raise UsageError("disaggregation only: with prefix_hit_rate 1 there is nothing to prefill")
-    _check_limits(ask.slo)
-    check_names(ask)
-    if ask.trace is not None:
-        model = model_specs.load(ask.model)
-        refuse_longer(read_trace(Path(ask.trace)), model.max_ctx_tokens, model.name)
-    return ask
-
-
-def _check_types(ask: PlanRequest) -> None:
-    for name in ("model", "stack", "name", "objective", "disaggregation"):
-        if not isinstance(getattr(ask, name), str):
-            raise UsageError(f"{name} {getattr(ask, name)!r}: expected text")
-    if ask.task is not None and not isinstance(ask.task, str):
-        raise UsageError(f"task {ask.task!r}: expected text")
-    if ask.trace is not None and not isinstance(ask.trace, str | Path):
-        raise UsageError(f"trace {ask.trace!r}: expected the path of a CSV")
-    if ask.trees is not None and not isinstance(ask.trees, bool):
-        raise UsageError(f"trees {ask.trees!r}: expected true or false")
-    for name, what in (("slo", "limits"), ("available", "GPUs"), ("prices", "prices")):
-        value = getattr(ask, name)
-        path = name == "prices" and isinstance(value, str)
-        missing = name != "slo" and value is None
-        if not path and not missing and not isinstance(value, Mapping):
-            raise UsageError(f"{name} {value!r}: expected a table of {what}")
-    for name in NUMBERS:
-        value = getattr(ask, name)
-        if not _is_number(value) and not (value is None and name in NUMBERS[:4]):
-            raise UsageError(f"{name} {value!r}: expected a number")
-
-
-def _listed(name: str, value: Any) -> Any:
-    """One value or several as a tuple without repetitions."""
-    if value is None and name == "tp":
-        return None
-    what = "names" if name in NAMES else "degrees"
-    if isinstance(value, str) or _is_number(value):
-        value = (value,)
-    if not isinstance(value, Iterable) or isinstance(value, Mapping):
-        raise UsageError(f"{name} {value!r}: expected a list of {what}")
-    found = tuple(value)
-    if not found:
-        raise UsageError(f"{name} is empty: expected at least one")
-    for entry in found:
-        if name == "tp":
-            _check_whole(name, entry, low=1, high=1024)
-        elif not isinstance(entry, str):
-            raise UsageError(f"{name} {entry!r}: expected a list of {what}, as text")
-    return tuple(dict.fromkeys(found))
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
-def _check_number(name: str, value: Any, *, low: float, high: float) -> float:
-    if not _is_number(value) or not low <= value <= high or not math.isfinite(value):
-        raise UsageError(f"{name} {value!r}: expected a number from {low:g} to {high:g}")
-    return float(value)
-
-
-def _check_whole(name: str, value: Any, *, low: int, high: int) -> None:
-    if _check_number(name, value, low=low, high=high) != int(value):
-        raise UsageError(f"{name} {value!r}: expected a whole number")
-
-
-def _check_limits(slo: Mapping[str, float]) -> None:
-    for key, value in slo.items():
+def _limits(name: str, value: Any) -> Mapping[str, float]:
+    """Latency limits in seconds that do not contradict each other."""
+    slo = table(name, value, "limits")
+    for key, limit in slo.items():
         if key not in SLO_KEYS:
-            raise UsageError(f"slo.{key} is no limit: expected names such as {SLO_KEYS[2]}")
-        _check_number(f"slo.{key}", value, low=1e-6, high=1e6)
+            raise FieldError(f"slo.{key}", f"is no limit: expected names such as {SLO_KEYS[2]}")
+        number(f"slo.{key}", limit, low=1e-6, high=1e6)
     for metric in METRICS:
         ranked = [k for k in (f"{metric}_{p}_seconds" for p in STATISTICS[1:]) if k in slo]
         for low, high in itertools.pairwise(ranked):
             if slo[high] < slo[low]:
-                raise UsageError(
-                    f"slo.{high} {slo[high]:g} lies below slo.{low} {slo[low]:g}: a higher "
-                    "percentile cannot be asked to be faster; drop the looser limit"
+                raise FieldError(
+                    f"slo.{high}",
+                    f"{slo[high]:g} lies below slo.{low} {slo[low]:g}: a higher percentile cannot "
+                    "be asked to be faster; drop the looser limit",
                 )
     for statistic in STATISTICS:
-        first, whole = slo.get(f"ttft_{statistic}_seconds"), slo.get(f"e2e_{statistic}_seconds")
-        if first is not None and whole is not None and whole < first:
-            raise UsageError(
-                f"slo.e2e_{statistic}_seconds {whole:g} lies below slo.ttft_{statistic}_seconds "
-                f"{first:g}: a whole answer cannot end before its first token may come"
+        first, last = slo.get(f"ttft_{statistic}_seconds"), slo.get(f"e2e_{statistic}_seconds")
+        if first is not None and last is not None and last < first:
+            raise FieldError(
+                f"slo.e2e_{statistic}_seconds",
+                f"{last:g} lies below slo.ttft_{statistic}_seconds {first:g}: a whole answer "
+                "cannot end before its first token may come",
             )
+    return dict(slo)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SearchSpace:
+    """What the plan may choose among."""
+
+    gpus: tuple[str, ...] = DEFAULT_GPUS
+    """Accelerator types."""
+    tp: tuple[Annotated[int, Span(1, 1024)], ...] | None = None
+    """Tensor parallel degrees to try; None tries all that split the heads inside a node."""
+    pp: Annotated[int, Span(1, 1024)] | None = None
+    """Pipeline stages; None tries them where no node holds the model."""
+    ep: Annotated[int, Span(1, 4096)] | None = None
+    """GPUs that whole experts are spread over; None tries none and as many as share them."""
+    attention_dp: Annotated[int, Span(1, 1024)] | None = None
+    """Groups with attention and sequences of their own; None tries one, and for mixtures of experts
+    and latent attention also as many as GPUs, with `ep` as wide."""
+    dtypes: tuple[str, ...] = ("bf16",)
+    kv_dtypes: tuple[str, ...] = ("bf16",)
+    drafts: tuple[str, ...] = DEFAULT_DRAFTS
+    """`none`, a draft as `predict` takes it, with its cache view behind a blank as in
+    "self streaming:512"; or `auto`: what the engines can run on this model."""
+    acceptance: Annotated[str | Mapping[str, str], _acceptance] = "auto"
+    """Acceptance as `predict` takes it, for every draft or by draft."""
+    task: str | None = None
+    """The task that published acceptance should match."""
+    max_gamma: Annotated[int, Span(0, 64)] = 8
+    """Longest draft considered, in tokens."""
+    trees: bool | None = None
+    """Whether drafts may also draft trees, as deep as `max_gamma`; None where the stack's engine
+    runs trees of the draft."""
+    disaggregation: Annotated[str, ("auto", "off", "only")] = "auto"
+    """`auto` tries replicas that only prefill beside mixed ones, `off` does not, `only` insists."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class EngineSettings:
+    """How the serving engine is configured."""
+
+    stack: str = "vllm"
+    memory_fraction: Annotated[float, Span(0.01, 1)] = 0.92
+    """Share of the memory that a GPU's driver reports which the engine may take."""
+    batched_tokens: Annotated[int, Span(16, 2**20)] = 8192
+    """Most tokens that one step feeds: decode tokens first, prompt chunks with what is left."""
+    max_sequences: Annotated[int, Span(1, 2**16)] = 1024
+    """Most requests that a replica runs at once."""
+    verify_kv_passes: Annotated[float | str, _passes] = "auto"
+    """How often verification reads the KV cache; `auto` is what the calibration knows."""
+    max_utilisation: Annotated[float, Span(0.01, 0.99)] = 0.9
+    """Most that the peak may take of the rate at which queues would grow without end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Money:
+    """What GPUs cost, how many there are, and what "best" means among plans within the limits."""
+
+    objective: Annotated[str, ("cost", "gpus", "energy")] = "cost"
+    """cost, gpus or energy."""
+    prices: Annotated[str | Mapping[str, float], _prices] | None = None
+    """A TOML of prices, or {accelerator: USD an hour}; None takes shipped, indicative ones."""
+    max_gpus: Annotated[float, Span(0, 1e9, above=True)] | None = None
+    budget_usd_per_hour: Annotated[float, Span(0, 1e9, above=True)] | None = None
+    available: Mapping[str, int] | None = None
+    """GPUs at hand by type: no plan may take more, and a mix of types is planned as well."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PlanRequest:
+    """What a user asks, in the sections of a plan file."""
+
+    name: str = ""
+    """Title of the plan in reports."""
+    model: str = "llama-3.1-8b"
+    traffic: Traffic
+    slo: Annotated[Mapping[str, float], _limits] = field(default_factory=dict)
+    """Limits in seconds by `SLO_KEYS`, such as {"ttft_p95_seconds": 1.0}."""
+    choices: SearchSpace = field(default_factory=SearchSpace)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    money: Money = field(default_factory=Money)
+
+    def flat(self) -> dict[str, Any]:
+        """Every field by its own name, as keywords and the JSON document have them."""
+        found = {"model": self.model, "slo": self.slo, "name": self.name}
+        for section in RECORDS:
+            record = getattr(self, section)
+            found |= {entry.name: getattr(record, entry.name) for entry in fields(record)}
+        return found
+
+
+RECORDS: dict[str, type[Any]] = {
+    "traffic": Traffic, "choices": SearchSpace, "engine": EngineSettings, "money": Money,
+}  # fmt: skip
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "": ("name", "model"),
+    "traffic": tuple(entry.name for entry in fields(Traffic)),
+    "slo": SLO_KEYS,
+    **{
+        section: tuple(entry.name for entry in fields(RECORDS[section]))
+        for section in ("choices", "engine", "money")
+    },
+}
+"""Fields of a plan by section of its file; "" is what stands before the first section."""
+FIELDS = ("name", "model", "slo", *(name for record in RECORDS for name in SECTIONS[record]))
+"""Keywords of `plan`."""
+
+
+def request_from(options: Mapping[str, Any]) -> PlanRequest:
+    """A request from flat keywords; single values where lists are meant will do.
+
+    Types and ranges are checked, names and files are not looked at. Raises FieldError, and
+    UsageError for a keyword that is no field.
+    """
+    if unknown := set(options) - set(FIELDS):
+        raise UsageError(
+            f"plan takes no {', '.join(sorted(unknown))}; it takes {', '.join(sorted(FIELDS))}"
+        )
+    records = {
+        section: made(record, {k: v for k, v in options.items() if k in SECTIONS[section]})
+        for section, record in RECORDS.items()
+    }
+    top = {name: options[name] for name in ("name", "model", "slo") if name in options}
+    return made(PlanRequest, top | records)
+
+
+WORKLOADS = (
+    "chat", "code", "math", "reasoning", "retrieval", "rag", "agents", "summarization",
+    "translation",
+)  # fmt: skip
+"""Tasks that users have and no table names: acceptance is then stretched, and says so."""
+
+
+def check_names(ask: PlanRequest, gpu: Accelerator) -> None:
+    """Look up every name besides the model and the GPUs, of which `gpu` is the first.
+
+    Raises FieldError, SpecError for a file.
+    """
+    choices, stack = ask.choices, ask.engine.stack
+    looked_up("stack", lambda name: calibration_for(gpu, name), stack)
+    if choices.trees:
+        refuse_trees(stack)
+    for name in choices.dtypes:
+        _one_of("dtypes", name, BYTES_PER_WEIGHT)
+    for name in choices.kv_dtypes:
+        _one_of("kv_dtypes", name, BYTES_PER_KV_NUMBER)
+    for name in choices.drafts:
+        if name not in ("none", "auto"):
+            looked_up("drafts", _check_draft, name)
+    asked = choices.task
+    if asked is not None and not any(asked.lower() in task.lower() for task in tasks()):
+        hint = f"known: {', '.join(tasks())}; leave it out, or state acceptance"
+        raise FieldError("task", f": {UnknownName('task', asked, tasks(), hint)}")
+    if isinstance(choices.acceptance, str):
+        _check_acceptance("acceptance", choices.acceptance)
+    else:
+        for name, text in choices.acceptance.items():
+            looked_up(f"acceptance.{name}", _check_draft, name)
+            _check_acceptance(f"acceptance.{name}", text)
+
+
+def stock_of(available: Mapping[str, int]) -> dict[str, int]:
+    """GPUs at hand by accelerator. Raises FieldError for unknown names and bad counts."""
+    found = {}
+    for name, count in available.items():
+        field = f"available.{name}"
+        accelerator = looked_up(field, hardware_specs.load, name)
+        found[accelerator.name] = whole(field, count, low=0, high=10**6)
+    return found
+
+
+def looked_up(field: str, find: Callable[[str], Any], name: str) -> Any:
+    """What `find` makes of a name. Raises its errors as a FieldError of the field, and those of
+    files as they are."""
+    try:
+        return find(name)
+    except SpecError:
+        raise
+    except UsageError as problem:
+        raise FieldError(field, f": {problem}") from None
+
+
+@cache
+def tasks() -> tuple[str, ...]:
+    """Every task that acceptance was measured on, and `WORKLOADS`."""
+    measured = {entry.task for method in methods() for entry in entries(method)}
+    return (*WORKLOADS, *sorted(measured - {"not recorded"}, key=str.lower))
+
+
+def _one_of(field: str, name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        problem = UnknownName("format", name, known, f"expected one of {', '.join(known)}")
+        raise FieldError(field, f": {problem}")
+
+
+def _check_draft(text: str) -> None:
+    """A way of drafting or a smaller model, with its view behind a blank."""
+    name, _, view = text.partition(" ")
+    way, _, rest = name.partition(":")
+    if way not in DRAFTS:
+        _check_small(name)
+    elif rest:
+        small, _, inner = rest.partition(":")
+        if not DRAFTS[way].small:
+            raise UsageError(
+                f"{name!r}: {way} takes no smaller model; a view of the cache stands behind a "
+                "blank, as in 'self streaming:512'"
+            )
+        if inner and not (inner.isdigit() and 1 <= int(inner) <= 16):
+            raise UsageError(f"{name!r}: expected 1 to 16 inner tokens after the model")
+        if small:
+            _check_small(small)
+    if view and view not in VIEWS:  # a kind alone is every budget
+        parse_view(view)
+
+
+def _check_small(name: str) -> None:
+    try:
+        model_specs.load(name)
+    except UnknownName:
+        known = ("none", "auto", *DRAFTS, *model_specs.names())
+        hint = f"expected {', '.join(DRAFTS)}, a smaller model, or a path to its config.json"
+        raise UnknownName("draft", name, known, hint) from None
+
+
+def _check_acceptance(field: str, text: Any) -> None:
+    if not isinstance(text, str):
+        raise FieldError(field, f"{text!r}: expected auto, or text such as 0.8")
+    if text != "auto":
+        looked_up(field, parse_acceptance, text)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.prediction.result import plain
 
@@ -315,16 +316,6 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class PriceUsed:
-    """USD for one GPU for an hour; `indicative` marks shipped list prices of the date in `note`."""
-
-    gpu: str
-    usd_per_hour: float
-    note: str
-    indicative: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ObservedFigure:
     """One figure of a running server beside the prediction for it."""
 
@@ -453,11 +444,17 @@ class Plan:
     observed: Observation | None = None
     mixed: MixedFleet | None = None
     """The cheapest mix within the GPUs at hand, where the request says what is at hand."""
-    request: PlanRequest = field(repr=False)
+    question: CapacityQuestion = field(repr=False)
+
+    @property
+    def request(self) -> PlanRequest:
+        """What was asked."""
+        return self.question.request
 
     def to_dict(self) -> dict[str, Any]:
         """The plan's JSON: plain numbers and lists, null for what is absent."""
-        return {"schema": SCHEMA, **_document(self)}
+        told = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "question"}
+        return {"schema": SCHEMA, **_document(told | {"request": self.request.flat()})}
 
 
 def _document(value: Any) -> Any:

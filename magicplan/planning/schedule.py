@@ -42,7 +42,8 @@ def grid_prediction(
         name, _, view = text.partition(" ")
         question = replace(
             row.resolved.request, draft=name, draft_kv=view or None,
-            acceptance=acceptance_of(ask, text), task=ask.task, max_gamma=ask.max_gamma,
+            acceptance=acceptance_of(ask, text), task=ask.choices.task,
+            max_gamma=ask.choices.max_gamma,
             gpus=row.gpus_per_replica, tp=row.tp, pp=row.pp, ep=row.ep,
             attention_dp=row.attention_dp, batch=batches, ctx=_contexts(choice),
         )  # fmt: skip

@@ -6,21 +6,28 @@ Loops run over GPU types, formats and drafts; layouts, batches and draft lengths
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
+
+import numpy as np
 
 from magicplan import model_specs
 from magicplan.engine_specs.capabilities import engine_of, kv_refusal, tree_kind
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.layouts import layouts_of
 from magicplan.planning.request import PlanRequest
 from magicplan.prediction.draft_names import every_budget
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.deployment import Deployment
+from magicplan.roofline.memory import (
+    candidate_layouts,
+    footprint,
+    splits_evenly,
+    tensor_parallel_degrees,
+)
 from magicplan.serving.load import Load
 from magicplan.serving.replica import (
     DEGREES,
@@ -104,10 +111,10 @@ class Fleet:
 def limits_of(ask: PlanRequest) -> EngineLimits:
     """The engine as configured."""
     return EngineLimits(
-        batched_tokens=float(ask.batched_tokens),
-        max_sequences=float(ask.max_sequences),
-        memory_fraction=ask.memory_fraction,
-        kv_passes=passes_of(ask.verify_kv_passes),
+        batched_tokens=float(ask.engine.batched_tokens),
+        max_sequences=float(ask.engine.max_sequences),
+        memory_fraction=ask.engine.memory_fraction,
+        kv_passes=passes_of(ask.engine.verify_kv_passes),
     )
 
 
@@ -123,7 +130,7 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
         if not layouts:
             rejected["no tensor parallel degree asked for splits its heads or fits its node"] += 1
             continue
-        longest = ask.max_gamma if set(ask.drafts) != {"none"} else 0
+        longest = ask.choices.max_gamma if set(ask.choices.drafts) != {"none"} else 0
         drafts = list(_drafts(ask, base, rejected))
         for layout in layouts:
             shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
@@ -154,21 +161,23 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
 def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:
     """One resolved question for each GPU type and pair of formats."""
     ctx = max(int(load.contexts().mean()), 1)
-    for gpu in ask.gpus:
-        for dtype in ask.dtypes:
-            for kv_dtype in ask.kv_dtypes:
+    choices, engine = ask.choices, ask.engine
+    for gpu in choices.gpus:
+        for dtype in choices.dtypes:
+            for kv_dtype in choices.kv_dtypes:
                 question = Request(
                     gpu=gpu, model=ask.model, ctx=ctx, dtype=_plain(dtype),
-                    kv_dtype=_plain(kv_dtype), stack=ask.stack, draft="none", ep=ask.ep or 1,
-                    attention_dp=ask.attention_dp or 1, memory_fraction=ask.memory_fraction,
-                    verify_kv_passes=ask.verify_kv_passes,
+                    kv_dtype=_plain(kv_dtype), stack=engine.stack, draft="none",
+                    ep=choices.ep or 1, attention_dp=choices.attention_dp or 1,
+                    memory_fraction=engine.memory_fraction,
+                    verify_kv_passes=engine.verify_kv_passes,
                 )  # fmt: skip
                 try:
                     found = resolve(question)
-                    _refuse_format(ask.stack, found)
+                    _refuse_format(ask.engine.stack, found)
                     yield found
                 except UsageError as problem:
-                    if len(ask.gpus) * len(ask.dtypes) * len(ask.kv_dtypes) == 1:
+                    if len(choices.gpus) * len(choices.dtypes) * len(choices.kv_dtypes) == 1:
                         raise
                     rejected[str(problem)] += 1
 
@@ -196,36 +205,37 @@ def _drafts(
         name, _, view = text.partition(" ")
         question = replace(
             base.request, draft=name, draft_kv=view or None,
-            acceptance=acceptance_of(ask, text), task=ask.task,
-            max_gamma=ask.max_gamma,
+            acceptance=acceptance_of(ask, text), task=ask.choices.task,
+            max_gamma=ask.choices.max_gamma,
         )  # fmt: skip
         try:
             resolved = resolve(question)
         except UsageError as problem:
-            if ask.drafts == (text,):
+            if ask.choices.drafts == (text,):
                 raise
             rejected[f"draft {text}: {problem}"] += 1
             continue
         spec = Speculation(
             draft=resolved.draft,
             acceptance=resolved.acceptance,
-            trees=tree_kind(ask.stack, resolved.draft, ask.trees),
+            trees=tree_kind(ask.engine.stack, resolved.draft, ask.choices.trees),
         )
         yield text, spec, resolved
 
 
 def acceptance_of(ask: PlanRequest, text: str) -> str:
     """What is stated for a draft: for its view and budget, for its view, or for all its views."""
-    if isinstance(ask.acceptance, str):
-        return ask.acceptance
+    stated = ask.choices.acceptance
+    if isinstance(stated, str):
+        return stated
     name, (kind, _, _) = text.partition(" ")[0], text.partition(":")
     keys = (text, kind, name)
-    return next((ask.acceptance[key] for key in keys if key in ask.acceptance), "auto")
+    return next((stated[key] for key in keys if key in stated), "auto")
 
 
 def drafts_of(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
     """Every draft asked for, `auto` and views without a budget written out."""
-    for text in ask.drafts:
+    for text in ask.choices.drafts:
         if text != "auto":
             yield from every_budget(text)
             continue
@@ -235,3 +245,82 @@ def drafts_of(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
         small = SMALL_DRAFTS.get(model.vocab)
         if small and 3 * model_specs.load(small).parameters <= model.parameters:
             yield small
+
+
+Degrees = tuple[int, int, int, int]
+"""Tensor parallel, pipeline, expert parallel, attention data parallel."""
+
+
+def layouts_of(ask: PlanRequest, base: Resolved) -> tuple[Deployment, ...]:
+    """Layouts worth trying for a replica, as degrees [layout]; none where nothing splits evenly.
+
+    Experts may be split over the tensor-parallel GPUs or spread whole over them (ep = tp): vLLM's
+    --enable-expert-parallel, SGLang's --ep-size. And every GPU may run the attention of its own
+    sequences while experts are spread over all of them (tp = 1, ep = attention_dp = N): vLLM's
+    --data-parallel-size, SGLang's --enable-dp-attention; it pays where tensor parallelism would
+    hold the same KV cache on every GPU, as under latent attention. Layouts whose experts exchange
+    tokens stand apart, for that is another collective.
+    """
+    ranks = _ranks(ask, base)
+    degrees = dict.fromkeys([*_with_experts(ask, base.model, ranks), *_data_parallel(ask, base)])
+    exchanging = [(tp, pp, ep, dp) for tp, pp, ep, dp in degrees if ep > 1 and dp > 1]
+    others = [one for one in degrees if one not in exchanging]
+    return tuple(_deployment(base, some) for some in (others, exchanging) if some)
+
+
+def _deployment(base: Resolved, degrees: Sequence[Degrees]) -> Deployment:
+    tp, pp, ep, dp = np.asarray(degrees, dtype=np.float64).T
+    return replace(base.layout, tp=tp, pp=pp, ep=ep, attention_dp=dp)
+
+
+def _ranks(ask: PlanRequest, base: Resolved) -> list[tuple[int, int]]:
+    """Tensor parallel degrees inside a node, and pipeline stages where none of them is enough."""
+    model, accelerator = base.model, base.machine.accelerator
+    degrees = list(candidate_layouts(model, accelerator))
+    one_node = [(tp, pp) for tp, pp in degrees if pp == 1]
+    if any(_holds(ask, base, tp) for tp, _ in one_node):
+        degrees = one_node
+    if ask.choices.tp is not None:
+        degrees = [(tp, 1) for tp in ask.choices.tp if splits_evenly(model, tp)]
+    pp = ask.choices.pp
+    if pp is not None:
+        degrees = sorted({(tp, pp) for tp, _ in degrees if pp <= model.layers})
+    return degrees
+
+
+def _with_experts(
+    ask: PlanRequest, model: ModelShape, ranks: Sequence[tuple[int, int]]
+) -> list[Degrees]:
+    """Each of them with its experts split, then with its experts whole; or as asked for."""
+    dp = ask.choices.attention_dp or 1
+    if ask.choices.ep is not None or model.experts is None:
+        ep = ask.choices.ep or 1
+        return [(tp, pp, ep, dp) for tp, pp in ranks if tp * dp % ep == 0]
+    whole = [(tp, pp) for tp, pp in ranks if tp * dp > 1 and model.experts.count % (tp * dp) == 0]
+    split = [(tp, pp, 1, dp) for tp, pp in ranks]
+    return split if dp > 1 else [*split, *((tp, pp, tp, 1) for tp, pp in whole)]
+
+
+def _data_parallel(ask: PlanRequest, base: Resolved) -> list[Degrees]:
+    """As many groups of one GPU each as tensor parallelism would take, inside a node."""
+    model, experts = base.model, base.model.experts
+    if experts is None and model.latent is None:
+        return []
+    if 1 not in (ask.choices.tp or (1,)) or 1 not in (ask.choices.pp or 1, 1):
+        return []
+    found: list[Degrees] = []
+    for dp in tensor_parallel_degrees(model, base.machine.accelerator):
+        ep = dp if experts else 1
+        even = experts is None or experts.count % ep == 0
+        wanted = ask.choices.attention_dp in (None, dp) and ask.choices.ep in (None, ep)
+        if dp > 1 and even and wanted:
+            found.append((1, 1, ep, dp))
+    return found
+
+
+def _holds(ask: PlanRequest, base: Resolved, tp: int) -> bool:
+    """Whether that many GPUs hold the weights and one request of the length planned for."""
+    layout = replace(base.layout, tp=float(tp), pp=1.0)
+    available = base.machine.accelerator.memory_bytes * ask.engine.memory_fraction
+    ctx = float(np.max(base.final_ctx))
+    return bool(np.all(footprint(base.model, layout, 1.0, ctx, available).fits))

@@ -69,9 +69,9 @@ def needs(
     found: Sized
     if kind.pools is not None:
         pools = at_speeds(kind.pools, factors)
-        found = size_split(load, states, pools, asked.slo, ask.max_utilisation)
+        found = size_split(load, states, pools, asked.slo, ask.engine.max_utilisation)
     else:
-        found = size_mixed(load, states, asked.slo, ask.max_utilisation)
+        found = size_mixed(load, states, asked.slo, ask.engine.max_utilisation)
     choices = [replace(kind.choice, sized=found, index=i) for i in range(factors.size)]
     return [_needs(asked, load, choice) for choice in choices]
 

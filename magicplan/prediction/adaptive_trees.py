@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.prediction.tree_files import SCHEMA
+from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.draft_cost import catch_up_seconds
 from magicplan.roofline.speculation import rounds, verify_seconds
@@ -52,7 +53,21 @@ class TreePlan:
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `magicplan tree`, which is also its file. A row of `mask` tells which nodes
         that node sees, itself included."""
-        return {"schema": SCHEMA, "points": [_document(point) for point in self.points]}
+        gains = [
+            (p.speedup, p.batch, p.ctx_tokens, f"{p.size} nodes in {p.depth} levels")
+            for p in self.points
+            if p.fits and p.size > 1
+        ]
+        fits = any(p.fits for p in self.points)
+        return {
+            "schema": SCHEMA,
+            "accelerator": self.resolved.machine.accelerator.name,
+            "model": self.resolved.model.name,
+            "draft": self.resolved.draft.name if self.resolved.draft else "none",
+            "verdict": {"text": most_sentence("Trees bring", gains, fits=fits)},
+            "points": [_document(point) for point in self.points],
+            "assumptions": list(self.assumptions),
+        }
 
 
 def _document(point: TreePoint) -> dict[str, Any]:
@@ -63,6 +78,7 @@ def _document(point: TreePoint) -> dict[str, Any]:
     tree = point.tree
     return {name: getattr(point, name) for name in names} | {
         "parents": list(tree.parents),
+        "accepted": [float(weight) for weight in point.weights],
         "level_widths": list(tree.level_widths),
         "mask": ["".join("01"[seen] for seen in row) for row in tree.mask().tolist()],
     }
@@ -73,7 +89,7 @@ def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12)
     ask = resolve(request)
     draft = ask.draft
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     placement = place(ask)
     scene = scene_of(ask, placement)
     limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
@@ -152,18 +168,31 @@ class Valued:
     best_size: int
     best_speedup: float
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON of `magicplan tree --from`."""
+        names = ("tokens_per_round", "round_seconds", "speedup", "loss")
+        return {
+            "schema": "magicplan.tree_worth/1",
+            "best": {"size": self.best_size, "speedup": self.best_speedup},
+            "trees": [
+                {"size": worth.tree.size, "depth": worth.tree.depth}
+                | {name: getattr(worth, name) for name in names}
+                for worth in self.worths
+            ],
+        }
+
 
 def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> Valued:
     """Time and worth of every tree. Raises UsageError for a grid or a draft without trees."""
     ask = resolve(request)
     draft = ask.draft
     if not ask.scalar:
-        raise UsageError("--from values trees on one workload: give one --batch and one --ctx")
+        raise FieldError("from", "values trees on one workload: give one $batch and one $ctx")
     if draft is None or not draft.grows_trees:
-        raise UsageError(f"--draft {request.draft} cannot draft a tree; choose self or a model")
+        raise FieldError("draft", f"{request.draft} cannot draft a tree; choose self or a model")
     largest = max(tree.size for tree in trees)
     if largest > LARGEST:
-        raise UsageError(f"--from: a tree of {largest} nodes, expected at most {LARGEST}")
+        raise FieldError("from", f": a tree of {largest} nodes, expected at most {LARGEST}")
     scene = scene_of(ask, place(ask))
     depth = max(max_depth, *(tree.depth for tree in trees))
     limits = Limits(size=max(64, largest), depth=depth, ranks=request.tree_ranks)

@@ -15,6 +15,7 @@ from magicplan.prediction.draft_names import acceptance_for
 from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved
+from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import Rounds, Scene, rounds
@@ -76,12 +77,22 @@ class Choice:
     left_out: tuple[LeftOut, ...]
     assumptions: tuple[str, ...]
 
+    @property
+    def verdict(self) -> str:
+        """How much the best choices bring, and where."""
+        gains = [
+            (c.speedup, c.batch, c.ctx_tokens, c.draft) for c in self.cells if c.kind != "none"
+        ]
+        fits = any(cell.fits for cell in self.cells)
+        return most_sentence("Speculation brings", gains, fits=fits)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `magicplan sweep --choice`, a record a cell."""
         return {
             "schema": "magicplan.choice/1",
             "accelerator": self.resolved.machine.accelerator.name,
             "model": self.resolved.model.name,
+            "verdict": {"text": self.verdict},
             "cells": [asdict(cell) for cell in self.cells],
             "left_out": [{"method": e.method, "reason": e.reason} for e in self.left_out],
             "assumptions": list(self.assumptions),

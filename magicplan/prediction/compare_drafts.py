@@ -14,6 +14,7 @@ from magicplan.prediction.draft_names import acceptance_for
 from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import MAX_GAMMA, Resolved, resolve
+from magicplan.prediction.verdict import Verdict, drafts_verdict
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.drafts import Draft
@@ -54,11 +55,30 @@ class Comparison:
     left_out: tuple[LeftOut, ...]
     assumptions: tuple[str, ...]
 
+    @property
+    def verdict(self) -> Verdict:
+        """Whether to speculate, by the fastest of all plans."""
+        if not self.plans:
+            return drafts_verdict(None, "", None)
+        best = self.plans[0]
+        if best.kind == "chain":
+            return drafts_verdict(best, f"gamma {best.tree.size - 1}", best.tree.size - 1)
+        shape = f"a tree of {best.tree.size} nodes in {best.tree.depth} levels"
+        return drafts_verdict(best, shape, None)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON of `magicplan drafts`."""
         names = [n for n in Plan.__dataclass_fields__ if n != "tree"]
+        ask = self.resolved
         return {
             "schema": "magicplan.drafts/1",
+            "accelerator": ask.machine.accelerator.name,
+            "model": ask.model.name,
+            "gpus": int(np.max(self.placement.layout.gpus)),
+            "batch": int(ask.batch[0, 0]),
+            "ctx_tokens": int(ask.final_ctx[0, 0] - ask.request.output),
+            "stack": ask.request.stack,
+            "verdict": self.verdict.to_dict(),
             "step_seconds": self.step_seconds,
             "tokens_per_s": self.tokens_per_s,
             "plans": [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from magicplan import model_specs
 from magicplan.acceptance_specs.choose import Wanted, choose, choose_both
-from magicplan.errors import UnknownName, UsageError
+from magicplan.errors import FieldError, UnknownName
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_WEIGHT, Array
@@ -53,11 +53,11 @@ def parse_view(text: str) -> KvView:
         return FULL
     if kind not in VIEWS or not number.isdigit() or not 1 <= int(number) <= MAX_VIEW_TOKENS:
         shapes = ", ".join(f"{name}:N" for name in VIEWS)
-        raise UsageError(f"--draft-kv {text!r}: expected full or one of {shapes}")
+        raise FieldError("draft_kv", f"{text!r}: expected full or one of {shapes}")
     least, of_what = LEAST_TOKENS.get(kind, (1, ""))
     if int(number) < least:
-        raise UsageError(
-            f"--draft-kv {text}: {of_what} has {least} tokens; expected {least} or more"
+        raise FieldError(
+            "draft_kv", f"{text}: {of_what} has {least} tokens; expected {least} or more"
         )
     return VIEWS[kind](float(number))
 
@@ -69,7 +69,9 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     name, rest = split_name(ask.draft)
     small, _, inner = rest.partition(":")
     if not name.strip():
-        raise UsageError(f"--draft is empty; expected none, {', '.join(DRAFTS)} or a smaller model")
+        raise FieldError(
+            "draft", f"is empty; expected none, {', '.join(DRAFTS)} or a smaller model"
+        )
     view = parse_view(ask.draft_kv) if ask.draft_kv else None
     _refuse_formats(ask, name, view)
     question = DraftRequest(
@@ -94,22 +96,22 @@ def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
     """A KV view or a weight format that the draft cannot have."""
     sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
     if view and view.name.startswith("streaming") and (view.budget_tokens or 0) <= sinks:
-        raise UsageError(
-            f"--draft-kv {ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
+        raise FieldError(
+            "draft_kv", f"{ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
         )
     if view and name in WITHOUT_CACHE:
-        raise UsageError(f"--draft-kv {ask.draft_kv}: drafting by {name} reads no KV cache")
+        raise FieldError("draft_kv", f"{ask.draft_kv}: drafting by {name} reads no KV cache")
     if ask.draft_dtype is not None and name in WITHOUT_MODEL:
-        raise UsageError(f"--draft-dtype {ask.draft_dtype}: drafting by {name} has no weights")
+        raise FieldError("draft_dtype", f"{ask.draft_dtype}: drafting by {name} has no weights")
     if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
-        raise UsageError(
-            f"--draft-dtype {ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
+        raise FieldError(
+            "draft_dtype", f"{ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
         )
 
 
 def _inner_gamma(ask: Request, text: str) -> int:
     if text and not (text.isdigit() and 1 <= int(text) <= 16):
-        raise UsageError(f"--draft {ask.draft}: expected 1 to 16 inner tokens after the model")
+        raise FieldError("draft", f"{ask.draft}: expected 1 to 16 inner tokens after the model")
     return int(text or 2)
 
 
@@ -122,7 +124,7 @@ def _small(ask: Request, name: str, small: str) -> ModelShape | None:
             known = ("none", *DRAFTS, *model_specs.names())
             raise UnknownName("draft", ask.draft, known, hint) from None
     if small and not (DRAFTS[name].small or DRAFTS[name].takes_small):
-        raise UsageError(f"--draft {ask.draft}: {name} takes no smaller model")
+        raise FieldError("draft", f"{ask.draft}: {name} takes no smaller model")
     small = small or DRAFTS[name].small
     return model_specs.load(small) if small else None
 

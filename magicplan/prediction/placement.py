@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.errors import DoesNotFit, UsageError
+from magicplan.errors import DoesNotFit, FieldError
 from magicplan.prediction.resolve import Resolved, passes_of
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.memory import (
@@ -157,9 +157,10 @@ def _candidates(ask: Resolved) -> list[Candidate]:
     layouts = list(candidate_layouts(model, accelerator))
     if request.pp is not None:
         if not 1 <= request.pp <= model.layers:
-            raise UsageError(
-                f"--pp {request.pp}: {model.name} has {model.layers} layers; "
-                f"expected 1 to {model.layers}"
+            raise FieldError(
+                "pp",
+                f"{request.pp}: {model.name} has {model.layers} layers; "
+                f"expected 1 to {model.layers}",
             )
         layouts = [(tp, request.pp) for tp, pp in layouts if pp == 1]
     if request.tp != "auto":
@@ -168,9 +169,10 @@ def _candidates(ask: Resolved) -> list[Candidate]:
     dp = request.attention_dp
     layouts = [(tp, pp) for tp, pp in layouts if (tp * dp) % request.ep == 0]
     if not layouts:
-        raise UsageError(
-            f"--ep {request.ep}: no tensor parallel degree of {model.name} times --attention-dp "
-            f"{dp} is a multiple of it; give --tp or --attention-dp"
+        raise FieldError(
+            "ep",
+            f"{request.ep}: no tensor parallel degree of {model.name} times $attention_dp "
+            f"{dp} is a multiple of it; give $tp or $attention_dp",
         )
     if request.gpus == "auto":
         return [Candidate(tp=tp, pp=pp, replicas=None) for tp, pp in layouts]
@@ -181,7 +183,7 @@ def _exactly(ask: Resolved, layouts: list[tuple[int, int]]) -> list[Candidate]:
     """Layouts of which a whole number of replicas makes up the GPUs asked for."""
     asked = ask.request.gpus
     if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked <= MAX_GPUS:
-        raise UsageError(f"--gpus {asked}: expected auto or a whole number from 1 to {MAX_GPUS}")
+        raise FieldError("gpus", f"{asked}: expected auto or a whole number from 1 to {MAX_GPUS}")
     dp = ask.request.attention_dp
     found = [
         Candidate(tp=tp, pp=pp, replicas=asked // (tp * pp * dp))
@@ -190,9 +192,10 @@ def _exactly(ask: Resolved, layouts: list[tuple[int, int]]) -> list[Candidate]:
     ]
     if not found:
         sizes = sorted({tp * pp * dp for tp, pp in layouts})
-        raise UsageError(
-            f"--gpus {asked} is not a multiple of any replica size possible here: "
-            f"{', '.join(map(str, sizes))}"
+        raise FieldError(
+            "gpus",
+            f"{asked} is not a multiple of any replica size possible here: "
+            f"{', '.join(map(str, sizes))}",
         )
     return found
 
@@ -202,9 +205,10 @@ def _degree(ask: Resolved) -> int:
     asked, model = ask.request.tp, ask.model
     good = [d for d in range(1, model.q_heads + 1) if splits_evenly(model, d)]
     if not isinstance(asked, int) or isinstance(asked, bool) or asked not in good:
-        raise UsageError(
-            f"--tp {asked} does not split the {model.q_heads} query and {model.kv_heads} KV heads "
-            f"of {model.name}; it can be {', '.join(map(str, good))}"
+        raise FieldError(
+            "tp",
+            f"{asked} does not split the {model.q_heads} query and {model.kv_heads} KV heads "
+            f"of {model.name}; it can be {', '.join(map(str, good))}",
         )
     return asked
 

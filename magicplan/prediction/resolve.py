@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from magicplan import hardware_specs, model_specs
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
+from magicplan.fields import number, one_of, refuse, whole
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
 from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
@@ -20,17 +19,9 @@ from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine
 
 MAX_BATCH = 2.0**20
-
-
 MAX_TOKENS = 2.0**30
-
-
 MAX_GAMMA = 64
-
-
 BATCHINGS = ("continuous", "static")
-
-
 TREE_RANKS = ("pooled", "raw", "power-law")
 
 
@@ -64,16 +55,16 @@ def resolve(ask: Request) -> Resolved:
     if model.experts:
         calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
     machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
-    batch = counts("--batch", ask.batch, MAX_BATCH)
-    ctx = counts("--ctx", ask.ctx, MAX_TOKENS)
-    output = _number("--output", ask.output, low=0, high=MAX_TOKENS)
-    _number("--memory-fraction", ask.memory_fraction, low=0.01, high=1)
+    batch = counts("batch", ask.batch, MAX_BATCH)
+    ctx = counts("ctx", ask.ctx, MAX_TOKENS)
+    output = number("output", ask.output, low=0, high=MAX_TOKENS)
+    number("memory_fraction", ask.memory_fraction, low=0.01, high=1)
     if ask.verify_kv_passes != "auto":
-        _number("--verify-kv-passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
-    _choice("--batching", ask.batching, BATCHINGS)
-    _choice("--tree-ranks", ask.tree_ranks, TREE_RANKS)
+        number("verify_kv_passes", ask.verify_kv_passes, low=1, high=MAX_GAMMA + 1)
+    one_of("batching", ask.batching, BATCHINGS)
+    one_of("tree_ranks", ask.tree_ranks, TREE_RANKS)
     if ask.batching == "static" and not output:
-        raise UsageError("--batching static needs --output: a batch lasts as long as its outputs")
+        raise FieldError("batching", "static needs $output: a batch lasts as long as its outputs")
     layout, dtype_note = _formats(ask, machine, model)
     draft = draft_of(ask, model)
     max_gamma = _max_gamma(ask)
@@ -101,66 +92,40 @@ def passes_of(asked: float | str) -> float | None:
     return None if asked == "auto" else float(asked)
 
 
-def counts(option: str, value: Counts, high: float) -> Array:
-    """A one-dimensional float64 array of whole numbers in [1, high]."""
+def counts(field: str, value: Counts, high: float) -> Array:
+    """A one-dimensional float64 array of whole numbers in [1, high]. Raises FieldError."""
     try:
         array = np.atleast_1d(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError):
-        raise UsageError(f"{option} {value!r} is not a number or a list of numbers") from None
+        refuse(field, value, "a number or a list of numbers")
     if array.ndim != 1 or array.size == 0:
-        raise UsageError(f"{option} is empty or nested: expected a number or a flat list")
+        raise FieldError(field, "is empty or nested: expected a number or a flat list")
     good = (array >= 1) & (array <= high) & (array == np.floor(array))
     if not good.all():
-        worst = array[~good][0]
-        raise UsageError(f"{option} {worst:g}: expected whole numbers from 1 to {high:.0f}")
+        worst = f"{array[~good][0]:g}"
+        raise FieldError(field, f"{worst}: expected whole numbers from 1 to {high:.0f}")
     return array
 
 
-def _number(option: str, value: Any, *, low: float, high: float) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = math.nan
-    if not low <= number <= high:
-        raise UsageError(f"{option} {value}: expected a number from {low:g} to {high:g}")
-    return number
-
-
-def _choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value}: expected {' or '.join(known)}")
-
-
-def _whole(option: str, value: Any, *, low: int, high: int) -> int:
-    number = _number(option, value, low=low, high=high)
-    if number != int(number):
-        raise UsageError(f"{option} {value}: expected a whole number")
-    return int(number)
-
-
 def _max_gamma(ask: Request) -> int:
-    longest = _whole("--max-gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
+    longest = whole("max_gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
     if ask.gamma == "auto":
         return longest
-    return max(longest, _whole("--gamma", ask.gamma, low=0, high=MAX_GAMMA))
+    return max(longest, whole("gamma", ask.gamma, low=0, high=MAX_GAMMA))
 
 
 def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:
     """Number formats; a part without bf16 computes in fp16, and says so."""
     a = machine.accelerator
     dtype, kv_dtype = ask.dtype or a.math_dtype, ask.kv_dtype or a.math_dtype
-    for option, name, known in (
-        ("--dtype", dtype, BYTES_PER_WEIGHT),
-        ("--kv-dtype", kv_dtype, BYTES_PER_KV_NUMBER),
-    ):
-        if name not in known:
-            raise UsageError(f"{option} {name}: expected one of {', '.join(known)}")
+    one_of("dtype", dtype, BYTES_PER_WEIGHT)
+    one_of("kv_dtype", kv_dtype, BYTES_PER_KV_NUMBER)
     math_dtype = a.math_dtype if dtype == "int4" else dtype
     if math_dtype not in a.dense_flops_per_s:
         can = [d for d in BYTES_PER_WEIGHT if d in a.dense_flops_per_s or d == "int4"]
-        raise UsageError(f"{a.name} has no {dtype} math; --dtype can be {', '.join(can)}")
-    _whole("--ep", ask.ep, low=1, high=4096)
-    _whole("--attention-dp", ask.attention_dp, low=1, high=1024)
+        raise FieldError("dtype", f": {a.name} has no {dtype} math; it can be {', '.join(can)}")
+    whole("ep", ask.ep, low=1, high=4096)
+    whole("attention_dp", ask.attention_dp, low=1, high=1024)
     _check_expert_layout(ask, model)
     said = "" if a.math_dtype == "bf16" or ask.dtype else f"{a.name} has no bf16: fp16 instead"
     return (
@@ -178,15 +143,17 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
 def _check_expert_layout(ask: Request, model: ModelShape) -> None:
     if ask.ep > 1 and (model.experts is None or model.experts.count % ask.ep):
         count = model.experts.count if model.experts else 0
-        raise UsageError(
-            f"--ep {ask.ep} does not divide the {count} experts of {model.name}"
+        raise FieldError(
+            "ep",
+            f"{ask.ep} does not divide the {count} experts of {model.name}"
             if count
-            else f"--ep {ask.ep}: {model.name} has no experts; leave it at 1"
+            else f"{ask.ep}: {model.name} has no experts; leave it at 1",
         )
     if ask.attention_dp > 1 and model.experts is None and model.latent is None:
-        raise UsageError(
-            f"--attention-dp {ask.attention_dp}: {model.name} has neither experts nor latent "
-            "attention; use replicas (--gpus) instead"
+        raise FieldError(
+            "attention_dp",
+            f"{ask.attention_dp}: {model.name} has neither experts nor latent "
+            "attention; use replicas ($gpus) instead",
         )
 
 

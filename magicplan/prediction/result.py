@@ -12,6 +12,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.prediction.break_even import BreakEven, break_even
 from magicplan.prediction.placement import Placement
 from magicplan.prediction.resolve import Resolved
+from magicplan.prediction.verdict import Verdict, grid_verdict, workload_verdict
 from magicplan.roofline.speculation import Rounds, Scene
 from magicplan.roofline.timing import StepCost
 from magicplan.roofline.traffic import Op
@@ -149,15 +150,25 @@ class Prediction:
         """Where regimes and verdicts change; computed when first asked for."""
         return break_even(self.resolved, self.placement, self.rounds)
 
+    @cached_property
+    def verdict(self) -> Verdict:
+        """Whether to speculate, for one workload or for every cell of a grid."""
+        if not np.ndim(self.workload.batch):
+            return workload_verdict(str(self.baseline.bound), self.best, self.gammas)
+        cells = (self.memory.fits, self.workload.batch, self.workload.ctx_tokens)
+        return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.gammas)
+
     def to_dict(self) -> dict[str, Any]:
         """The prediction's JSON: plain numbers, lists over a grid, null for what is absent."""
         document: dict[str, Any] = {"schema": SCHEMA}
         for name in ("accelerator", "model", "deployment", "workload", "memory"):
             document[name] = self._plain(getattr(self, name))
+        document["verdict"] = self.verdict.to_dict()
         document["baseline"] = self._plain(self.baseline)
         document["best"] = self._plain(self.best)
         document["gammas"] = [self._plain(entry) for entry in self.gammas]
         document["break_even"] = self._plain(self.break_even)
+        document["wanted_speedup"] = self.resolved.request.want_speedup
         document["ideal"] = self._plain(self.ideal)
         document["calibration"] = provenance(self.scene.machine.calibration)
         document["assumptions"] = list(self.assumptions)

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from magicplan.errors import SpecError, UsageError
+from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.roofline.trees import Tree
 
 SCHEMA = "magicplan.tree/1"
@@ -17,7 +17,7 @@ def write_trees(path: Path, document: dict[str, Any]) -> None:
     try:
         path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     except OSError as problem:
-        raise UsageError(f"--out {path}: cannot be written ({problem.strerror})") from None
+        raise FieldError("out", f"{path}: cannot be written ({problem.strerror})") from None
 
 
 def read_trees(path: Path) -> list[Tree]:

@@ -12,12 +12,12 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.hardware_specs.stacks import prefill_share
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED, ideal
 from magicplan.prediction.predict import answer, predict
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction
+from magicplan.replay.harnesses import prefill_share
 from magicplan.replay.published import Case, Skipped, engine_stack
 from magicplan.roofline.speculation import Scene
 from magicplan.roofline.timing import Machine, step_cost

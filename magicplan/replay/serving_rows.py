@@ -11,8 +11,8 @@ import numpy as np
 
 from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.hardware_specs.stacks import prefill_share, streamed_rounds
 from magicplan.prediction.request import Request
+from magicplan.replay.harnesses import prefill_share, streamed_rounds
 from magicplan.replay.published import Case, Row, Skipped, read
 from magicplan.serving.benchmark_run import Run, expect
 from magicplan.serving.lengths import Lengths

@@ -1,103 +1,85 @@
-"""The best draft of every cell: table, JSON and two heat maps."""
+"""The best draft of every cell as a page: which method, and what it brings."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-import numpy as np
-from rich.console import Console
-
-from magicplan.prediction.choose import Cell, Choice
-from magicplan.report.document.figures import contexts_and_batches, pyplot, save, speedup_map
-from magicplan.report.document.terminal import cell_tables, notes
-from magicplan.units import human_tokens
+from magicplan.report.document.charts import HeatMap, Scale
+from magicplan.report.document.page import Page, Plot, Section
+from magicplan.report.document.parts import left_out, rests_on, verdict_text
+from magicplan.report.document.record import Record
 
 
-def render(found: Choice, console: Console) -> None:
-    """A row a batch, a column a context: draft, shape, speedup with its interval."""
-    contexts = sorted({cell.ctx_tokens for cell in found.cells})
-    ask = found.resolved
-    title = f"{ask.model.name} on {ask.machine.accelerator.name}: the best draft"
-    columns = [human_tokens(ctx) for ctx in contexts]
-    rows = {
-        batch: {cell.ctx_tokens: cell for cell in found.cells if cell.batch == batch}
-        for batch in dict.fromkeys(cell.batch for cell in found.cells)
-    }
-    texts = [
-        (str(batch), [_text(row[ctx], interval=True) for ctx in contexts])
-        for batch, row in rows.items()
-    ]
-    cell_tables(console, title, columns, texts)
-    console.print("Cell: draft, gamma or tree (nodes/levels), speedup, 80 %; '-': fits nowhere.")
-    if found.left_out:
-        notes(console, "Left out", (f"{e.method}: {e.reason}" for e in found.left_out))
-    notes(console, "Rests on", found.assumptions)
+def page(found: Record) -> Page:
+    """The JSON of `magicplan sweep --choice`."""
+    cells = found.records("cells") or found.fail("cells", "a list that is not empty")
+    name = f"{found.text('model')} on {found.text('accelerator')}"
+    methods = method_map(cells)
+    gains = Plot(
+        title="Speedup of the best choice",
+        reading="Blue gains; 80 % intervals are in the hover box and in the table.",
+        figure=replace(methods, classes=(), middle=1.0),
+        repeated=True,
+    )
+    chosen = Plot(
+        title="The best choice",
+        reading="Colour says the method; a cell says the draft with its length (γ) or its tree "
+        "(nodes/levels), its speedup and 80 % interval.",
+        figure=methods,
+    )
+    return Page(
+        title=f"{name}: the best draft of every batch and context",
+        verdict=verdict_text(found),
+        subject=name,
+        sections=(
+            Section(title="The best draft", blocks=(chosen, gains)),
+            *left_out(found),
+            rests_on(found.texts("assumptions")),
+        ),
+    )
 
 
-def _text(cell: Cell, *, interval: bool = False) -> str:
-    if not cell.fits:
-        return "-"
-    if cell.kind == "none":
+def method_map(cells: tuple[Record, ...]) -> HeatMap:
+    """Draft, shape and speedup over the cells that the document names."""
+    batches = tuple(sorted({c.number("batch") for c in cells}))
+    contexts = tuple(sorted({c.number("ctx_tokens") for c in cells}))
+    at = {(c.number("batch"), c.number("ctx_tokens")): c for c in cells}
+    grid = [[at.get((batch, ctx)) for ctx in contexts] for batch in batches]
+    return HeatMap(
+        x=Scale(title="context", unit="tokens"),
+        y=Scale(title="batch"),
+        value=Scale(title="speedup", unit="ratio"),
+        columns=contexts,
+        rows=batches,
+        values=tuple(tuple(_value(c) for c in row) for row in grid),
+        texts=tuple(tuple(_text(c) for c in row) for row in grid),
+        details=tuple(tuple(_ends(c) for c in row) for row in grid),
+        classes=tuple(tuple(_method(c) for c in row) for row in grid),
+        says="draft, length (γ) or tree (nodes/levels), speedup, 80 % interval; off: do not "
+        "speculate",
+    )
+
+
+def _value(cell: Record | None) -> float | None:
+    return cell.number("speedup") if cell is not None and cell.flag("fits") else None
+
+
+def _method(cell: Record | None) -> str:
+    return cell.text("method") if cell is not None and cell.flag("fits") else ""
+
+
+def _text(cell: Record | None) -> str:
+    if cell is None or not cell.flag("fits"):
+        return "no fit"
+    size, kind = cell.number("size"), cell.text("kind")
+    if kind == "none":
         return "off"
-    lines = [*_wrapped(cell.draft), _shape(cell)]
-    if interval:
-        lines[-1] += f" {cell.speedup:.2f}x"
-        lines.append(f"{cell.speedup_low:.2f}-{cell.speedup_high:.2f}")
-    return "\n".join(lines)
+    shape = f"γ {size - 1:.0f}" if kind == "chain" else f"{size:.0f}/{cell.number('depth'):.0f}"
+    name = cell.text("draft").replace(" -> ", "\n").replace(" ", "\n")
+    return f"{name}\n{shape}\n{cell.number('speedup'):.2f}x"
 
 
-def _wrapped(name: str) -> list[str]:
-    """A draft's name on short lines: model or method, then what it reads."""
-    return name.replace(" -> ", " ").split(" ")
-
-
-def _shape(cell: Cell) -> str:
-    return f"g{cell.size - 1}" if cell.kind == "chain" else f"{cell.size}/{cell.depth}"
-
-
-def as_dict(found: Choice) -> dict[str, Any]:
-    """The same as JSON, a record a cell."""
-    return found.to_dict()
-
-
-def draw(found: Choice, path: Path) -> None:
-    """Heat maps of speedup and of the best choice: colour says which method, text says how."""
-    plt = pyplot(path)
-    from matplotlib import colormaps
-    from matplotlib.patches import Patch
-
-    shape = found.placement.fits.shape
-    cells = np.empty(shape, dtype=object)
-    cells.flat[:] = found.cells
-    fits = np.array([[cell.fits for cell in row] for row in cells])
-    speedup = np.array([[cell.speedup for cell in row] for row in cells])
-    contexts = [cell.ctx_tokens for cell in cells[0]]
-    batches = [row[0].batch for row in cells]
-    size = (2 * (1.15 * shape[1] + 1.2) + 1.0, 0.72 * shape[0] + 2.2)
-    figure, (left, right) = plt.subplots(1, 2, figsize=size, layout="constrained")
-    labels = [[f"{cell.speedup:.2f}x" if cell.size > 1 else "off" for cell in row] for row in cells]
-    image = speedup_map(left, np.where(fits, speedup, np.nan), float(speedup.max()), labels)
-    figure.colorbar(image, ax=left, label="speedup")
-    names = list(dict.fromkeys(cell.method for cell in found.cells if cell.fits))
-    colours = {name: colormaps["Pastel1"](i % 9) for i, name in enumerate(names)}
-    blank = (1.0, 1.0, 1.0, 1.0)
-    right.imshow(
-        np.array([[colours[c.method] if c.fits else blank for c in row] for row in cells]),
-        origin="lower",
-        aspect="auto",
-    )
-    for (row, column), cell in np.ndenumerate(cells):
-        text = _text(cell) if cell.fits else "no fit"
-        right.text(column, row, text, ha="center", va="center", fontsize=7.5)
-    left.set_title("speedup of the best choice", fontsize=10)
-    right.set_title("the best choice: gamma, or tree nodes/levels", fontsize=10)
-    for axis in (left, right):
-        contexts_and_batches(axis, contexts, batches)
-    ask = found.resolved
-    figure.suptitle(f"{ask.model.name} on {ask.machine.accelerator.name}", fontsize=11)
-    patches = [Patch(color=colours[name], label=name) for name in names]
-    figure.legend(
-        handles=patches, loc="outside lower center", ncols=max(1, len(patches)), fontsize=8
-    )
-    save(plt, figure, path)
+def _ends(cell: Record | None) -> str:
+    if cell is None or not cell.flag("fits") or cell.text("kind") == "none":
+        return ""
+    return f"{cell.number('speedup_low'):.2f}-{cell.number('speedup_high'):.2f}"

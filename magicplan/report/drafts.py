@@ -1,68 +1,99 @@
-"""Every draft on one workload, best first."""
+"""Every draft method on one workload as a page, best first."""
 
 from __future__ import annotations
 
-from typing import Any
-
-from rich.console import Console
-from rich.text import Text
-
-from magicplan.prediction.compare_drafts import Comparison, Plan
-from magicplan.report.document.terminal import notes, table
-from magicplan.units import human_bytes, human_seconds, human_tokens
+from magicplan.report.document.charts import Bars, Scale
+from magicplan.report.document.page import Bullets, Grid, Page, Plot, Section
+from magicplan.report.document.parts import left_out, rests_on, verdict_text, verdict_tone
+from magicplan.report.document.record import Record
+from magicplan.units import show
 
 SHOWN = 14
+"""Plans that a figure and a terminal show."""
+EXPLAINED = 3
+"""Plans whose acceptance is said to be from where."""
 
 
-def render(found: Comparison, console: Console) -> None:
-    """The verdict, the ranking, what was left out and why."""
-    best = found.plans[0] if found.plans else None
-    if best is None or best.speedup <= 1:
-        console.print(Text("No draft pays here: do not speculate.", style="bold"))
-    else:
-        line = f"{best.draft}, {_shape(best)}: {best.speedup:.2f}x"
-        doubt = "; the interval holds a loss too, so measure first" if best.speedup_low < 1 else ""
-        console.print(Text(f"Speculate with {line} over plain decoding{doubt}.", style="bold"))
-    ask = found.resolved
-    ctx = human_tokens(int(ask.final_ctx[0, 0] - ask.request.output))
-    console.print(
-        f"{ask.model.name} on {float(found.placement.layout.gpus.max()):.0f} x "
-        f"{ask.machine.accelerator.name}, batch {float(ask.batch[0, 0]):.0f}, context {ctx}; "
-        f"a plain step takes {human_seconds(found.step_seconds)}"
+def page(found: Record) -> Page:
+    """The JSON of `magicplan drafts`."""
+    plans = found.records("plans")
+    origins = dict.fromkeys(
+        f"{p.text('draft')}: {p.text('acceptance', '')}" for p in plans[:EXPLAINED]
     )
-    grid = table("draft", "shape", "tokens", "speedup", "80 %", "held", "batch")
-    for plan in found.plans[:SHOWN]:
-        grid.add_row(*_row(plan), style="bold green" if plan is best and plan.speedup > 1 else None)
-    console.print(grid)
-    console.print("held: draft weights and KV a replica; batch: the largest that then fits.")
-    if len(found.plans) > SHOWN:
-        console.print(f"{len(found.plans) - SHOWN} slower plans: --json has all.")
-    if found.left_out:
-        notes(console, "Left out", (f"{e.method}: {e.reason}" for e in found.left_out))
-    notes(
-        console, "Acceptance", dict.fromkeys(f"{p.draft}: {p.acceptance}" for p in found.plans[:3])
+    blocks = (
+        (_speedups(plans[:SHOWN]), _table(plans)) if plans else ("No draft is left to compare.",)
     )
-    notes(console, "Rests on", found.assumptions)
+    return Page(
+        title="Draft methods compared",
+        verdict=verdict_text(found),
+        tone=verdict_tone(found),
+        subject=_subject(found),
+        sections=(
+            Section(title="Drafts", blocks=blocks),
+            *left_out(found),
+            *((Section(title="Acceptance", blocks=(Bullets(lines=tuple(origins)),)),) if plans
+              else ()),
+            rests_on(found.texts("assumptions")),
+        ),
+    )  # fmt: skip
 
 
-def _shape(plan: Plan) -> str:
-    if plan.kind == "chain":
-        return f"gamma {plan.tree.size - 1}"
-    return f"tree {plan.tree.size}/{plan.tree.depth}"
-
-
-def _row(plan: Plan) -> tuple[str, ...]:
+def _subject(found: Record) -> str:
+    step = f"a plain step takes {show(found.number('step_seconds'), 'seconds')}"
+    if not found.text("model", ""):
+        return f"{step[:1].upper()}{step[1:]}."
     return (
-        plan.draft,
-        _shape(plan),
-        f"{plan.tokens_per_round:.2f}",
-        f"{plan.speedup:.2f}x",
-        f"{plan.speedup_low:.2f}-{plan.speedup_high:.2f}",
-        human_bytes(plan.draft_bytes),
-        str(plan.max_batch),
+        f"{found.text('model')} on {found.number('gpus'):.0f} x {found.text('accelerator')}, stack "
+        f"{found.text('stack')}, batch {found.number('batch'):.0f}, context "
+        f"{show(found.number('ctx_tokens'), 'tokens')}; {step}"
     )
 
 
-def as_dict(found: Comparison) -> dict[str, Any]:
-    """The same as JSON."""
-    return found.to_dict()
+def _name(plan: Record) -> str:
+    gamma = plan.maybe("gamma")
+    shape = f"tree {plan.number('size'):.0f}/{plan.number('depth'):.0f}"
+    return f"{plan.text('draft')}, {shape if gamma is None else f'gamma {gamma:.0f}'}"
+
+
+def speedup_bars(plans: tuple[Record, ...]) -> Bars:
+    """Speedups with their intervals, beside plain decoding."""
+    return Bars(
+        labels=tuple(map(_name, plans)),
+        value=Scale(title="speedup", unit="ratio"),
+        parts=(("speedup", tuple(p.number("speedup") for p in plans)),),
+        low=tuple(p.maybe("speedup_low") for p in plans),
+        high=tuple(p.maybe("speedup_high") for p in plans),
+        limits=tuple(1.0 for _ in plans),
+        limit_name="plain decoding",
+    )
+
+
+def _speedups(plans: tuple[Record, ...]) -> Plot:
+    return Plot(
+        title="Speedup by draft",
+        reading="Bars with 80 % intervals, from acceptance and times; red marks plain decoding.",
+        figure=speedup_bars(plans),
+        repeated=True,
+    )
+
+
+def _table(plans: tuple[Record, ...]) -> Grid:
+    rows = tuple(
+        (
+            _name(p),
+            f"{p.number('tokens_per_round'):.2f}",
+            show(p.number("speedup"), "ratio"),
+            f"{p.number('speedup_low'):.2f}-{p.number('speedup_high'):.2f}",
+            show(p.number("draft_bytes"), "bytes"),
+            f"{p.number('max_batch'):.0f}",
+        )
+        for p in plans
+    )
+    return Grid(
+        columns=("draft", "tokens", "speedup", "80 %", "held", "batch"),
+        rows=rows,
+        best=frozenset({0} if plans[0].number("speedup") > 1 else ()),
+        note="tree N/L: N nodes in L levels; held: draft weights and KV a replica; batch: the "
+        "largest that then fits.",
+        first=SHOWN,
+    )

@@ -1,33 +1,37 @@
-"""What is known of accelerators and models, with where it is known from."""
+"""What is known of accelerators and models as pages, with where it is known from."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, fields
 from typing import Any
-
-from rich.console import Console
 
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.model_specs.shape import ModelShape
-from magicplan.report.document.terminal import notes, table
+from magicplan.report.document.page import Bullets, Grid, Page, Section
 from magicplan.units import human_bytes, human_count, human_gib, human_rate, human_tokens
 
 PEAKS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 
 
-def render_gpus(name: str | None, console: Console) -> None:
+def gpus_page(name: str | None) -> Page:
     """All accelerators as a table, or one with its sources."""
     if name is not None:
-        _one_gpu(name, console)
-        return
-    grid = table("accelerator", "memory", "bandwidth", "16-bit", "fp8", "link", "ridge")
-    for a in hardware_specs.all_accelerators():
-        mark = " ~" if a.provisional else ""
-        grid.add_row(a.name + mark, *_summary(a))
-    console.print(grid)
-    console.print("Dense peaks in TFLOP/s; link is one direction, all links; ridge in FLOP/byte.")
-    console.print("~ has provisional figures: magicplan gpus NAME shows which, and all sources.")
+        return _one_gpu(name)
+    known = hardware_specs.all_accelerators()
+    grid = Grid(
+        columns=("accelerator", "memory", "bandwidth", "16-bit", "fp8", "link", "ridge"),
+        rows=tuple((a.name + (" ~" if a.provisional else ""), *_summary(a)) for a in known),
+        note="Dense peaks in TFLOP/s; link is one direction, all links; ridge in FLOP/byte. ~ has "
+        "provisional figures: magicplan gpus NAME shows which, and all sources.",
+    )
+    return Page(title="Accelerators", verdict=f"{len(known)} accelerators are known.",
+                sections=(Section(title="Accelerators", blocks=(grid,)),))  # fmt: skip
+
+
+def _notes(title: str, lines: Sequence[str]) -> tuple[Section, ...]:
+    return (Section(title=title, blocks=(Bullets(lines=tuple(lines)),)),) if lines else ()
 
 
 def _summary(a: Accelerator) -> tuple[str, ...]:
@@ -42,9 +46,8 @@ def _summary(a: Accelerator) -> tuple[str, ...]:
     )
 
 
-def _one_gpu(name: str, console: Console) -> None:
+def _one_gpu(name: str) -> Page:
     a, note = hardware_specs.resolve(name)
-    grid = table(a.title, a.name, "", numeric=False)
     rows: list[tuple[str, str, str]] = [
         ("vendor, architecture", f"{a.vendor}, {a.architecture}", ""),
         ("memory", f"{human_gib(a.memory_bytes)} usable, {a.memory_type}", "memory_bytes"),
@@ -63,13 +66,20 @@ def _one_gpu(name: str, console: Console) -> None:
         ("price", _price(a), "price_usd_per_hour"),
         ("driver names", "; ".join(a.driver_names) or "-", "driver_names"),
     ]
-    for label, value, field in rows:
-        grid.add_row(label, value, "provisional" if _provisional(a, field) else "")
-    console.print(grid)
-    if note or a.notes:
-        notes(console, "Notes", [line for line in (note, a.notes) if line])
+    cells = tuple(
+        (label, value, "provisional" if _provisional(a, field) else "")
+        for label, value, field in rows
+    )
     where = [f"{s.title} ({s.url or 'no address'}, seen {s.seen})" for s in a.sources]
-    notes(console, "Sources", where)
+    return Page(
+        title=a.title,
+        verdict=f"{a.title} is known as {a.name}.",
+        sections=(
+            Section(title="Figures", blocks=(Grid(columns=("", "", ""), rows=cells, prose=True),)),
+            *_notes("Notes", [line for line in (note, a.notes) if line]),
+            *_notes("Sources", where),
+        ),
+    )
 
 
 def _provisional(a: Accelerator, field: str) -> bool:
@@ -93,7 +103,7 @@ def _price(a: Accelerator) -> str:
 
 
 def gpus_as_dict(name: str | None) -> dict[str, Any]:
-    """The same as JSON, in SI units."""
+    """The JSON of `magicplan gpus`, in SI units."""
     found = hardware_specs.all_accelerators() if name is None else (hardware_specs.load(name),)
     entries = [
         {field.name: getattr(a, field.name) for field in fields(a)}
@@ -104,16 +114,18 @@ def gpus_as_dict(name: str | None) -> dict[str, Any]:
     return {"schema": "magicplan.gpus/1", "accelerators": entries}
 
 
-def render_models(name: str | None, console: Console) -> None:
+def models_page(name: str | None) -> Page:
     """All models as a table, or one with its sources."""
     if name is not None:
-        _one_model(name, console)
-        return
-    grid = table("model", "parameters", "layers", "hidden", "heads", "KV a token", "context")
-    for m in model_specs.all_models():
-        grid.add_row(m.name, *_model_summary(m))
-    console.print(grid)
-    console.print("KV a token in bf16, all layers, sliding windows not yet clipped.")
+        return _one_model(name)
+    known = model_specs.all_models()
+    grid = Grid(
+        columns=("model", "parameters", "layers", "hidden", "heads", "KV a token", "context"),
+        rows=tuple((m.name, *_model_summary(m)) for m in known),
+        note="KV a token in bf16, all layers, sliding windows not yet clipped.",
+    )
+    return Page(title="Models", verdict=f"{len(known)} models are known.",
+                sections=(Section(title="Models", blocks=(grid,)),))  # fmt: skip
 
 
 def _model_summary(m: ModelShape) -> tuple[str, ...]:
@@ -133,9 +145,8 @@ def kv_token_bytes(m: ModelShape) -> float:
     return 2.0 * m.kv_numbers_per_token_layer * m.layers
 
 
-def _one_model(name: str, console: Console) -> None:
+def _one_model(name: str) -> Page:
     m = model_specs.load(name)
-    grid = table(m.name, "", numeric=False)
     rows = {
         "parameters": f"{m.parameters:,}" + _published(m),
         "layers": f"{m.layers}" + (f", {m.sliding_layers} sliding" if m.sliding_layers else ""),
@@ -148,14 +159,20 @@ def _one_model(name: str, console: Console) -> None:
         "KV a token (bf16)": f"{kv_token_bytes(m):,.0f} bytes",
         "weights (bf16)": human_bytes(2.0 * m.parameters),
     }
-    for label, value in rows.items():
-        grid.add_row(label, value)
-    console.print(grid)
-    if m.notes:
-        notes(console, "Notes", m.notes)
+    sources: tuple[Section, ...] = ()
     if name.lower() in model_specs.names():
         info = model_specs.preset_info(name)
-        notes(console, f"Sources of {info.id}", info.sources)
+        sources = _notes(f"Sources of {info.id}", info.sources)
+    grid = Grid(columns=("", ""), rows=tuple(rows.items()), prose=True)
+    return Page(
+        title=m.name,
+        verdict=f"{m.name} has {human_count(m.parameters)} parameters.",
+        sections=(
+            Section(title="Shape", blocks=(grid,)),
+            *_notes("Notes", m.notes),
+            *sources,
+        ),
+    )
 
 
 def _published(m: ModelShape) -> str:
@@ -182,7 +199,7 @@ def _feed_forward(m: ModelShape) -> str:
 
 
 def models_as_dict(name: str | None) -> dict[str, Any]:
-    """The same as JSON."""
+    """The JSON of `magicplan models`."""
     found = model_specs.all_models() if name is None else (model_specs.load(name),)
     entries = [
         asdict(m) | {"parameters": m.parameters, "kv_bytes_per_token_bf16": kv_token_bytes(m)}

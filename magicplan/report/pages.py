@@ -1,38 +1,44 @@
-"""From run files to pages: a document says by its `schema` what it is."""
+"""From documents to pages: a document says by its `schema` what it is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.report import draft_pages, prediction_page, replay_page, sweep_page, validation_page
-from magicplan.report.capacity import fleet, plan
 from magicplan.report.document.files import read
 from magicplan.report.document.page import Page
 from magicplan.report.document.record import Record
-from magicplan.validate.run_file import SCHEMA as RUN
-from magicplan.validate.run_file import begins_run
 
-PAGES: dict[str, Callable[[Record], Page]] = {
-    "magicplan.plan/1": plan.page,
-    "magicplan.mixed_fleet/1": fleet.page,
-    "magicplan.prediction/1": lambda d: _prediction(d),
-    "magicplan.sweep/1": lambda d: sweep_page.page(_predictions(d)),
-    "magicplan.tree/1": draft_pages.tree_page,
-    "magicplan.drafts/1": draft_pages.drafts_page,
-    "magicplan.replay/1": replay_page.page,
-    "magicplan.validation/1": validation_page.page,
+HOMES = {
+    "magicplan.plan/1": "capacity.plan.page",
+    "magicplan.mixed_fleet/1": "capacity.fleet.page",
+    "magicplan.prediction/1": "pages.prediction_page",
+    "magicplan.sweep/1": "pages.sweep_page",
+    "magicplan.choice/1": "choice.page",
+    "magicplan.regimes/1": "regimes.page",
+    "magicplan.settings/1": "settings.page",
+    "magicplan.tree/1": "trees.page",
+    "magicplan.tree_worth/1": "trees.worth_page",
+    "magicplan.drafts/1": "drafts.page",
+    "magicplan.explain/1": "formulas.page.page",
+    "magicplan.replay/1": "replay.page",
+    "magicplan.calibration/1": "calibrations.page",
+    "magicplan.validation/1": "validation.page",
 }
+"""Where the page of each schema is made: only that file is loaded."""
 
 
 def pages_of(path: Path) -> list[Page]:
     """A page for every document of a file; a validation's run file is judged as `validate` does,
     within its own tolerance. Raises SpecError naming the file and the field, UsageError for a run
     that stopped before its prediction."""
+    from magicplan.validate.run_file import begins_run
+
     if begins_run(path):
-        from magicplan.report.validation import as_dict
+        from magicplan.validate.account import as_dict
         from magicplan.validate.compare import compare_file
 
         return [page_of(as_dict(compare_file(path)), str(path))]
@@ -46,19 +52,32 @@ def page_of(document: dict[str, Any], name: str) -> Page:
 
 def _page(document: Record) -> Page:
     schema = document.text("schema", "")
-    if schema not in PAGES:
-        known = ", ".join(sorted([*PAGES, RUN]))
+    if schema not in HOMES:
+        from magicplan.validate.run_file import SCHEMA as RUN
+
+        known = ", ".join(sorted([*HOMES, RUN]))
         raise SpecError(document.file, f"schema is {schema!r}, expected one of {known}")
-    return PAGES[schema](document)
+    module, _, name = HOMES[schema].rpartition(".")
+    make: Callable[[Record], Page] = getattr(import_module(f"magicplan.report.{module}"), name)
+    return make(document)
 
 
-def _prediction(document: Record) -> Page:
+def prediction_page(document: Record) -> Page:
     """One workload, or a grid, whose fields are lists."""
     if isinstance(document.record("workload").data.get("batch"), list):
-        return sweep_page.page((document,))
-    return prediction_page.page(document)
+        return _sweep([document])
+    from magicplan.report.prediction import page
+
+    return page(document)
 
 
-def _predictions(document: Record) -> tuple[Record, ...]:
+def sweep_page(document: Record) -> Page:
+    """Grids of predictions, one a GPU."""
     found = document.records("predictions")
-    return found or document.fail("predictions", "a list that is not empty")
+    return _sweep(found or document.fail("predictions", "a list that is not empty"))
+
+
+def _sweep(predictions: Sequence[Record]) -> Page:
+    from magicplan.report.sweep import page
+
+    return page(tuple(predictions))

@@ -1,180 +1,207 @@
-"""The terminal report of one prediction: verdict, step, draft lengths, memory, break-evens."""
+"""A prediction as a page: one workload with its step, draft lengths, memory and break-evens."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from magicplan.report.document.charts import PARTS, Bars, Chart, Scale, Series
+from magicplan.report.document.page import Fact, Grid, Page, Plot, Section
+from magicplan.report.document.parts import rests_on, verdict_text, verdict_tone
+from magicplan.report.document.record import Record
+from magicplan.units import Unit, show
 
-from magicplan.prediction.result import Prediction, Round
-from magicplan.report.document.terminal import notes, table
-from magicplan.units import human_bytes, human_count, human_seconds, human_tokens
-
-BOUND_WORDS = {
-    "weights": "memory-bound on weights",
-    "kv": "memory-bound on the KV cache",
-    "compute": "compute-bound",
-    "overhead": "bound by launches and element-wise work",
-    "communication": "bound by communication",
-}
+REST = "It rests on what the last section says."
+READS = {"linear": "weight_bytes", "attention": "kv_bytes"}
+"""Which bytes a part of the step reads."""
+MARGIN = 4
+"""Draft lengths past the best that a terminal shows."""
 
 
-def render(prediction: Prediction, console: Console) -> None:
-    """Print the whole answer, the verdict first."""
-    console.print(Text(verdict(prediction), style="bold"))
-    console.print(_subject(prediction))
-    console.print(_step(prediction))
-    if len(prediction.gammas) > 1:
-        console.print(_gammas(prediction))
-    console.print(_memory(prediction))
-    console.print(_break_evens(prediction))
-    notes(console, "Rests on", prediction.assumptions)
+def page(p: Record) -> Page:
+    """The JSON of `magicplan predict`."""
+    best = p.record("best")
+    return Page(
+        title=f"{p.record('model').text('name')} on {p.record('accelerator').text('name')}",
+        verdict=verdict_text(p),
+        tone=verdict_tone(p),
+        subject=_subject(p),
+        facts=tuple(_facts(p, best)),
+        sections=(
+            _step(p),
+            *((_gammas(p),) if len(p.records("gammas")) > 1 else ()),
+            _memory(p),
+            _break_even(p),
+            rests_on(p.texts("assumptions")),
+        ),
+    )
 
 
-def verdict(p: Prediction) -> str:
-    """One sentence: what binds the step, whether to speculate, what it brings."""
-    rivals = {r.gamma: float(r.speedup) for r in p.gammas[1:]}
-    best = p.best
-    if best.gamma == 0:
-        return spared(p.baseline.bound, rivals)
-    ends = (best.speedup, best.speedup_low, best.speedup_high)
-    return advised(p.baseline.bound, best.draft, best.gamma, ends, best.tokens_per_s)
-
-
-def spared(bound: str, rivals: dict[int, float]) -> str:
-    """The sentence where nothing pays; `rivals` maps draft lengths to speedups."""
-    text = f"Decoding is {BOUND_WORDS[bound]}; do not speculate"
-    if rivals:
-        gamma = max(rivals, key=lambda g: rivals[g])
-        text += f": the best draft length, {gamma}, gives {rivals[gamma]:.2f}x"
-    return text + "."
-
-
-def advised(
-    bound: str, draft: str, gamma: int, ends: tuple[float, float, float], tokens_per_s: float
-) -> str:
-    """The sentence where a draft pays; `ends` are its speedup, low and high."""
-    doubt = "; the interval holds a loss too, so measure first" if ends[1] < 1 else ""
+def _subject(p: Record) -> str:
+    d, w, model = p.record("deployment"), p.record("workload"), p.record("model")
+    shape = f"TP{d.number('tp'):.0f}"
+    shape += f" PP{d.number('pp'):.0f}" if (d.maybe("pp") or 1) > 1 else ""
+    shape += f" x {d.number('replicas'):.0f} replicas" if d.number("replicas") > 1 else ""
+    tokens, output = w.number("ctx_tokens"), w.maybe("output_tokens")
+    more = f" + {show(output, 'tokens')} output" if output else ""
     return (
-        f"Decoding is {BOUND_WORDS[bound]}; speculate with {draft}, {gamma} drafted tokens: "
-        f"{ends[0]:.2f}x ({ends[1]:.2f} to {ends[2]:.2f}), {human_count(tokens_per_s)} tokens/s"
-        f"{doubt}."
+        f"{model.text('name')} ({show(model.maybe('parameters'))} parameters) on "
+        f"{d.number('gpus'):.0f} x {p.record('accelerator').text('name')} ({shape}), "
+        f"{d.text('dtype')}, KV {d.text('kv_dtype')}, batch {w.number('batch'):.0f}, context "
+        f"{show(tokens, 'tokens')} ({tokens:.0f} tokens){more}, stack {d.text('stack')}, "
+        f"calibration {d.text('calibration')}"
     )
 
 
-def _subject(p: Prediction) -> str:
-    d, w = p.deployment, p.workload
-    shape = f"TP{d.tp}"
-    shape += f" PP{d.pp}" if d.pp > 1 else ""
-    shape += f" x {d.replicas} replicas" if d.replicas > 1 else ""
-    output = f" + {human_tokens(int(w.output_tokens))} output" if w.output_tokens else ""
-    return (
-        f"{p.model.name} ({human_count(p.model.parameters)} parameters) on {d.gpus} x "
-        f"{p.accelerator.name} ({shape}), {d.dtype}, KV {d.kv_dtype}, batch {w.batch}, "
-        f"context {human_tokens(w.ctx_tokens)} ({w.ctx_tokens} tokens){output}, "
-        f"stack {d.stack}, calibration {d.calibration}"
+def _facts(p: Record, best: Record) -> Iterator[Fact]:
+    base, ideal = p.record("baseline"), p.record("ideal")
+    yield Fact(
+        name="decode step",
+        value=show(base.number("step_seconds"), "seconds"),
+        note=f"80 %: {show(base.maybe('low_seconds'), 'seconds')} to "
+        f"{show(base.maybe('high_seconds'), 'seconds')}",
+    )
+    yield Fact(name="tokens/s", value=show(base.number("tokens_per_s")), note="without speculation")
+    yield Fact(
+        name="speedup",
+        value=show(best.number("speedup"), "ratio"),
+        note=f"80 %: {best.number('speedup_low'):.2f} to {best.number('speedup_high'):.2f}",
+    )
+    yield Fact(
+        name="naive roofline",
+        value=show(ideal.maybe("step_seconds"), "seconds"),
+        note=f"a step; speedup {show(ideal.maybe('speedup'), 'ratio')}",
     )
 
 
-def _step(p: Prediction) -> Table:
-    """The decode step by kind of work; bytes are one GPU's."""
-    b = p.baseline
-    grid = table("decode step", "time", "share", "reads", title="")
-    rows = (
-        ("linear layers", b.linear_seconds, human_bytes(b.weight_bytes)),
-        ("attention", b.attention_seconds, human_bytes(b.kv_bytes)),
-        ("collectives", b.collective_seconds, ""),
-        ("element-wise", b.elementwise_seconds, ""),
-        ("host", b.host_seconds, ""),
-    )
-    for name, seconds, moved in rows:
-        grid.add_row(name, human_seconds(seconds), f"{seconds / b.step_seconds:.1%}", moved)
-    grid.add_section()
-    total = human_bytes(b.weight_bytes + b.kv_bytes + b.activation_bytes)
-    grid.add_row("step", human_seconds(b.step_seconds), "100%", total, style="bold")
-    grid.add_row(
-        "80 % interval", f"{human_seconds(b.low_seconds)} -", human_seconds(b.high_seconds)
-    )
-    grid.add_row("throughput", human_count(b.tokens_per_s), "tokens/s", "")
-    return grid
-
-
-def _gammas(p: Prediction) -> Table:
-    grid = table("gamma", "tokens", "draft", "verify", "round", "tokens/s", "speedup", "80 %")
-    for entry in p.gammas[: _shown(p)]:
-        best = entry.gamma == p.best.gamma
-        grid.add_row(*_gamma_row(entry, best), style="bold green" if best else None)
-    return grid
-
-
-def _shown(p: Prediction) -> int:
-    """Rows worth a screen: a few past the best; --json has them all."""
-    return max(int(p.best.gamma) + 4, 6)
-
-
-def _gamma_row(r: Round, best: bool) -> tuple[str, ...]:
-    return (
-        f"{r.gamma}{' *' if best else ''}",
-        f"{r.tokens_per_round:.2f}",
-        human_seconds(r.draft_seconds),
-        human_seconds(r.verify_seconds),
-        human_seconds(r.round_seconds),
-        human_count(r.tokens_per_s),
-        f"{r.speedup:.2f}x",
-        f"{r.speedup_low:.2f}-{r.speedup_high:.2f}",
+def step_bars(p: Record) -> Bars:
+    """The decode step by kind, with the interval of the whole."""
+    base = p.record("baseline")
+    return Bars(
+        labels=("decode step",),
+        value=Scale(title="seconds a step", unit="seconds"),
+        parts=tuple((name, (base.number(f"{part}_seconds"),)) for part, name in PARTS.items()),
+        low=(base.maybe("low_seconds"),),
+        high=(base.maybe("high_seconds"),),
     )
 
 
-def _memory(p: Prediction) -> Table:
-    m = p.memory
-    grid = table("memory", "bytes", "")
-    grid.add_row("weights", human_bytes(m.weights_bytes), "a replica")
-    grid.add_row("KV cache", human_bytes(m.kv_bytes), "a replica")
-    grid.add_row("draft", human_bytes(m.draft_bytes), "a replica")
-    grid.add_row("workspace", human_bytes(m.workspace_bytes), "a GPU")
-    grid.add_section()
-    share = m.needed_bytes_per_gpu / m.available_bytes_per_gpu
-    grid.add_row("needed", human_bytes(m.needed_bytes_per_gpu), f"a GPU, {share:.0%} of available")
-    grid.add_row("available", human_bytes(m.available_bytes_per_gpu), "a GPU")
-    grid.add_row("largest batch", str(m.max_batch), "at this context")
-    return grid
-
-
-def _break_evens(p: Prediction) -> Table:
-    e = p.break_even
-    everywhere = "every context" if p.best.gamma else "no context"
+def _step(p: Record) -> Section:
+    """The decode step by kind of work; bytes are those of one GPU."""
+    base = p.record("baseline")
+    plot = Plot(title="A decode step", reading=f"With its 80 % interval. {REST}",
+                figure=step_bars(p), repeated=True)  # fmt: skip
+    whole = base.positive("step_seconds")
     rows = [
-        ("KV bytes = weight bytes", _tokens(e.kv_equals_weights_ctx_tokens), "at no context"),
-        ("memory-bound from", _tokens(e.memory_bound_ctx_tokens), "every context"),
-        ("linear layers compute-bound from", _known(e.compute_bound_batch, " sequences"), "never"),
+        (
+            name,
+            show(base.number(f"{part}_seconds"), "seconds"),
+            f"{base.number(f'{part}_seconds') / whole:.1%}",
+            show(base.number(READS[part]), "bytes") if part in READS else "",
+        )
+        for part, name in PARTS.items()
     ]
-    if len(p.gammas) > 1:
-        rows += [
-            ("speculation pays from", _tokens(e.speedup_one_ctx_tokens), everywhere),
-            ("acceptance to break even", _rate(e.speedup_one_acceptance), "out of reach"),
-        ]
-    wanted = p.resolved.request.want_speedup
-    if wanted:
-        name = f"acceptance for {wanted:g}x"
-        rows.append((name, _rate(e.wanted_speedup_acceptance), "out of reach"))
-    grid = table("break-even", "at")
-    for name, text, absent in rows:
-        grid.add_row(name, text or absent)
-    ideal = f"{human_seconds(p.ideal.step_seconds)} a step, {p.ideal.speedup:.2f}x"
-    grid.add_row("naive roofline, for comparison", ideal)
-    return grid
+    read = sum(base.number(f"{name}_bytes") for name in ("weight", "kv", "activation"))
+    rows.append(("step", show(whole, "seconds"), "100%", show(read, "bytes")))
+    grid = Grid(columns=("decode step", "time", "share", "reads"), rows=tuple(rows),
+                best=frozenset({len(rows) - 1}), note="reads: bytes of one GPU.")  # fmt: skip
+    return Section(title="Step", blocks=(plot, grid))
 
 
-def _known(value: float, unit: str) -> str:
-    """The value with its unit; empty where there is none."""
-    return "" if math.isnan(value) else human_count(value) + unit
+def gamma_chart(p: Record) -> Chart:
+    """Speedup against draft length, with its interval."""
+    rounds = p.records("gammas")
+    line = Series(
+        name="speedup",
+        x=tuple(r.number("gamma") for r in rounds),
+        y=tuple(r.maybe("speedup") for r in rounds),
+        low=tuple(r.maybe("speedup_low") for r in rounds),
+        high=tuple(r.maybe("speedup_high") for r in rounds),
+        style="line",
+    )
+    return Chart(
+        x=Scale(title="drafted tokens a round"),
+        y=Scale(title="speedup", unit="ratio"),
+        series=(line,),
+        floors=((1.0, "break-even"),),
+    )
 
 
-def _tokens(value: float) -> str:
-    return _known(value, " tokens")
+def _gammas(p: Record) -> Section:
+    best = p.record("best").number("gamma")
+    rounds = p.records("gammas")
+    rows = tuple(
+        (
+            f"{r.number('gamma'):.0f}",
+            f"{r.number('tokens_per_round'):.2f}",
+            *(show(r.maybe(f"{part}_seconds"), "seconds") for part in ("draft", "verify", "round")),
+            show(r.maybe("tokens_per_s")),
+            show(r.maybe("speedup"), "ratio"),
+            _ends(r.maybe("speedup_low"), r.maybe("speedup_high")),
+        )
+        for r in rounds
+    )
+    grid = Grid(
+        columns=("gamma", "tokens", "draft", "verify", "round", "tokens/s", "speedup", "80 %"),
+        rows=rows,
+        best=frozenset(i for i, r in enumerate(rounds) if r.number("gamma") == best),
+        first=max(int(best) + MARGIN, 6),
+    )
+    reading = f"The ribbon is the 80 % interval. {REST}"
+    plot = Plot(
+        title="Speedup by draft length", reading=reading, figure=gamma_chart(p), repeated=True
+    )
+    return Section(title="Draft lengths", blocks=(plot, grid))
 
 
-def _rate(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.3f}"
+def _ends(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f"{low:.2f}-{high:.2f}"
+
+
+def _memory(p: Record) -> Section:
+    m = p.record("memory")
+    parts = (("weights", "weights"), ("KV cache", "kv"), ("draft", "draft"))
+    figure = Bars(
+        labels=("a replica",),
+        value=Scale(title="bytes", unit="bytes"),
+        parts=tuple((name, (m.number(f"{key}_bytes"),)) for name, key in parts),
+    )
+    needed, there = m.number("needed_bytes_per_gpu"), m.positive("available_bytes_per_gpu")
+    rows = (
+        *((name, show(m.number(f"{key}_bytes"), "bytes"), "a replica") for name, key in parts),
+        ("workspace", show(m.number("workspace_bytes"), "bytes"), "a GPU"),
+        ("needed", show(needed, "bytes"), f"a GPU, {needed / there:.0%} of what is available"),
+        ("available", show(there, "bytes"), "a GPU"),
+        ("largest batch", f"{m.number('max_batch'):.0f}", "at this context"),
+    )
+    plot = Plot(title="What a replica holds", reading="From shapes and formats.", figure=figure,
+                repeated=True)  # fmt: skip
+    grid = Grid(columns=("memory", "", ""), rows=rows, prose=True)
+    return Section(title="Memory", blocks=(plot, grid))
+
+
+def _break_even(p: Record) -> Section:
+    """Where the answer changes; what is not there is said to be nowhere or everywhere."""
+    e, wanted = p.record("break_even"), p.maybe("wanted_speedup")
+    everywhere = "every context" if p.record("best").number("gamma") else "no context"
+    known: list[tuple[str, str, Unit, str]] = [
+        ("KV bytes = weight bytes", "kv_equals_weights_ctx_tokens", "count", "at no context"),
+        ("memory-bound from", "memory_bound_ctx_tokens", "count", "every context"),
+        ("linear layers compute-bound from", "compute_bound_batch", "count", "never"),
+    ]
+    if len(p.records("gammas")) > 1:
+        known.append(("speculation pays from", "speedup_one_ctx_tokens", "count", everywhere))
+    rows = [
+        (name, absent if (value := e.maybe(key)) is None else f"{show(value, unit)} {_what(key)}")
+        for name, key, unit, absent in known
+    ]
+    rates = [("acceptance to break even", "speedup_one_acceptance")] * (len(known) > 3)
+    rates += [(f"acceptance for {wanted:g}x", "wanted_speedup_acceptance")] if wanted else []
+    for name, key in rates:
+        rate = e.maybe(key)
+        rows.append((name, "out of reach" if rate is None else f"{rate:.3f}"))
+    grid = Grid(columns=("break-even", "at"), rows=tuple(rows), prose=True)
+    return Section(title="Break-even", blocks=(grid,))
+
+
+def _what(key: str) -> str:
+    return "sequences" if key.endswith("batch") else "tokens"

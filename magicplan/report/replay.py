@@ -1,181 +1,214 @@
-"""Predicted beside published: errors by source, signs, regret, worst rows, a scatter plot."""
+"""Predictions beside published measurements, as a page."""
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
-from rich.console import Console
+from magicplan.report.document.charts import Chart, Scale, Series
+from magicplan.report.document.page import Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
+from magicplan.units import Unit, show
 
-from magicplan.replay.outcomes import Outcome, Summary, regrets, sign_accuracy
-from magicplan.replay.published import Skipped
-from magicplan.report.document.figures import pyplot, save
-from magicplan.report.document.terminal import notes, table
-
-KINDS = ("step", "speedup")
-WORST = 5
-NAME = 23
-Key = Callable[[Outcome], str]
+UNITS: dict[str, Unit] = {"step": "seconds", "speedup": "ratio"}
+WORST = 10
 
 
-def by_source(o: Outcome) -> str:
-    """The file and the first words of the source."""
-    return o.case.source
+def agreement(series: Sequence[Series], x: str, y: str, unit: Unit) -> Chart:
+    """Predictions and measurements, both logarithmic, with the line on which they agree."""
+    both = [v for s in series for values in (s.x, s.y) for v in values if v and v > 0]
+    ends = (min(both, default=1.0), max(both, default=1.0))
+    agree = Series(name="predicted = measured", x=ends, y=ends, style="front")
+    return Chart(
+        x=Scale(title=x, unit=unit, log=True),
+        y=Scale(title=y, unit=unit, log=True),
+        series=(*series, agree),
+    )
 
 
-def summaries(outcomes: list[Outcome], key: Key = by_source) -> dict[tuple[str, str], Summary]:
-    """(group, kind) -> errors, sorted; groups are sources unless another key is given."""
-    names = sorted({(key(o), o.kind) for o in outcomes})
-    return {
-        (name, kind): Summary.of([o for o in outcomes if key(o) == name and o.kind == kind])
-        for name, kind in names
-    }
-
-
-def worst(outcomes: list[Outcome], count: int = WORST) -> list[Outcome]:
-    """The rows that are furthest off."""
-    return sorted(outcomes, key=lambda o: -abs(np.log(o.predicted / o.measured)))[:count]
-
-
-def render(outcomes: list[Outcome], skipped: list[Skipped], console: Console) -> None:
-    """The whole account, in percent: `in 80 %` is the share of rows inside their interval, `naive`
-    the MAPE of the naive roofline. Sources stand below whether the stack's constants were fitted
-    on such rows: errors of those are no test, and no total adds them to predictions."""
-    for kind in KINDS:
-        chosen = [o for o in outcomes if o.kind == kind]
-        if not chosen:
-            continue
-        grid = table(
-            f"{kind}, errors in %", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive"
+def page(found: Record) -> Page:
+    """The JSON of `magicplan replay`."""
+    rows = found.records("rows")
+    skipped = found.records("skipped")
+    kinds = tuple(k for k in UNITS if any(r.text("kind") == k for r in rows))
+    impossible = sum(r.flag("impossible") for r in rows)
+    verdict = "; ".join(
+        f"{what}: {errors}"
+        for basis, what in (
+            ("predicted", "predicted"),
+            ("fitted", "fitted on such rows, no test"),
+            ("not said", "fitted or predicted"),
         )
-        for fitted in (True, False):
-            part = [o for o in chosen if o.fitted == fitted]
-            if not part:
-                continue
-            grid.add_row("fitted on such rows" if fitted else "not fitted on such rows")
-            for (name, _), s in summaries(part).items():
-                short = name if len(name) <= NAME else name[: NAME - 1] + "\u2026"
-                grid.add_row(short, *_cells(s))
-            grid.add_row("all fitted" if fitted else "all predicted", *_cells(Summary.of(part)))
-        console.print(grid)
-    lines = list(_verdicts(outcomes))
-    if lines:
-        notes(console, "Decisions", lines)
-    notes(console, "Worst rows", [_line(o) for o in worst(outcomes)])
-    impossible = [_line(o) for o in outcomes if o.impossible]
+        if (errors := _errors_of([r for r in rows if _basis(r) == basis]))
+    )
+    sections = [_errors(found), *(_kind(rows, kind) for kind in kinds), _worst(rows)]
     if impossible:
-        notes(console, "Impossible: better than the datasheet allows", impossible)
+        listed = tuple(_line(r) for r in rows if r.flag("impossible"))
+        title = "Impossible: better than the datasheet allows"
+        sections.append(Section(title=title, blocks=(Bullets(lines=listed),)))
     if skipped:
-        reasons = Counter(s.reason for s in skipped)
-        listed = [f"{count} rows: {reason}" for reason, count in reasons.most_common()]
-        notes(console, f"Not used: {len(skipped)} rows", listed)
-
-
-def _cells(s: Summary) -> tuple[str, ...]:
-    return (
-        f"{s.rows}",
-        f"{s.mape:.1f}",
-        f"{s.median:.1f}",
-        f"{s.p95:.1f}",
-        f"{s.bias:+.1f}",
-        f"{s.coverage:.0f}",
-        f"{s.naive_mape:.1f}",
+        reasons = Counter(s.text("reason") for s in skipped)
+        lines = tuple(f"{count} rows: {reason}" for reason, count in reasons.most_common())
+        title = f"Not used: {len(skipped)} rows"
+        sections.append(Section(title=title, blocks=(Bullets(lines=lines),)))
+    return Page(
+        title="Predictions against published measurements",
+        verdict=f"Mean absolute error. {verdict[:1].upper()}{verdict[1:] or 'None'}.",
+        facts=tuple(_replay_facts(found, len(skipped), impossible)),
+        sections=tuple(sections),
     )
 
 
-def _verdicts(outcomes: list[Outcome]) -> list[str]:
-    found = []
-    share, count = sign_accuracy(outcomes)
-    if count:
-        found.append(
-            f"sign: {share:.1f} % of {count} speedups are on the right side of 1"
-            + _partly(o for o in outcomes if o.kind == "speedup")
-        )
-    lost = list(regrets(outcomes).values())
-    if lost:
-        found.append(
-            f"regret of the chosen draft length over {len(lost)} sweeps: median "
-            f"{np.median(lost):.1f} %, worst {max(lost):.1f} %"
-            + _partly(o for o in outcomes if o.kind == "speedup" and o.case.sweep)
-        )
-    return found
+def _errors_of(rows: Sequence[Record]) -> str:
+    """Mean absolute errors by kind."""
+    texts = []
+    for kind in UNITS:
+        errors = [abs(_error(r)) for r in rows if r.text("kind") == kind]
+        if errors:
+            texts.append(f"{kind} {100 * _mean(errors):.1f} % of {len(errors)}")
+    return ", ".join(texts)
 
 
-def _partly(outcomes: Iterable[Outcome]) -> str:
-    """How many of the rows behind a verdict had constants fitted on their like."""
-    fitted = [o.fitted for o in outcomes]
-    return f"; fitted on such rows: {sum(fitted)} of {len(fitted)}" if any(fitted) else ""
+def _basis(row: Record) -> str:
+    """Whether constants were fitted on such rows; documents of older versions do not say."""
+    if row.data.get("fitted") is None:
+        return "not said"
+    return "fitted" if row.flag("fitted") else "predicted"
 
 
-def _line(o: Outcome) -> str:
-    unit, scale = ("ms", 1e3) if o.kind == "step" else ("x", 1.0)
-    a = o.case.ask
-    found = "by constants fitted on such rows" if o.fitted else "predicted"
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else math.nan
+
+
+def _far(row: Record) -> float:
+    """How far off, too long and too short alike."""
+    return abs(math.log(row.positive("predicted")) - math.log(row.positive("measured")))
+
+
+def _error(row: Record) -> float:
+    return row.positive("predicted") / row.positive("measured") - 1
+
+
+def _replay_facts(found: Record, skipped: int, impossible: int) -> Iterable[Fact]:
+    sign = found.maybe("sign_accuracy_percent")
+    lost = [v for _, v in found.record("regret_percent").items() if v is not None]
+    speedups = [r for r in found.records("rows") if r.text("kind") == "speedup"]
+    fitted = sum(_basis(r) == "fitted" for r in speedups)
+    partly = f"; fitted on such rows: {fitted} of {len(speedups)}" if fitted else ""
+    yield Fact(
+        name="right side of 1",
+        value="–" if sign is None else f"{sign:.1f} %",
+        note=f"of {found.number('sign_rows'):.0f} speedups{partly}",
+    )
+    middle = f", median {statistics.median(lost):.1f} %" if lost else ""
+    yield Fact(
+        name="regret of the draft length",
+        value=f"{max(lost):.1f} %" if lost else "–",
+        note=f"worst of {len(lost)} sweeps{middle}{partly if lost else ''}",
+    )
+    yield Fact(name="impossible rows", value=str(impossible), note="faster than the datasheet")
+    yield Fact(name="rows not used", value=str(skipped))
+
+
+ERRORS = ("mape", "median", "p95", "bias", "coverage", "naive_mape")
+
+
+def _errors(found: Record) -> Section:
+    """Errors by source in percent, then of all; a total adds no fitted rows to predicted ones."""
+    columns = ("source", "kind", "basis", "n", "MAPE", "median", "p95", "bias", "in 80 %", "naive")
+    listed = [(s.text("source"), s) for s in found.records("summaries")]
+    totals = [(f"all {_basis(s)}", s) for s in found.records("totals")]
+    rows = tuple(
+        (name, s.text("kind"), _basis(s), f"{s.number('rows'):.0f}",
+         *(_percent(s, key) for key in ERRORS))
+        for name, s in (*listed, *totals)
+    )  # fmt: skip
+    note = (
+        "Errors in percent. fitted: the stack's constants were fitted on such rows, whose errors "
+        "are no test; in 80 %: rows inside their interval; naive: MAPE of the naive roofline."
+    )
+    best = frozenset(range(len(listed), len(rows)))
+    grid = Grid(columns=columns, rows=rows, note=note, best=best)
+    return Section(title="Errors", blocks=(grid,))
+
+
+def _percent(summary: Record, key: str) -> str:
+    value = summary.maybe(key)
+    return "–" if value is None else f"{value:+.1f}" if key == "bias" else f"{value:.1f}"
+
+
+def _line(row: Record) -> str:
+    """A row in words: what was measured, what was predicted, for which workload."""
+    unit = UNITS.get(row.text("kind"), "count")
+    told = [f"{show(row.maybe('measured'), unit)} measured"]
+    how = "by constants fitted on such rows" if _basis(row) == "fitted" else "predicted"
+    told += [
+        f"{show(row.maybe('predicted'), unit)} {how}",
+        f"{show(row.maybe('naive'), unit)} naive",
+    ]
+    return f"{row.text('id')}: {row.text('kind')} {', '.join(told)}{_where(row)}"
+
+
+def _where(row: Record) -> str:
+    """The workload of a row, where the document says it."""
+    asked = row.maybe_record("asked")
+    if asked is None:
+        return ""
     return (
-        f"{o.case.id}: {o.kind} {o.measured * scale:.3g} {unit} measured, "
-        f"{o.predicted * scale:.3g} {found}, {o.naive * scale:.3g} naive "
-        f"({a['model']} on {a['gpu']}, batch {a['batch']}, {a['ctx']} tokens)"
+        f" ({asked.text('model')} on {asked.text('gpu')}, batch {asked.number('batch'):.0f}, "
+        f"{asked.number('ctx'):.0f} tokens)"
     )
 
 
-def as_dict(outcomes: list[Outcome], skipped: list[Skipped]) -> dict[str, Any]:
-    """The same as JSON, row by row."""
-    share, count = sign_accuracy(outcomes)
-    return {
-        "schema": "magicplan.replay/1",
-        "summaries": [
-            {"source": name, "kind": kind, "fitted": fitted, **asdict(s)}
-            for fitted in (True, False)
-            for (name, kind), s in summaries([o for o in outcomes if o.fitted == fitted]).items()
-        ],
-        "sign_accuracy_percent": share if count else None,
-        "sign_rows": count,
-        "regret_percent": {" | ".join(k): v for k, v in regrets(outcomes).items()},
-        "rows": [
-            {
-                "id": o.case.id,
-                "source": o.case.source,
-                "kind": o.kind,
-                "measured": o.measured,
-                "predicted": o.predicted,
-                "low": o.low,
-                "high": o.high,
-                "naive": o.naive,
-                "impossible": o.impossible,
-                "fitted": o.fitted,
-            }
-            for o in outcomes
-        ],
-        "skipped": [asdict(s) for s in skipped],
-    }
+def _kind(rows: Sequence[Record], kind: str) -> Section:
+    chosen = [r for r in rows if r.text("kind") == kind]
+    inside = sum(_inside(r) for r in chosen)
+    figure = replay_chart(chosen, kind)
+    plot = Plot(
+        title=f"Predicted against measured: {kind}",
+        reading=f"Bars are 80 % intervals; {inside} of {len(chosen)} rows lie inside theirs. "
+        "Crosses are the naive roofline.",
+        figure=figure,
+        repeated=True,
+    )
+    return Section(title=f"{kind.capitalize()}s", blocks=(plot,))
 
 
-def draw(outcomes: list[Outcome], path: Path) -> None:
-    """Predicted against measured, one panel for steps and one for speedups; rows whose like the
-    stack's constants were fitted on are hollow."""
-    plt = pyplot(path)
-    kinds = [kind for kind in KINDS if any(o.kind == kind for o in outcomes)]
-    figure, axes = plt.subplots(1, len(kinds), figsize=(6 * len(kinds), 5.5), squeeze=False)
-    for axis, kind in zip(axes[0], kinds, strict=True):
-        rows = [o for o in outcomes if o.kind == kind]
-        scale = 1e3 if kind == "step" else 1.0
-        measured = scale * np.asarray([o.measured for o in rows])
-        naive = scale * np.asarray([o.naive for o in rows])
-        axis.scatter(measured, naive, s=10, alpha=0.6, color="#bbbbbb", label="naive", linewidths=0)
-        predicted = scale * np.asarray([o.predicted for o in rows])
-        fitted = np.asarray([o.fitted for o in rows])
-        for name, mask, face in (("fitted", fitted, "none"), ("predicted", ~fitted, "#1f6feb")):
-            if mask.any():
-                axis.scatter(measured[mask], predicted[mask], s=10, alpha=0.6, facecolors=face,
-                             edgecolors="#1f6feb", linewidths=0.6, label=name)  # fmt: skip
-        ends = [measured.min(), measured.max()]
-        axis.plot(ends, ends, color="black", linewidth=0.8)
-        axis.set(xscale="log", yscale="log", title=f"{kind}, {len(rows)} rows")
-        axis.set_xlabel("measured" + (" [ms]" if kind == "step" else ""))
-        axis.set_ylabel("predicted" + (" [ms]" if kind == "step" else ""))
-        axis.legend(frameon=False)
-    save(plt, figure, path)
+def _inside(row: Record) -> bool:
+    low, high = row.maybe("low"), row.maybe("high")
+    return low is not None and high is not None and low <= row.number("measured") <= high
+
+
+def replay_chart(rows: Sequence[Record], kind: str) -> Chart:
+    """Points by source, fitted rows apart, the naive roofline faint."""
+    groups: dict[str, list[Record]] = {}
+    for row in rows:
+        name = row.text("source") + (" (fitted)" if _basis(row) == "fitted" else "")
+        groups.setdefault(name, []).append(row)
+    series = [
+        Series(
+            name=source,
+            x=tuple(r.maybe("measured") for r in group),
+            y=tuple(r.maybe("predicted") for r in group),
+            low=tuple(r.maybe("low") for r in group),
+            high=tuple(r.maybe("high") for r in group),
+            labels=tuple(r.text("id") for r in group),
+        )
+        for source, group in sorted(groups.items())
+    ]
+    naive = Series(
+        name="naive roofline",
+        x=tuple(r.maybe("measured") for r in rows),
+        y=tuple(r.maybe("naive") for r in rows),
+        labels=tuple(r.text("id") for r in rows),
+        style="faint",
+    )
+    return agreement([*series, naive], "measured", "predicted", UNITS[kind])
+
+
+def _worst(rows: Sequence[Record]) -> Section:
+    ordered = sorted(rows, key=lambda r: (-_far(r), r.text("id")))[:WORST]
+    lines = tuple(f"{_line(r)}: {_error(r):+.1%}" for r in ordered)
+    return Section(title="Worst rows", blocks=(Bullets(lines=lines or ("no rows",)),))

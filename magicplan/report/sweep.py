@@ -1,21 +1,23 @@
-"""A grid of predictions: table, CSV, JSON and heat maps."""
+"""Predictions over batch and context: a page of maps, a GPU each, and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from magicplan.prediction.result import Prediction
-from magicplan.report.document.figures import contexts_and_batches, pyplot, save, speedup_map
-from magicplan.report.document.terminal import cell_tables, notes
-from magicplan.units import human_tokens
+from magicplan.report.document.charts import HeatMap, Numbers, Scale, mapped, speedup_text
+from magicplan.report.document.page import Block, Page, Plot, Section
+from magicplan.report.document.parts import rests_on, verdict_text
+from magicplan.report.document.record import Record
+from magicplan.report.prediction import REST
+from magicplan.units import show
 
+CELLS = "The 80 % interval of a cell is in its hover box and in the table."
 COLUMNS = (
     "gpu", "model", "batch", "ctx_tokens", "gpus", "tp", "replicas", "fits", "bound",
     "step_seconds", "tokens_per_s", "draft", "gamma", "tokens_per_round", "round_seconds",
@@ -23,25 +25,143 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def render(results: Sequence[Prediction], console: Console) -> None:
-    """One table a GPU: best speedup, its draft length, and what binds the plain step."""
-    for p in results:
-        title = f"{p.model.name} on {p.accelerator.name}"
-        contexts = [human_tokens(int(c)) for c in p.workload.ctx_tokens[0]]
-        rows = [
-            (str(batch), [_cell(p, row, col) for col in range(len(contexts))])
-            for row, batch in enumerate(p.workload.batch[:, 0])
-        ]
-        cell_tables(console, title, contexts, rows)
-    console.print("Cell: speedup, gamma, what binds a plain step. '-': fits nowhere.")
-    notes(console, "Rests on", dict.fromkeys(n for r in results for n in r.assumptions))
+def page(predictions: tuple[Record, ...]) -> Page:
+    """Maps over batch and context, a section a GPU."""
+    model = predictions[0].record("model").text("name")
+    names = [p.record("accelerator").text("name") for p in predictions]
+    pairs = zip(names, predictions, strict=True)
+    return Page(
+        title=f"{model} over batch and context",
+        verdict=" ".join(dict.fromkeys(map(verdict_text, predictions))),
+        subject=f"{model} on {', '.join(dict.fromkeys(names))}",
+        sections=(
+            *(Section(title=f"{model} on {name}", blocks=tuple(_maps(p))) for name, p in pairs),
+            rests_on(tuple(line for p in predictions for line in p.texts("assumptions"))),
+        ),
+    )
 
 
-def _cell(p: Prediction, row: int, col: int) -> str:
-    if not p.memory.fits[row, col]:
-        return "-"
-    gamma = p.best.gamma[row, col]
-    return f"{p.best.speedup[row, col]:.2f}x g{gamma}\n{p.baseline.bound[row, col]}"
+def _maps(p: Record) -> Iterator[Block]:
+    deployment = p.record("deployment")
+    reading = (
+        f"{_draft(p)}; stack {deployment.text('stack')}, calibration "
+        f"{deployment.text('calibration')}. Blue gains, orange loses. {CELLS} {REST}"
+    )
+    yield Plot(title="Speedup of the best draft length", reading=reading, figure=speedup_map(p))
+    reading = f"A plain decode step and what binds it. {CELLS} {REST}"
+    yield Plot(title="A decode step", reading=reading, figure=step_map(p), quiet=True)
+
+
+def _draft(p: Record) -> str:
+    names = {name for row in Cells(p, "best").names("draft") for name in row} - {"none"}
+    return f"Draft: {', '.join(sorted(names))}" if names else "No draft"
+
+
+def axes_of(p: Record) -> tuple[Numbers, Numbers]:
+    """Batches and contexts of a grid."""
+    w = p.record("workload")
+    batches, contexts = w.matrix("batch"), w.matrix("ctx_tokens")
+    if not batches or not batches[0] or not contexts:
+        w.fail("batch", "a grid of batch and context")
+    return tuple(row[0] for row in batches), contexts[0]
+
+
+class Cells:
+    """Fields of a part of a prediction over its grid, checked to be [batch][ctx]."""
+
+    def __init__(self, p: Record, part: str) -> None:
+        batches, contexts = axes_of(p)
+        self.record, self.shape = p.record(part), [len(contexts)] * len(batches)
+
+    def numbers(self, key: str) -> tuple[Numbers, ...]:
+        """A number or null for every cell."""
+        return self._checked(key, self.record.matrix(key))
+
+    def names(self, key: str) -> tuple[tuple[str, ...], ...]:
+        """A text for every cell."""
+        rows = self.record.data.get(key)
+        if not isinstance(rows, list) or not all(isinstance(row, list) for row in rows):
+            self.record.fail(key, "a name for every batch and context")
+        return self._checked(key, tuple(tuple(map(str, row)) for row in rows))
+
+    def _checked(self, key: str, rows: tuple[tuple[Any, ...], ...]) -> tuple[tuple[Any, ...], ...]:
+        if [len(row) for row in rows] != self.shape:
+            self.record.fail(key, "an entry for every batch and context")
+        return rows
+
+
+def speedup_map(p: Record) -> HeatMap:
+    """Speedup, draft length and interval over the grid, with the break-even lines."""
+    batches, contexts = axes_of(p)
+    best = Cells(p, "best")
+    gains, gammas = best.numbers("speedup"), best.numbers("gamma")
+    ends = (best.numbers("speedup_low"), best.numbers("speedup_high"))
+    return HeatMap(
+        x=Scale(title="context", unit="tokens"),
+        y=Scale(title="batch"),
+        value=Scale(title="speedup", unit="ratio"),
+        columns=contexts,
+        rows=batches,
+        values=gains,
+        texts=mapped(speedup_text, gains, gammas),
+        details=mapped(_details, *ends, gammas, gains, Cells(p, "baseline").names("bound")),
+        middle=1.0,
+        lines=tuple(break_even_lines(p)),
+        says="speedup, draft length (γ), 80 % interval, what binds a plain step",
+    )
+
+
+def _details(
+    low: float | None, high: float | None, gamma: float | None, gain: float | None, bound: str
+) -> str:
+    return "" if gain is None else "\n".join(filter(None, (ends_text(low, high, gamma), bound)))
+
+
+def ends_text(low: float | None, high: float | None, gamma: float | None) -> str:
+    """The interval of a cell that drafts."""
+    return f"{low:.2f}-{high:.2f}" if gamma and low is not None and high is not None else ""
+
+
+def break_even_lines(p: Record) -> Iterator[tuple[str, Numbers, Numbers]]:
+    """Where speculation starts to pay, KV outweighs weights, and arithmetic outlasts memory."""
+    batches, contexts = axes_of(p)
+    even = p.record("break_even")
+    for key, name in (
+        ("speedup_one_ctx_tokens", "speculation pays from here"),
+        ("kv_equals_weights_ctx_tokens", "KV bytes = weight bytes"),
+    ):
+        at = tuple(row[0] if row else None for row in even.matrix(key))
+        if len(at) == len(batches) and any(at):
+            yield name, at, batches
+    bound = even.matrix("compute_bound_batch")
+    if len(bound) == 1 and len(bound[0]) == len(contexts) and any(bound[0]):
+        yield "linear layers compute-bound", contexts, bound[0]
+
+
+def step_map(p: Record) -> HeatMap:
+    """Seconds of a plain step, what binds it, and its interval."""
+    batches, contexts = axes_of(p)
+    base = Cells(p, "baseline")
+    seconds = base.numbers("step_seconds")
+    return HeatMap(
+        x=Scale(title="context", unit="tokens"),
+        y=Scale(title="batch"),
+        value=Scale(title="a step", unit="seconds"),
+        columns=contexts,
+        rows=batches,
+        values=seconds,
+        texts=mapped(_step_text, seconds, base.names("bound")),
+        details=mapped(_range, base.numbers("low_seconds"), base.numbers("high_seconds")),
+    )
+
+
+def _step_text(seconds: float | None, bound: str) -> str:
+    return "no fit" if seconds is None else f"{show(seconds, 'seconds')}\n{bound}"
+
+
+def _range(low: float | None, high: float | None) -> str:
+    ends = (show(low, "seconds"), show(high, "seconds"))
+    return "" if low is None or high is None else f"80 % {ends[0]}-{ends[1]}"
 
 
 def cells(p: Prediction) -> Iterator[dict[str, Any]]:
@@ -85,47 +205,3 @@ def as_csv(results: Sequence[Prediction]) -> str:
 def as_dict(results: Sequence[Prediction]) -> dict[str, Any]:
     """Every grid as the JSON of a prediction."""
     return {"schema": "magicplan.sweep/1", "predictions": [r.to_dict() for r in results]}
-
-
-def draw(results: Sequence[Prediction], path: Path) -> None:
-    """Heat maps, a column a GPU: speedup above, the best draft length below."""
-    plt = pyplot(path)
-
-    rows, columns = results[0].workload.batch.shape
-    width, height = max(4.5, 0.85 * columns + 1.6), max(2.4, 0.5 * rows + 1.1)
-    figure, axes = plt.subplots(
-        2,
-        len(results),
-        figsize=(width * len(results) + 0.8, 2 * height),
-        squeeze=False,
-        layout="constrained",
-    )
-    top = max(float(np.nanmax(r.best.speedup, initial=1.0)) for r in results)
-    longest = max(int(r.best.gamma.max()) for r in results)
-    for column, p in enumerate(results):
-        gains = [
-            [f"{v:.2f}x" if g else "off" for v, g in zip(*row, strict=True)]
-            for row in zip(p.best.speedup, p.best.gamma, strict=True)
-        ]
-        image = speedup_map(axes[0][column], p.best.speedup, top, gains)
-        lengths = _lengths(axes[1][column], p, longest)
-        name = p.resolved.draft.name if p.resolved.draft else "no draft"
-        title = f"{p.model.name} on {p.accelerator.name}, {name}"
-        axes[0][column].set_title(title, fontsize=9)
-        for axis in (axes[0][column], axes[1][column]):
-            contexts_and_batches(axis, list(p.workload.ctx_tokens[0]), list(p.workload.batch[:, 0]))
-    figure.colorbar(image, ax=list(axes[0]), label="speedup")
-    figure.colorbar(lengths, ax=list(axes[1]), label="best draft length")
-    save(plt, figure, path)
-
-
-def _lengths(axis: Any, p: Prediction, longest: int) -> Any:
-    """The best draft length of every cell, `off` where none pays."""
-    gamma = np.where(p.memory.fits, p.best.gamma, np.nan)
-    image = axis.imshow(
-        gamma, origin="lower", aspect="auto", vmin=0, vmax=max(longest, 1) * 1.3, cmap="Blues"
-    )
-    for (row, column), value in np.ndenumerate(gamma):
-        text = "no fit" if value != value else f"{value:.0f}" if value else "off"
-        axis.text(column, row, text, ha="center", va="center", fontsize=8)
-    return image

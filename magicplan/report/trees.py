@@ -1,151 +1,140 @@
-"""Best trees over a grid: table, JSON and pictures."""
+"""Trees of drafted tokens as pages: the best of every cell, and what given ones are worth."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from magicplan.report.document.charts import HeatMap, Scale, TreePanel, Trees
+from magicplan.report.document.page import Grid, Page, Plot, Section
+from magicplan.report.document.parts import rests_on, verdict_text
+from magicplan.report.document.record import Record
+from magicplan.units import show
 
-import numpy as np
-from rich.console import Console
-
-from magicplan.errors import UsageError
-from magicplan.prediction.adaptive_trees import TreePlan, TreePoint, Valued
-from magicplan.report.document.figures import pyplot, save
-from magicplan.report.document.terminal import cell_tables, notes, table
-from magicplan.roofline.tree_speculation import LEAST_GAIN
-from magicplan.units import human_seconds, human_tokens
+MOST_DRAWN = 64
+"""Trees in a figure."""
 
 
-def render(plan: TreePlan, console: Console) -> None:
-    """A row a batch, a column a context: nodes/levels and speedup, against the best chain."""
-    contexts = sorted({point.ctx_tokens for point in plan.points})
-    batches = sorted({point.batch for point in plan.points})
-    at = {(point.batch, point.ctx_tokens): point for point in plan.points}
-    draft = plan.resolved.draft.name if plan.resolved.draft else "none"
-    title = f"{plan.resolved.model.name} on {plan.resolved.machine.accelerator.name}, {draft}"
-    rows = [(str(batch), [_cell(at[(batch, ctx)]) for ctx in contexts]) for batch in batches]
-    cell_tables(console, title, [human_tokens(ctx) for ctx in contexts], rows)
-    console.print(
-        "Cell: nodes/levels, speedup, its 80 % interval, the best chain's speedup; off: no tree "
-        f"gains {100 * (LEAST_GAIN - 1):.0f} %, do not speculate; '-' fits nowhere."
+def page(found: Record) -> Page:
+    """The JSON of `magicplan tree`: the best tree of every cell."""
+    points = found.records("points") or found.fail("points", "a list that is not empty")
+    name = (
+        f"{found.text('model', '')} on {found.text('accelerator', '')}, {found.text('draft', '')}"
     )
-    notes(console, "Rests on", plan.assumptions)
+    speedups = Plot(
+        title="Speedup of the best tree",
+        reading="Cells name nodes/levels and speedup, its 80 % interval, and the best chain's "
+        "speedup; off does not speculate.",
+        figure=tree_map(points),
+    )
+    trees = Plot(
+        title="The trees",
+        reading="A node is the darker the likelier it is accepted; the speedup beside each has the "
+        "80 % interval of the table above.",
+        figure=tree_panels(points[:MOST_DRAWN]),
+        quiet=True,
+    )
+    lines = found.texts("assumptions")
+    return Page(
+        title="Trees over batch and context",
+        verdict=verdict_text(found),
+        subject=name if found.text("model", "") else "",
+        sections=(
+            Section(title="Trees", blocks=(speedups, trees)),
+            *((rests_on(lines),) if lines else ()),
+        ),
+    )
 
 
-def _cell(point: TreePoint) -> str:
-    if not point.fits:
-        return "-"
-    if point.size == 1:
+def tree_map(points: tuple[Record, ...]) -> HeatMap:
+    """Speedups over the cells that the points name."""
+    batches = tuple(sorted({p.number("batch") for p in points}))
+    contexts = tuple(sorted({p.number("ctx_tokens") for p in points}))
+    at = {(p.number("batch"), p.number("ctx_tokens")): p for p in points}
+    cells = [[at.get((batch, ctx)) for ctx in contexts] for batch in batches]
+    return HeatMap(
+        x=Scale(title="context", unit="tokens"),
+        y=Scale(title="batch"),
+        value=Scale(title="speedup", unit="ratio"),
+        columns=contexts,
+        rows=batches,
+        values=tuple(tuple(_value(p) for p in row) for row in cells),
+        texts=tuple(tuple(_text(p) for p in row) for row in cells),
+        details=tuple(tuple(_details(p) for p in row) for row in cells),
+        middle=1.0,
+        says="nodes/levels, speedup, its 80 % interval, the best chain's speedup; off: do not "
+        "speculate",
+    )
+
+
+def _fits(point: Record) -> bool:
+    return point.flag("fits") if "fits" in point.data else True
+
+
+def _value(point: Record | None) -> float | None:
+    return point.maybe("speedup") if point is not None and _fits(point) else None
+
+
+def _text(point: Record | None) -> str:
+    if point is None or _value(point) is None:
+        return "no fit"
+    if point.number("size") == 1:
         return "off"
-    interval = f"{point.speedup_low:.2f}-{point.speedup_high:.2f}"
-    return (
-        f"{point.size}/{point.depth}\n{point.speedup:.2f}x\n{interval}\n{point.chain_speedup:.2f}x"
+    shape = f"{point.number('size'):.0f}/{point.number('depth'):.0f}"
+    return f"{shape}\n{show(point.number('speedup'), 'ratio')}"
+
+
+def _details(point: Record | None) -> str:
+    if point is None or _value(point) is None or point.number("size") == 1:
+        return ""
+    low, high = point.maybe("speedup_low"), point.maybe("speedup_high")
+    chain = point.maybe("chain_speedup")
+    said = [f"{low:.2f}-{high:.2f}"] if low is not None and high is not None else []
+    return "\n".join([*said, *([f"chain {chain:.2f}x"] if chain is not None else [])])
+
+
+def tree_panels(points: tuple[Record, ...]) -> Trees:
+    """Every tree with its nodes' probabilities of being accepted, a batch a row."""
+    contexts = {p.number("ctx_tokens") for p in points}
+    return Trees(panels=tuple(map(_panel, points)), across=min(len(contexts), 8))
+
+
+def _panel(point: Record) -> TreePanel:
+    parents = []
+    for node, parent in enumerate(point.numbers("parents")):
+        rooted = parent == -1 if node == 0 else parent is not None and 0 <= parent < node
+        if parent is None or parent != int(parent) or not rooted:
+            point.fail("parents", "for every node an earlier one")
+        parents.append(int(parent))
+    weights = point.numbers("accepted") if "accepted" in point.data else (None,) * len(parents)
+    if len(weights) != len(parents):
+        point.fail("accepted", "a probability for every node")
+    nodes, levels = point.number("size"), point.number("depth")
+    says = f"{nodes:.0f} nodes, {levels:.0f} levels: {show(point.maybe('speedup'), 'ratio')}"
+    where = f"batch {point.number('batch'):.0f}, {show(point.number('ctx_tokens'), 'tokens')}"
+    if not _fits(point):
+        return TreePanel(title=where, parents=(), weights=(), says="fits nowhere")
+    says = says if nodes > 1 else "do not speculate"
+    return TreePanel(title=where, parents=tuple(parents), weights=weights, says=says)
+
+
+def worth_page(found: Record) -> Page:
+    """The JSON of `magicplan tree --from`: given trees, in the order of their file."""
+    best = found.record("best")
+    rows = tuple(
+        (
+            str(number),
+            f"{t.number('size'):.0f}",
+            f"{t.number('depth'):.0f}",
+            f"{t.number('tokens_per_round'):.2f}",
+            show(t.number("round_seconds"), "seconds"),
+            show(t.number("speedup"), "ratio"),
+            f"{t.number('loss'):.1%}",
+        )
+        for number, t in enumerate(found.records("trees"), 1)
     )
-
-
-def as_dict(plan: TreePlan) -> dict[str, Any]:
-    """The JSON of `tree`, which is also its file."""
-    return plan.to_dict()
-
-
-def render_worths(found: Valued, console: Console) -> None:
-    """A row a given tree, in the order of its file."""
-    grid = table("tree", "nodes", "levels", "tokens", "round", "speedup", "loss")
-    for number, worth in enumerate(found.worths, 1):
-        grid.add_row(
-            str(number), str(worth.tree.size), str(worth.tree.depth),
-            f"{worth.tokens_per_round:.2f}", human_seconds(worth.round_seconds),
-            f"{worth.speedup:.2f}x", f"{worth.loss:.1%}",
-        )  # fmt: skip
-    console.print(grid)
-    console.print(f"The best tree has {found.best_size} nodes and gives {found.best_speedup:.2f}x.")
-
-
-def worths_as_dict(found: Valued) -> dict[str, Any]:
-    """The same as JSON."""
-    names = ("tokens_per_round", "round_seconds", "speedup", "loss")
-    return {
-        "schema": "magicplan.tree_worth/1",
-        "best": {"size": found.best_size, "speedup": found.best_speedup},
-        "trees": [
-            {"size": worth.tree.size, "depth": worth.tree.depth}
-            | {name: getattr(worth, name) for name in names}
-            for worth in found.worths
-        ],
-    }
-
-
-def draw(plan: TreePlan, path: Path) -> None:
-    """A panel a cell: nodes coloured by the probability that they survive."""
-    plt = pyplot(path)
-    from matplotlib.cm import ScalarMappable
-
-    contexts = sorted({point.ctx_tokens for point in plan.points})
-    batches = sorted({point.batch for point in plan.points})
-    if len(contexts) * len(batches) > 64:
-        raise UsageError(f"--figure draws at most 64 trees, not {len(contexts) * len(batches)}")
-    size = (2.6 * len(contexts) + 1.2, 2.3 * len(batches) + 0.6)
-    figure, axes = plt.subplots(
-        len(batches), len(contexts), figsize=size, squeeze=False, layout="constrained"
+    columns = ("tree", "nodes", "levels", "tokens", "round", "speedup", "loss")
+    note = "loss: throughput lost against the best tree."
+    return Page(
+        title="What given trees are worth",
+        verdict=f"The best tree has {best.number('size'):.0f} nodes and gives "
+        f"{show(best.number('speedup'), 'ratio')}.",
+        sections=(Section(title="Trees", blocks=(Grid(columns=columns, rows=rows, note=note),)),),
     )
-    at = {(point.batch, point.ctx_tokens): point for point in plan.points}
-    for row, batch in enumerate(batches):
-        for column, ctx in enumerate(contexts):
-            _panel(axes[row][column], at[(batch, ctx)])
-    colours = ScalarMappable(norm=_scale(), cmap=COLOURS)
-    figure.colorbar(colours, ax=axes, label="probability that a node is accepted", shrink=0.7)
-    save(plt, figure, path)
-
-
-def _places(point: TreePoint) -> list[tuple[float, float]]:
-    """Leaves side by side, parents above the middle of their children."""
-    children: dict[int, list[int]] = {}
-    for node, parent in enumerate(point.tree.parents):
-        children.setdefault(parent, []).append(node)
-    across: dict[int, float] = {}
-    leaves = 0
-
-    def visit(node: int) -> float:
-        nonlocal leaves
-        below = [visit(child) for child in children.get(node, [])]
-        if not below:
-            leaves += 1
-        across[node] = sum(below) / len(below) if below else float(leaves)
-        return across[node]
-
-    visit(0)
-    return [(across[node], -level) for node, level in enumerate(point.tree.levels)]
-
-
-def _panel(axis: Any, point: TreePoint) -> None:
-    where = f"batch {point.batch}, {human_tokens(point.ctx_tokens)}"
-    gain = f"{point.size} nodes, {point.depth} levels: {point.speedup:.2f}x"
-    if point.size == 1:
-        gain = "do not speculate"
-    axis.set_axis_off()
-    axis.margins(0.12)
-    axis.set_title(f"{where}\n{gain if point.fits else 'fits nowhere'}", fontsize=9)
-    if not point.fits:
-        return
-    places = _places(point)
-    for node, parent in enumerate(point.tree.parents):
-        if parent >= 0:
-            (x0, y0), (x1, y1) = places[parent], places[node]
-            axis.plot([x0, x1], [y0, y1], color="0.7", linewidth=0.8, zorder=1)
-    axis.scatter(
-        [x for x, _ in places], [y for _, y in places], c=np.maximum(point.weights, FAINTEST),
-        cmap=COLOURS, norm=_scale(), s=max(14, 70 - point.size), zorder=2,
-        edgecolors="0.25", linewidths=0.4,
-    )  # fmt: skip
-
-
-COLOURS = "viridis_r"
-FAINTEST = 0.01
-"""Survival below which all nodes share a colour."""
-
-
-def _scale() -> Any:
-    """Logarithmic, for survival falls by a factor a level."""
-    from matplotlib.colors import LogNorm
-
-    return LogNorm(vmin=FAINTEST, vmax=1)

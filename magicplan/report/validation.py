@@ -1,277 +1,233 @@
-"""Measured beside calibrated beside ideal: a validation's table, its errors and its verdict."""
+"""A validation as a page: what a real device did beside what was predicted before."""
 
 from __future__ import annotations
 
-from statistics import mean
-from typing import Any
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from magicplan.report.document.charts import Chart, Series, Style
+from magicplan.report.document.page import Block, Bullets, Fact, Grid, Page, Plot, Section
+from magicplan.report.document.record import Record
+from magicplan.report.replay import agreement
+from magicplan.units import Unit, show
 
-from magicplan.report.document.terminal import notes, table
-from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
-from magicplan.validate.compare import QUANTITIES, Comparison, Verdict, rule, summary
-
-DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
-SCHEMA = "magicplan.validation/1"
-
-
-def render(c: Comparison, console: Console) -> None:
-    """What was measured, a row a point; errors; what it shows; the verdict last."""
-    console.print(headline(c))
-    console.print(_point_table(c))
-    console.print(_error_table(c))
-    notes(console, "Shown here", shown(c))
-    reasons = [f"{name_of(p)}: {p.reason}" for p in c.points if p.reason]
-    if reasons:
-        notes(console, "Not passed", reasons)
-    if flags := flagged(c):
-        notes(console, "Flags", flags)
-    notes(console, "Rests on", basis(c))
-    console.print(verdict(c))
+QUANTITIES = ("decode", "draft", "verify", "round", "speedup")
+CHARTS: tuple[tuple[str, tuple[str, ...], Unit], ...] = (
+    ("times", QUANTITIES[:-1], "seconds"),
+    ("speedup", QUANTITIES[-1:], "ratio"),
+)
+VERDICTS = ("pass", "fail", "impossible", "skipped", "open")
+LISTED = 400
+"""Points in the table of the page; the document has all."""
 
 
-def flagged(c: Comparison) -> list[str]:
-    """Doubts about points, one line a kind of doubt with its worst case."""
-    kinds: dict[str, list[tuple[str, str]]] = {}
-    for p in c.points:
-        for flag in p.flags:
-            kinds.setdefault(flag.split()[0], []).append((flag, name_of(p)))
-    return [
-        f"{flag} ({name}{f', and {len(found) - 1} more points' if found[1:] else ''})"
-        for found in kinds.values()
-        for flag, name in [max(found)]
-    ]
-
-
-def headline(c: Comparison) -> str:
-    """Model, draft and device in one line."""
-    device = c.run.header["device"]
-    kind = " (random weights)" if _weights(c) == "random" else ""
-    return (
-        f"{c.content['model']}{kind}, draft {c.content['draft']}, acceptance "
-        f"{c.content['acceptance_origin']}, {c.run.header['settings'].get('backend')} backend on "
-        f"{'' if _ranks(c) == 1 else f'{_ranks(c)} x '}{device['name']} ({device['device']})"
+def page(found: Record) -> Page:
+    """The JSON of `magicplan validate`."""
+    points = found.records("points")
+    counts = Counter(p.text("verdict", "open") for p in points)
+    said = ", ".join(f"{counts[v]} {v}" for v in VERDICTS if counts[v])
+    plots = tuple(_plots(points))
+    summary = found.maybe_record("summary")
+    judged = summary.text("verdict", "") if summary else ""
+    counted = f"{len(points)} points: {said or 'none'}."
+    verdict = f"Verdict: {judged}. {counted}" if judged else counted
+    sections = (
+        *((Section(title="Agreement", blocks=plots),) if plots else ()),
+        *_errors(summary),
+        Section(title="Points", blocks=(_points(points), *_reasons(points))),
+        *_told(found, "shown", "Shown here"),
+        *_told(found, "flags", "Flags"),
+        Section(title="Rests on", blocks=tuple(_basis(found, points))),
+    )
+    return Page(
+        title="Measured on a real device, against the prediction",
+        verdict=summary.text("verdict_text", verdict) if summary else verdict,
+        subject=_subject(found),
+        tone={"pass": "good", "fail": "bad"}.get(judged, "plain"),  # type: ignore[arg-type]
+        facts=tuple(_facts(found)),
+        sections=sections,
     )
 
 
-def _weights(c: Comparison) -> str:
-    """checkpoint or random; '' in a run file that did not store it."""
-    stored, source = c.run.header["settings"].get("weights"), c.content["acceptance_origin"]
-    told = {"checkpoint": "checkpoint", "dialled": "random"}.get(source.partition(":")[0], "")
-    return str(stored or told)
+def field(quantity: str) -> str:
+    """The name of a quantity in a point."""
+    return quantity if quantity == "speedup" else f"{quantity}_seconds"
 
 
-def _weights_told(c: Comparison) -> str:
-    """Where the target's weights came from, and a smaller model's."""
-    settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
-
-    def told(kind: str, name: Any) -> str:
-        return f"the checkpoint {name}" if kind == "checkpoint" else f"random weights, seed {seed}"
-
-    if not (kind := _weights(c)):
-        return "weights: this run file does not say whether they were random or a checkpoint's"
-    draft = settings.get("draft_weights")
-    behind = f"; of the draft: {told(draft, settings.get('draft'))}" if draft else ""
-    return f"weights: {told(kind, settings.get('model'))}{behind}"
-
-
-def _ranks(c: Comparison) -> int:
-    return int(c.run.header["settings"].get("ranks", 1))
-
-
-def _point_table(c: Comparison) -> Any:
-    """Three rows a point: measured, calibrated, ideal. Milliseconds."""
-    grid = table("ms", "", "decode", "verify", "drafts", "round", "tokens", "speedup")
-    for p in c.points:
-        titles = [f"{p.batch} x {human_tokens(p.ctx_tokens)}", _length(p), p.verdict]
-        sides = [("measured", p.measured), ("calibrated", p.predicted), ("ideal", p.ideal)]
-        for number, (name, side) in enumerate(sides):
-            last = number == len(sides) - 1
-            grid.add_row(titles[number], name, *_cells(side), end_section=last)
-    return grid
-
-
-def _length(p: Verdict) -> str:
-    return p.draft_length if "tree" in p.what else f"gamma {p.draft_length}"
-
-
-def _cells(side: dict[str, float]) -> list[str]:
-    if not side:
-        return []
-    names = ("decode_seconds", "verify_seconds", "draft_seconds", "round_seconds")
-    times = [1e3 * side[name] for name in names]
-    return [
-        *(f"{t:.1f}" if t >= 10 else f"{t:.2f}" for t in times),
-        f"{side['tokens_per_round']:.2f}",
-        f"{side['speedup']:.2f}",
+def _subject(found: Record) -> str:
+    """Model, draft, backend and device, where the document names them."""
+    if told := found.text("headline", ""):
+        return told
+    asked, device = found.maybe_record("settings"), found.maybe_record("device")
+    if asked is None:
+        return ""
+    words = [
+        asked.text("model", ""),
+        f"draft {asked.text('draft', '')} {asked.text('draft_kv', '')}",
     ]
+    words += [f"{asked.text('backend', '')} backend", asked.text("dtype", "")]
+    words += [device.text("name", "")] if device else []
+    return ", ".join(word for word in words if word.strip())
 
 
-def _error_table(c: Comparison) -> Any:
-    grid = table("error in %", "MAPE", "p95", "bias", "ideal MAPE", "ideal bias")
-    for quantity in QUANTITIES:
-        e, ideal = c.errors.get(quantity), c.ideal_errors.get(quantity)
-        if e and ideal:
-            grid.add_row(quantity, f"{e.mape:.1f}", f"{e.p95:.1f}", f"{e.bias:+.1f}",
-                         f"{ideal.mape:.0f}", f"{ideal.bias:+.0f}")  # fmt: skip
-    return grid
+def _told(found: Record, key: str, title: str) -> Iterable[Section]:
+    """Sentences that the document holds, under a title."""
+    if lines := found.texts(key):
+        yield Section(title=title, blocks=(Bullets(lines=lines),))
 
 
-def name_of(p: Verdict) -> str:
-    """A point in words."""
-    return f"batch {p.batch}, {human_tokens(p.ctx_tokens)}, {_length(p)}"
+def _facts(found: Record) -> Iterable[Fact]:
+    summary = found.maybe_record("summary")
+    for quantity in QUANTITIES if summary else ():
+        mape = summary.maybe(f"{quantity}_mape")  # type: ignore[union-attr]
+        if mape is not None:
+            yield Fact(name=f"{quantity}, mean error", value=show(mape, "percent"))
+    if summary and summary.maybe("gamma_regret") is not None:
+        regret = show(summary.maybe("gamma_regret"), "percent")
+        yield Fact(name="regret of the draft length", value=regret, note="throughput lost")
+    exactness = found.maybe_record("exactness")
+    if exactness:
+        equal = exactness.flag("greedy_equal")
+        yield Fact(name="greedy output exact", value="yes" if equal else "no")
 
 
-def shown(c: Comparison) -> list[str]:
-    """The largest gain, the largest loss, the draft length, and whether signs were right."""
-    measured = [p for p in c.points if p.measured]
-    if not measured:
-        return ["nothing was measured"]
-    best = max(measured, key=lambda p: p.measured["speedup"])
-    worst = min(measured, key=lambda p: p.measured["speedup"])
-    lines = [_gain("largest", best), _gain("smallest", worst)]
-    clear = [p for p in measured if _decided(p)]
-    right = sum((p.measured["speedup"] > 1) == (p.predicted["speedup"] > 1) for p in clear)
-    if clear:
-        lines.append(
-            f"faster or slower as predicted in {right} of {len(clear)} points whose interval does "
-            "not hold 1"
+def _plots(points: Sequence[Record]) -> Iterable[Plot]:
+    for title, quantities, unit in CHARTS:
+        chart = measured_chart(points, quantities, unit)
+        if chart:
+            yield Plot(
+                title=f"Measured against predicted: {title}",
+                reading="Filled: calibrated on other points; crosses: the naive roofline, which no "
+                "time may beat. Bars are 95 % intervals of the measured medians.",
+                figure=chart,
+                repeated=True,
+            )
+
+
+def measured_chart(points: Sequence[Record], quantities: Sequence[str], unit: Unit) -> Chart | None:
+    """Measurements with intervals over calibrated and ideal predictions; None without any."""
+    sides: tuple[tuple[str, Style], ...] = (("predicted", "points"), ("ideal", "faint"))
+    series = [
+        found
+        for side, style in sides
+        for quantity in quantities
+        if (found := _series(points, quantity, side, style))
+    ]
+    return agreement(series, "predicted", "measured", unit) if series else None
+
+
+def _series(points: Sequence[Record], quantity: str, side: str, style: Style) -> Series | None:
+    name = field(quantity)
+    rows = [
+        (p, measured, told.maybe(name))
+        for p in points
+        if (measured := p.maybe_record("measured")) and (told := p.maybe_record(side))
+        if measured.maybe(name) and told.maybe(name)
+    ]
+    if not rows:
+        return None
+    ranged = style == "points" and all(m.maybe(f"{name}_low") is not None for _, m, _ in rows)
+    return Series(
+        name=quantity if side == "predicted" else f"{quantity}, naive",
+        x=tuple(told for _, _, told in rows),
+        y=tuple(m.maybe(name) for _, m, _ in rows),
+        low=tuple(m.maybe(f"{name}_low") for _, m, _ in rows) if ranged else (),
+        high=tuple(m.maybe(f"{name}_high") for _, m, _ in rows) if ranged else (),
+        labels=tuple(point_name(p) for p, _, _ in rows),
+        style=style,
+    )
+
+
+def point_name(p: Record) -> str:
+    """Batch, context and draft of a point."""
+    where = f"batch {p.number('batch'):.0f}, {show(p.number('ctx_tokens'), 'tokens')}"
+    return ", ".join(filter(None, (where, p.text("draft", "no draft"), _shape(p))))
+
+
+def _cell(p: Record) -> str:
+    return f"{p.number('batch'):.0f} x {show(p.number('ctx_tokens'), 'tokens')}"
+
+
+def _shape(p: Record) -> str:
+    """The draft length or the tree of a point."""
+    gamma, tree = p.maybe("gamma"), p.maybe_record("tree")
+    size = tree.maybe("size") if tree else None
+    return f"gamma {gamma:.0f}" if gamma else f"tree {size or 0:.0f}" if tree else ""
+
+
+def _errors(summary: Record | None) -> Iterable[Section]:
+    names = ("mape", "p95", "bias", "ideal_mape", "ideal_bias")
+    rows = tuple(
+        (quantity, *(show(summary.maybe(f"{quantity}_{name}"), "percent") for name in names))
+        for quantity in (QUANTITIES if summary else ())
+        if summary and summary.maybe(f"{quantity}_mape") is not None
+    )
+    if rows:
+        grid = Grid(
+            columns=("quantity", "MAPE", "p95", "bias", "ideal MAPE", "ideal bias"), rows=rows
         )
-    for cell, lost in c.regrets.items():
-        lines.append(f"predicted best draft length at {cell}: {lost:.1f} % below the measured best")
-    return lines
+        yield Section(title="Errors", blocks=(grid,))
 
 
-def _decided(p: Verdict) -> bool:
-    """Is speculation measured to be faster, or slower, beyond its 95 % interval?"""
-    return not p.measured["speedup_low"] <= 1 <= p.measured["speedup_high"]
+SIDES = (("measured", "measured"), ("predicted", "calibrated"), ("ideal", "ideal"))
 
 
-def _gain(which: str, p: Verdict) -> str:
-    m = p.measured
-    kind = (
-        "not decided, the interval holds 1" if not _decided(p)
-        else "speculation wins" if m["speedup"] > 1
-        else "speculation loses"
-    )  # fmt: skip
+def _points(points: Sequence[Record]) -> Grid:
+    """Three rows a point: measured, calibrated, ideal."""
+    rows = []
+    for p in points[:LISTED]:
+        verdict = p.text("verdict", "open")
+        for side, name in SIDES:
+            held = p.maybe_record(side)
+            title = {"measured": _cell(p), "predicted": _shape(p), "ideal": verdict}[side]
+            rows.append((title, name, *_side(held)))
+    more = f" The first {LISTED} of {len(points)} points." if len(points) > LISTED else ""
+    return Grid(
+        columns=("point", "", *QUANTITIES[:-1], "tokens", "speedup"),
+        rows=tuple(rows),
+        note=f"Times a step or a round, tokens a round.{more}",
+    )
+
+
+def _side(held: Record | None) -> tuple[str, ...]:
+    if held is None:
+        return ("",) * (len(QUANTITIES) + 1)
+    tokens = held.maybe("tokens_per_round")
     return (
-        f"{which} speedup {m['speedup']:.2f}x [{m['speedup_low']:.2f}, {m['speedup_high']:.2f}] at "
-        f"{name_of(p)}: {kind}; predicted {p.predicted['speedup']:.2f}x, ideal "
-        f"{p.ideal['speedup']:.2f}x"
+        *(show(held.maybe(field(q)), "seconds") for q in QUANTITIES[:-1]),
+        "–" if tokens is None else f"{tokens:.2f}",
+        show(held.maybe("speedup"), "ratio"),
     )
 
 
-def _sums(sums: list[dict[str, float]], ranks: int) -> str:
-    """Sums over ranks, measured beside fitted and beside the link alone."""
-    error = 100 * mean(abs(s["fitted"] / s["seconds"] - 1) for s in sums)
-    naive = 100 * mean(abs(s["ideal"] / s["seconds"] - 1) for s in sums)
-    ends = "; ".join(
-        f"{human_bytes(s['bytes'])} {human_seconds(s['seconds'])}, fitted "
-        f"{human_seconds(s['fitted'])}"
-        for s in (sums[0], sums[len(sums) // 2], sums[-1])
+def _reasons(points: Sequence[Record]) -> Iterable[Block]:
+    lines = [f"{point_name(p)}: {p.text('reason')}" for p in points if p.text("reason", "")]
+    if lines:
+        yield "Why points did not pass:"
+        yield Bullets(lines=tuple(lines))
+
+
+def _basis(found: Record, points: Sequence[Record]) -> Iterable[Block]:
+    """Where acceptance comes from, and every plain field of the environment."""
+    lines = list(found.texts("basis"))
+    if not lines:
+        origins = dict.fromkeys(p.text("acceptance_origin", "") for p in points)
+        lines = [f"acceptance: {origin}" for origin in origins if origin]
+        if sealed := found.text("prediction_sha256", ""):
+            lines.append(f"prediction sha256 {sealed[:16]}, written before the first point")
+    if lines:
+        yield Bullets(lines=tuple(lines))
+    device = found.maybe_record("device")
+    rows = tuple(
+        (key.replace("_", " "), _device_value(key, value))
+        for key, value in (device.data if device else {}).items()
+        if isinstance(value, str | int | float) and value != ""
     )
-    return (
-        f"all-reduce over {ranks} ranks, {len(sums)} sizes: {ends}; MAPE {error:.0f} %, of the "
-        f"link alone {naive:.0f} %"
-    )
+    if rows:
+        yield Grid(columns=("", ""), rows=rows, prose=True)
 
 
-def basis(c: Comparison) -> list[str]:
-    """What every number rests on."""
-    device, ceilings, content = c.run.header["device"], c.run.ceilings or {}, c.content
-    exact = c.run.exactness or {}
-    equal = "equals" if exact.get("greedy_equal") else "DIFFERS from"
-    versions = ", ".join(f"{k} {device[k]}" for k in DEVICE[2:] if device.get(k) is not None)
-    passes = ", ".join(f"{k}: {v:.2f}" for k, v in content["verify_kv_passes"].items())
-    lines = [
-        f"exactness: greedy output with drafts {equal} plain decoding "
-        f"({', '.join(exact.get('drafts', {}))}; in fp32, before any timing)",
-        _weights_told(c),
-        f"device: {versions}, seed {device['seed']}, load {device['load_average']}",
-    ]
-    if ceilings:
-        peaks = ", ".join(
-            f"{k} {v / 1e9:.0f} GFLOP/s" for k, v in ceilings["matrix_flops_per_s"].items()
-        )
-        lines.append(
-            f"ceilings, best of three: read {human_rate(ceilings['read_bytes_per_s'])}, copy "
-            f"{human_rate(ceilings['copy_bytes_per_s'])}, {peaks}, launch "
-            f"{1e6 * ceilings['launch_seconds']:.2g} us"
-        )
-    if sums := content.get("all_reduce"):
-        lines.append(_sums(sums, int(ceilings["ranks"])))
-    fit = content["fit_percent"]
-    lines += [
-        f"calibrated on {len(content['calibrated_on'])} other points, {fit['rows']} steps: MAPE "
-        f"{fit['mape']:.1f} % there",
-        f"attention over that of one query token: {passes}",
-        f"prediction sha256 {c.digest[:16]}, written before the first point",
-        _timing(device, _ranks(c)),
-        _acceptance(content["acceptance_origin"], c.run.header["settings"].get("text")),
-    ]
-    return lines
-
-
-def _timing(device: dict[str, Any], ranks: int) -> str:
-    if device["device"] == "cuda":
-        return "times: medians of CUDA-graph replays between events, 95 % bootstrap intervals"
-    what = "the thread's own time" if device["threads"] == ranks == 1 else "wall time"
-    return f"times: medians of {what}, 95 % bootstrap intervals, {device['threads']} thread(s)"
-
-
-def _acceptance(origin: str, text: str | None) -> str:
-    if origin.startswith("simulated"):
-        return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
-    if origin.startswith("dialled"):
-        return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
-    return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"
-
-
-def verdict(c: Comparison) -> str:
-    """The last sentences: the outcome, the rule, and the error of what follows from it."""
-    share = f"{c.count('pass')} of {c.judged} judged points pass"
-    skipped = f", {c.count('skipped')} skipped" if c.count("skipped") else ""
-    impossible = f", {c.count('impossible')} faster than possible" if c.count("impossible") else ""
-    speedup = c.errors.get("speedup")
-    error = (
-        f" Speedup, which follows from them, is not judged: MAPE {speedup.mape:.1f} %, bias "
-        f"{speedup.bias:+.1f} %." if speedup else ""
-    )  # fmt: skip
-    return (
-        f"Verdict: {'pass' if c.passed else 'fail'}. {share}{impossible}{skipped}; a point passes "
-        f"where the 95 % intervals of its times reach {rule(c.tolerance)}.{error}"
-    )
-
-
-def as_dict(c: Comparison) -> dict[str, Any]:
-    """The contract's document."""
-    content = c.content
-    return {
-        "schema": SCHEMA,
-        "device": c.run.header["device"],
-        "settings": c.run.header["settings"],
-        "ceilings": {k: v for k, v in (c.run.ceilings or {}).items() if k != "kind"},
-        "points": [
-            {
-                "id": p.id,
-                "batch": p.batch,
-                "ctx_tokens": p.ctx_tokens,
-                "draft": content["draft"],
-                **p.what,
-                "acceptance_origin": content["acceptance_origin"],
-                "measured": p.measured or None,
-                "predicted": p.predicted,
-                "ideal": p.ideal,
-                "verdict": p.verdict,
-                "reason": p.reason,
-                "flags": list(p.flags),
-            }
-            for p in c.points
-        ],
-        "summary": summary(c) | {"verdict_text": verdict(c)},
-        "regrets_percent": c.regrets,
-        "exactness": {k: v for k, v in (c.run.exactness or {}).items() if k != "kind"},
-        "prediction_sha256": c.digest,
-        "calibration": content["calibration"],
-        "verify_kv_passes": content["verify_kv_passes"],
-    }
+def _device_value(key: str, value: str | float) -> str:
+    """A field of the environment as text."""
+    sized = key.endswith("_bytes") and isinstance(value, int | float) and value >= 0
+    return show(float(value), "bytes") if sized else str(value)

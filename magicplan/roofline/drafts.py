@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.memory import Resident
 from magicplan.roofline.traffic import FULL, KvView
@@ -144,7 +144,7 @@ def model_draft(ask: DraftRequest) -> Draft:
     starts with two tokens; a batch in step starts with two for all.
     """
     if ask.small is None:
-        raise UsageError("a draft model needs a name, as in --draft llama-3.2-1b")
+        raise FieldError("draft", ": a draft model needs a name, such as llama-3.2-1b")
     view = ask.view or FULL
     return Draft(
         name=f"{ask.small.name} {view.name}",
@@ -205,9 +205,10 @@ def mtp_draft(ask: DraftRequest) -> Draft:
     entered through a 2h x h projection, with the target's own LM head."""
     t = ask.target
     if not t.mtp_layers:
-        raise UsageError(
-            f"{t.name} has no multi-token-prediction layer; choose --draft self, ngram, eagle3 "
-            "or a smaller model"
+        raise FieldError(
+            "draft",
+            f"mtp: {t.name} has no multi-token-prediction layer; choose self, ngram, eagle3 or a "
+            "smaller model",
         )
     experts = t.experts and replace(t.experts, layers=1)
     layer = replace(_one_layer(t, name="mtp layer", vocab=t.vocab), experts=experts, ffn=0)
@@ -253,7 +254,7 @@ def pard_draft(ask: DraftRequest) -> Draft:
     """PARD (AMD): a smaller model trained to draft all tokens in one pass over mask
     tokens."""
     if ask.small is None:
-        raise UsageError("pard needs a smaller model, as in --draft pard:llama-3.2-1b")
+        raise FieldError("draft", "pard needs a smaller model, as in pard:llama-3.2-1b")
     return replace(
         model_draft(ask), name=f"pard {ask.small.name}", method="pard", one_pass=True,
         note="pard: P-EAGLE's rates stand in, none of its own are published by position",
@@ -333,7 +334,7 @@ def triforce_draft(ask: DraftRequest) -> Draft:
     (its Table 1's range for Llama-68M) the middle pass then emits 2.03 tokens.
     """
     if ask.small is None:
-        raise UsageError("triforce needs a small draft model, as in --draft triforce:llama-68m")
+        raise FieldError("draft", "triforce needs a small model, as in triforce:llama-68m")
     small = model_draft(DraftRequest(target=ask.target, small=ask.small, view=streaming(256)))
     alpha, gamma = 0.63, ask.inner_gamma
     tokens = sum(alpha**k for k in range(gamma + 1))
@@ -392,7 +393,7 @@ def quantised(bits: float) -> KvView:
     """The whole cache in 4 or 8 bits (QuantSpec, arXiv 2502.10424; KIVI, arXiv 2402.02750)."""
     formats = {4: "int4", 8: "int8"}
     if bits not in formats:
-        raise UsageError(f"--draft-kv quant:{bits:g}: expected quant:4 or quant:8")
+        raise FieldError("draft_kv", f"quant:{bits:g}: expected quant:4 or quant:8")
     return KvView(name=f"quant:{bits:.0f}", kv_dtype=formats[int(bits)])
 
 

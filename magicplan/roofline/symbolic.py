@@ -69,19 +69,31 @@ class View:
         gap = sp.expand(_above_one(excess).subs(QUERY, 1))
         return _solve(gap, BATCH) if gap.is_polynomial(BATCH) else None
 
-    def attention_ridge(self) -> float:
-        """FLOP per byte at which attention's compute and memory take equally long."""
-        return self.machine.flops_per_s(self._attention.dtype) / self.machine.bytes_per_s
+    def attention_ridge(self) -> float | None:
+        """FLOP per byte at which attention's compute and memory take equally long; None for a
+        model without attention."""
+        op = self._attention
+        return None if op is None else self.machine.flops_per_s(op.dtype) / self.machine.bytes_per_s
 
     def attention_intensity(self) -> Any:
         """FLOP per byte of KV that one query token adds at long context: the GQA group in 16
         bits. Attention turns compute-bound at ridge / intensity query tokens a sequence."""
         op = self._attention
-        return sp.limit(_above_one(op.flops / (op.kv_bytes * QUERY)), CTX, sp.oo)
+        if op is None:
+            return None
+        ratio = _above_one(op.flops / (op.kv_bytes * QUERY)).subs(QUERY, 1)
+        return sp.limit(ratio.replace(sp.Min, _shortest), CTX, sp.oo)
 
     @property
-    def _attention(self) -> Op:
-        return next(op for op in self.ops if op.name == "attention")
+    def _attention(self) -> Op | None:
+        """The layers that read the whole context, or those behind a window where all are."""
+        named = {op.name: op for op in self.ops if op.kind == "attention"}
+        return named.get("attention") or named.get("attention_sliding")
+
+
+def _shortest(*lengths: Any) -> Any:
+    """The least of lengths when the context goes to infinity: the one that does not grow."""
+    return min(lengths, key=lambda length: bool(length.free_symbols))
 
 
 def _above_one(expression: Any) -> Any:

@@ -111,22 +111,8 @@ def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
 
 
 def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
-    calibration = machine.calibration
-    fit = calibration.linear_fit(op.dtype, grouped=op.grouped)
-    share = calibration.host.quantise_share
-    if share < 1 and fit.requantise_efficiency < math.inf:
-        fit = _fused(fit, calibration.linear_fit("bf16"), share)
-    requantising = share * op.requantise_bytes / machine.bytes_per_s
-    return linear_time(
-        fit, memory_seconds(op, machine), compute_seconds(op, machine), requantising, xp
-    )
-
-
-def _fused(fit: LinearFit, plain: LinearFit, share: float) -> LinearFit:
-    """A narrow format's fit where `share` of its quantisation is paid: the launch of the separate
-    kernel is what the format's launch exceeds that of 16 bits by."""
-    extra = max(fit.launch_seconds - plain.launch_seconds, 0.0)
-    return replace(fit, launch_seconds=fit.launch_seconds - (1 - share) * extra)
+    fit = machine.calibration.linear_fit(op.dtype, grouped=op.grouped)
+    return linear_time(fit, memory_seconds(op, machine), compute_seconds(op, machine), xp)
 
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
@@ -165,14 +151,12 @@ def step_interval(cost: StepCost, calibration: Calibration) -> tuple[Num, Num]:
     )
 
 
-def linear_time(
-    fit: LinearFit, moving: Num, computing: Num, requantising: Num, xp: Namespace = np
-) -> Num:
+def linear_time(fit: LinearFit, moving: Num, computing: Num, xp: Namespace = np) -> Num:
     """Seconds of a linear layer from its ideal times at datasheet rates (see `LinearFit`)."""
     busy = _p_norm(
         moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
     )
-    return fit.launch_seconds + requantising / fit.requantise_efficiency + busy
+    return fit.launch_seconds + busy
 
 
 def attention_time(

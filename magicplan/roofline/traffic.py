@@ -39,7 +39,6 @@ class Op:
     weight_bytes: Num = 0.0
     kv_bytes: Num = 0.0
     activation_bytes: Num = 0.0
-    requantise_bytes: Num = 0.0
     reread_bytes: Num = 0.0
     """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
     count: Num = 1.0
@@ -152,7 +151,6 @@ def linear(
     """Y[rows, wide] = X[rows, deep] W[wide, deep]^T: 2 rows wide deep FLOP."""
     weight = layout.weight_bytes if quantised else layout.wide_bytes
     dtype = layout.math_dtype if quantised else layout.wide_dtype
-    narrow = quantised and layout.math_dtype in ("fp8", "int8", "fp4")
     return Op(
         name=name,
         kind="linear",
@@ -160,8 +158,6 @@ def linear(
         flops=rows * (2 * wide * deep),  # rows alone are large arrays: multiplied once
         weight_bytes=wide * deep * weight + bias * layout.wide_bytes,
         activation_bytes=rows * ((wide + deep) * layout.wide_bytes),
-        # the quantisation kernel reads 16-bit activations and writes 8-bit ones
-        requantise_bytes=rows * (3 * deep) if narrow else 0.0,
         count=count,
     )
 
@@ -381,7 +377,6 @@ def _experts(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
             flops=one.flops,
             weight_bytes=weights,
             activation_bytes=one.activation_bytes,
-            requantise_bytes=one.requantise_bytes,
             count=e.layers,
             grouped=True,
         )

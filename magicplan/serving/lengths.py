@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
+from magicplan.errors import FieldError
 from magicplan.roofline.deployment import Array
 
 POINTS = 512
@@ -50,7 +50,10 @@ def independent(prompt: Any, output: Any) -> Lengths:
 
 
 def quantiles(spec: Any, share: Array, field: str) -> Array:
-    """Tokens at each `share` (0 to 1) of a distribution, see `PlanRequest.prompt`."""
+    """Tokens at each `share` (0 to 1) of a distribution, stated as in `Traffic.prompt`.
+
+    Raises FieldError.
+    """
     if isinstance(spec, Mapping):
         values = _percentiles(spec, share, field)
     elif isinstance(spec, str) and ":" in spec:
@@ -69,9 +72,10 @@ def _named(spec: str, share: Array, field: str) -> Array:
         normal = NormalDist()
         sigma = math.log(numbers[1] / numbers[0]) / normal.inv_cdf(0.95)
         return np.asarray(numbers[0] * np.exp(sigma * _normal(share)))
-    raise UsageError(
-        f"{field} {spec!r}: expected a number, uniform:LOW,HIGH, lognormal:MEDIAN,P95 or "
-        "percentiles such as {p50 = 800, p95 = 4000}"
+    raise FieldError(
+        field,
+        f"{spec!r}: expected a number, uniform:LOW,HIGH, lognormal:MEDIAN,P95 or percentiles such "
+        "as {p50 = 800, p95 = 4000}",
     )
 
 
@@ -87,12 +91,13 @@ def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
     for key, value in spec.items():
         found = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
         if found is None:
-            raise UsageError(f"{field}.{key}: expected percentiles p0 to p100, such as p50 and p95")
+            expected = "expected percentiles p0 to p100, such as p50 and p95"
+            raise FieldError(f"{field}.{key}", f": {expected}")
         points.append((float(found[1]) / 100, _length(value, f"{field}.{key}")))
     points.sort()
     tokens = [t for _, t in points]
     if not points or tokens != sorted(tokens):
-        raise UsageError(f"{field}: percentiles must be given and must not fall")
+        raise FieldError(field, ": percentiles must be given and must not fall")
     return np.asarray(np.exp(np.interp(share, [p for p, _ in points], np.log(tokens))))
 
 
@@ -105,5 +110,5 @@ def _length(value: Any, field: str) -> float:
     except ValueError:
         number = math.nan
     if isinstance(value, bool) or not 1 <= number <= MAX_LENGTH:
-        raise UsageError(f"{field} {value!r}: expected tokens from 1 to {MAX_LENGTH:.0f}")
+        raise FieldError(field, f"{value!r}: expected tokens from 1 to {MAX_LENGTH:.0f}")
     return number

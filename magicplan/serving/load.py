@@ -7,15 +7,15 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
-from magicplan.planning.request import PlanRequest
-from magicplan.planning.result import TrafficUsed
+from magicplan.errors import FieldError
+from magicplan.fields import Span, refuse
 from magicplan.roofline.deployment import Array
 from magicplan.serving.lengths import Lengths, independent
-from magicplan.serving.traces import read_trace
+from magicplan.serving.traces import Trace, read_trace
 
 NODE_EDGES = (0.0, 0.1, 0.25, 0.5, 0.7, 0.8, 0.9, 0.94, 0.96, 0.98, 0.99, 1.0)
 """Prompts are grouped by length between these shares; finer where percentiles are read."""
@@ -24,6 +24,46 @@ SECONDS_PER_DAY = 86_400.0
 BURSTY_CV2 = 1.2
 """Squared variation of gaps from which arrivals are called bursty: that of a few hundred random
 ones stays below."""
+
+
+def _path(name: str, value: Any) -> str:
+    return str(value) if isinstance(value, str | Path) else refuse(name, value, "the path of a CSV")
+
+
+Positive = Annotated[float, Span(0, 1e15, above=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Traffic:
+    """The traffic that a user states, by exactly one of `requests_per_s`, `users`,
+    `tokens_per_day` and `trace`."""
+
+    requests_per_s: Positive | None = None
+    """Mean rate of random arrivals."""
+    users: Positive | None = None
+    """People who send a request, read the answer for `think_seconds`, and send the next."""
+    think_seconds: Annotated[float, Span(0, 1e7)] = 0.0
+    tokens_per_day: Positive | None = None
+    """Output tokens of a whole day, spread evenly before the peak factor."""
+    trace: Annotated[str, _path] | None = None
+    """A CSV of arrivals: time, prompt tokens, output tokens. It brings its own lengths and rate."""
+    prompt: Any = None
+    """Tokens: a number, "uniform:LOW,HIGH", "lognormal:MEDIAN,P95", {"p50": 800, "p95": 4000}; None
+    is a trace's own, or 1024."""
+    output: Any = None
+    """Tokens, stated as in `prompt`; None is a trace's own, or 256."""
+    prefix_hit_rate: Annotated[float, Span(0, 1)] = 0.0
+    """Share of prompt tokens whose KV is found in the prefix cache."""
+    shared_prefix_tokens: Annotated[float, Span(0, 2.0**24)] = 0.0
+    """Leading tokens that all requests share, held once a replica."""
+    peak_factor: Annotated[float, Span(1, 1000)] | None = None
+    """Busiest minutes over the mean; None is 1 for a stated rate, and a trace's busiest minute."""
+    growth: Annotated[float, Span(-0.99, 1000)] = 0.0
+    """Share by which traffic is to grow while the plan holds: 0.5 plans for 1.5 times."""
+
+
+STATED = ("requests_per_s", "users", "tokens_per_day", "trace")
+"""Fields of `Traffic` of which exactly one is given."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,6 +84,8 @@ class Load:
     prefix_hit_rate: float
     shared_prefix_tokens: float
     source: str
+    trace: Trace | None = None
+    """The recording that the traffic was taken from."""
 
     @cached_property
     def cached(self) -> Array:
@@ -106,86 +148,71 @@ class PromptGroups:
     group: np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-def load_of(ask: PlanRequest) -> Load:
-    """The load of a request. Raises UsageError for contradictions, SpecError for a bad trace."""
-    stated = {
-        "requests_per_s": ask.requests_per_s,
-        "users": ask.users,
-        "tokens_per_day": ask.tokens_per_day,
-        "trace": ask.trace,
-    }
-    given = [name for name, value in stated.items() if value is not None]
-    if len(given) != 1:
-        raise UsageError(
-            f"traffic is stated by {' and '.join(given) or 'nothing'}: expected exactly one of "
-            f"{', '.join(stated)}"
-        )
-    for name in ("requests_per_s", "users", "tokens_per_day"):
-        if stated[name] is not None:
-            check(name, stated[name], low=1e-9, high=1e15)
-    check("think_seconds", ask.think_seconds, low=0, high=1e7)
-    check("prefix_hit_rate", ask.prefix_hit_rate, low=0, high=1)
-    check("shared_prefix_tokens", ask.shared_prefix_tokens, low=0, high=2.0**24)
-    check("growth", ask.growth, low=-0.99, high=1000)
-    if ask.think_seconds and ask.users is None:
-        raise UsageError("think_seconds goes with users: state users, or leave it out")
-    if ask.peak_factor is not None:
-        check("peak_factor", ask.peak_factor, low=1, high=1000)
-    return _from_trace(ask) if ask.trace is not None else _stated(ask)
+def load_of(traffic: Traffic) -> Load:
+    """The load that a traffic makes. Raises FieldError for contradictions, SpecError for a bad
+    trace."""
+    given = [name for name in STATED if getattr(traffic, name) is not None]
+    expected = f"expected exactly one of {', '.join(STATED)}"
+    if not given:
+        raise FieldError("traffic", f"is stated by nothing: {expected}")
+    if len(given) > 1:
+        others = " and ".join(f"${name}" for name in given[1:])
+        raise FieldError(given[0], f"and {others} state the traffic: {expected}")
+    if traffic.think_seconds and traffic.users is None:
+        raise FieldError("think_seconds", "goes with $users: state users, or leave it out")
+    return _recorded(traffic) if traffic.trace is not None else _stated(traffic)
 
 
-def check(name: str, value: object, *, low: float, high: float) -> float:
-    """A number in [low, high]. Raises UsageError naming the field."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not low <= number <= high:
-        raise UsageError(f"{name} {value}: expected a number from {low:g} to {high:g}")
-    return number
-
-
-def _from_trace(ask: PlanRequest) -> Load:
-    if ask.prompt is not None or ask.output is not None:
-        raise UsageError("prompt and output contradict trace, which brings its own lengths")
-    trace = read_trace(Path(str(ask.trace)))
-    peak = trace.peak_factor if ask.peak_factor is None else ask.peak_factor
-    load = _load(ask, trace.lengths, trace.requests_per_s, peak)
+def _recorded(traffic: Traffic) -> Load:
+    """The load of a trace."""
+    stated = [name for name in ("prompt", "output") if getattr(traffic, name) is not None]
+    if stated:
+        others = "".join(f"and ${name} " for name in stated[1:])
+        verb = "contradict" if others else "contradicts"
+        problem = f"{others}{verb} $trace, which brings its own lengths"
+        raise FieldError(stated[0], problem)
+    trace = read_trace(Path(str(traffic.trace)))
+    peak = trace.peak_factor if traffic.peak_factor is None else traffic.peak_factor
+    load = _load(traffic, trace.lengths, trace.requests_per_s, peak)
     return replace(
         load,
         arrival_cv2=trace.arrival_cv2,
         source=f"{trace.requests} arrivals of {trace.path}, peak {peak:.2f} times the mean",
+        trace=trace,
     )
 
 
-def _stated(ask: PlanRequest) -> Load:
+def _stated(traffic: Traffic) -> Load:
+    """The load of a stated rate, number of users, or number of tokens a day."""
     lengths = independent(
-        1024 if ask.prompt is None else ask.prompt, 256 if ask.output is None else ask.output
+        1024 if traffic.prompt is None else traffic.prompt,
+        256 if traffic.output is None else traffic.output,
     )
-    if ask.tokens_per_day is not None:
-        rate = float(ask.tokens_per_day) / SECONDS_PER_DAY / float(lengths.output.mean())
+    if traffic.tokens_per_day is not None:
+        rate = traffic.tokens_per_day / SECONDS_PER_DAY / float(lengths.output.mean())
     else:
-        rate = float(ask.requests_per_s or math.nan)
-    return _load(ask, lengths, rate, ask.peak_factor or 1.0)
+        rate = traffic.requests_per_s or math.nan
+    return _load(traffic, lengths, rate, traffic.peak_factor or 1.0)
 
 
-def _load(ask: PlanRequest, lengths: Lengths, rate: float, peak: float) -> Load:
-    if ask.shared_prefix_tokens >= float(lengths.prompt.max()):
-        raise UsageError(
-            f"shared_prefix_tokens {ask.shared_prefix_tokens:g}: no prompt is longer than that"
+def _load(traffic: Traffic, lengths: Lengths, rate: float, peak: float) -> Load:
+    if traffic.shared_prefix_tokens >= float(lengths.prompt.max()):
+        raise FieldError(
+            "shared_prefix_tokens",
+            f"{traffic.shared_prefix_tokens:g}: no prompt is longer than that",
         )
     if not (lengths.output > 1).any():
-        raise UsageError("output: every request ends with its first token, so nothing decodes")
-    grown = 1 + ask.growth
+        raise FieldError("output", ": every request ends with its first token, so nothing decodes")
+    grown = 1 + traffic.growth
     return Load(
         requests_per_s=rate * peak * grown,
         peak_over_mean=peak,
-        users=None if ask.users is None else float(ask.users) * peak * grown,
-        think_seconds=float(ask.think_seconds),
+        users=None if traffic.users is None else traffic.users * peak * grown,
+        think_seconds=traffic.think_seconds,
         arrival_cv2=1.0,
         lengths=lengths,
-        prefix_hit_rate=float(ask.prefix_hit_rate),
-        shared_prefix_tokens=float(ask.shared_prefix_tokens),
+        prefix_hit_rate=traffic.prefix_hit_rate,
+        shared_prefix_tokens=traffic.shared_prefix_tokens,
         source="as stated",
     )
 
@@ -200,22 +227,4 @@ def arrivals_of(load: Load) -> str:
         f"arrive in bursts: gaps vary by {load.arrival_cv2:.3g} times the square of their mean, "
         f"taken as bursts of {(1 + load.arrival_cv2) / 2:.3g} requests on average that come at "
         "once, the worst of what gaps alone can tell, and are spread over replicas at random"
-    )
-
-
-def traffic_used(load: Load, peak_rate: float) -> TrafficUsed:
-    """The workload as the result states it."""
-    prompt, output = load.lengths.prompt, load.lengths.output
-    return TrafficUsed(
-        mean_requests_per_s=peak_rate / load.peak_over_mean,
-        peak_requests_per_s=peak_rate,
-        prompt_mean_tokens=float(prompt.mean()),
-        prompt_p50_tokens=float(np.percentile(prompt, 50)),
-        prompt_p95_tokens=float(np.percentile(prompt, 95)),
-        output_mean_tokens=float(output.mean()),
-        output_p50_tokens=float(np.percentile(output, 50)),
-        output_p95_tokens=float(np.percentile(output, 95)),
-        prefix_hit_rate=load.prefix_hit_rate,
-        arrival_cv2=load.arrival_cv2,
-        source=load.source,
     )

@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -72,28 +71,7 @@ class Columns:
 
 
 def read_trace(path: Path) -> Trace:
-    """Raises SpecError naming file, line and field for whatever cannot be."""
-    try:
-        stamp = path.stat()
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    return _trace(path, (stamp.st_mtime_ns, stamp.st_size))
-
-
-def refuse_longer(trace: Trace, limit: int, model: str) -> None:
-    """Raises SpecError where a prompt or an output alone exceeds the context of a model."""
-    for one in trace.longest:
-        if one.tokens > limit:
-            raise SpecError(
-                f"{trace.path}, line {one.line}",
-                f"{one.field}: {one.what} of {one.tokens:.0f} tokens, beyond the {limit} that "
-                f"{model} was made for; leave such requests out, or name another model",
-            )
-
-
-@lru_cache(maxsize=4)
-def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
-    """Read once, as long as the file stays the same: a request is checked before it is planned."""
+    """The traffic of a CSV. Raises SpecError naming file, line and field for whatever cannot be."""
     columns = _columns(path)
     seconds, prompts, outputs = columns.seconds, columns.prompts, columns.outputs
     gaps = np.diff(seconds)
@@ -127,6 +105,17 @@ def _trace(path: Path, stamp: tuple[int, int]) -> Trace:
             for what, tokens in (("prompt", prompts), ("output", outputs))
         ),
     )  # fmt: skip
+
+
+def refuse_longer(trace: Trace, limit: int, model: str) -> None:
+    """Raises SpecError where a prompt or an output alone exceeds the context of a model."""
+    for one in trace.longest:
+        if one.tokens > limit:
+            raise SpecError(
+                f"{trace.path}, line {one.line}",
+                f"{one.field}: {one.what} of {one.tokens:.0f} tokens, beyond the {limit} that "
+                f"{model} was made for; leave such requests out, or name another model",
+            )
 
 
 def _columns(path: Path) -> Columns:

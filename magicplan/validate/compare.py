@@ -309,6 +309,9 @@ def summary(c: Comparison) -> dict[str, Any]:
         errors = c.errors.get(quantity)
         for name in ("mape", "p95", "bias"):
             found[f"{quantity}_{name}"] = getattr(errors, name) if errors else None
+        ideal = c.ideal_errors.get(quantity)
+        for name in ("mape", "bias"):
+            found[f"{quantity}_ideal_{name}"] = getattr(ideal, name) if ideal else None
     return found | {
         "gamma_regret": c.regret_percent,
         "points": len(c.points),

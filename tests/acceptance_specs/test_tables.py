@@ -91,7 +91,7 @@ def test_counts_say_where_they_end(tmp_path: Path) -> None:
 
 
 def test_a_method_without_data_asks_for_a_number() -> None:
-    with pytest.raises(UsageError, match="give --acceptance"):
+    with pytest.raises(UsageError, match=r"acceptance auto: none published .* state it"):
         choose(Wanted(method="layer-skip", target="x", family="y"))
 
 

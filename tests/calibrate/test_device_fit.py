@@ -109,7 +109,7 @@ def test_the_tomls_serve_predict(tmp_path: Path) -> None:
     run = runs.run()
     paths = write_tomls(tmp_path, run)
     calibration = next(p for p in paths if p.name == "fitted.toml")
-    assert tomllib.loads(calibration.read_text())["attention"]["bf16"]["roof_sharpness"] >= 1.0
+    assert tomllib.loads(calibration.read_text())["attention"]["bf16"]["sharpness"] >= 1.0
     device = accelerator_data(runs.DEVICE, runs.CEILINGS)
     named = runs.device_fit(f"{device['name']}_magicplan-torch")
     run.prediction = {"content": {"calibration": named.calibration}}

@@ -38,7 +38,7 @@ def rows(share: float, noise: float = 0.01) -> Columns:
     }  # fmt: skip
     made = AttentionFit(
         launch_seconds=9e-6, wave_seconds=1e-6, memory_efficiency=0.9, compute_efficiency=0.7,
-        sharpness=4.0, roof_sharpness=2.0, reread_share=share,
+        sharpness=4.0, reread_share=share,
     )  # fmt: skip
     machine = Machine(accelerator=hardware_specs.load("h100"), calibration=with_attention(made))
     scatter = np.exp(noise * np.random.default_rng(3).standard_normal(len(batch)))

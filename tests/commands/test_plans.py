@@ -103,9 +103,11 @@ def test_a_new_traffic_clears_what_belongs_to_the_file_s_own(tmp_path: Path) -> 
     assert json.loads(done.stdout)["request"]["think_seconds"] == 5
     done = run("plan", "plan.toml", "--trace", "t.csv", "--prompt", "5", cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: prompt and output contradict trace")
+    assert done.stderr.startswith(
+        "error: --prompt contradicts --trace, which brings its own lengths"
+    )
     done = run("plan", "plan.toml", "--requests-per-s", "3", "--gpu", "h10", cwd=tmp_path)
-    assert done.stderr.startswith("error: gpus: unknown accelerator 'h10'")
+    assert done.stderr.startswith("error: --gpu: unknown accelerator 'h10'")
 
 
 def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Path) -> None:
@@ -147,18 +149,24 @@ def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) 
         (("plan",), "plan needs a file or a traffic"),
         (("plan", "no.toml"), "no.toml: cannot be read"),
         (("plan", "--requests-per-s", "nan"), "--requests-per-s 'nan': expected a positive number"),
-        (("plan", "--requests-per-s", "1", "--users", "2"), "stated by requests_per_s and users"),
+        (
+            ("plan", "--requests-per-s", "1", "--users", "2"),
+            "--requests-per-s and --users state the traffic",
+        ),
         (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a number"),
-        (("plan", *QUICK, "--slo", "speed=1"), "slo.speed_seconds is no limit"),
+        (("plan", *QUICK, "--slo", "speed=1"), "--slo speed is no limit"),
         (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a positive"),
         (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
         (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
         (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),
         (("plan", *QUICK, "--growth", "-1"), "--growth '-1': expected 0 or a positive number"),
-        (("plan", *QUICK, "--prefix-hit-rate", "2"), "prefix_hit_rate 2"),
+        (
+            ("plan", *QUICK, "--prefix-hit-rate", "2"),
+            "--prefix-hit-rate 2: expected a number from 0 to 1",
+        ),
         (("plan", *QUICK, "--available", "h100"), "--available 'h100': expected a GPU and a count"),
         (("plan", *QUICK, "--available", "h100=x"), "--available 'x'"),
-        (("plan", *QUICK, "--stack", "vllm", "--trees"), "trees true: vllm runs no tree"),
+        (("plan", *QUICK, "--stack", "vllm", "--trees"), "--trees true: vllm runs no tree"),
         (("plan", *QUICK, "--prices", "no.toml"), "no.toml: cannot be read"),
         (("plan", *QUICK, "--fitted", "x.toml"), "--stated and --fitted go with --observed"),
         (("plan", *QUICK, "--observed", "no.json"), "no.json: cannot be read"),

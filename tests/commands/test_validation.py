@@ -253,7 +253,7 @@ def test_memory_that_runs_out_while_calibrating_is_one_sentence(
     call: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = small_model(tmp_path)
-    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 1e6)
+    monkeypatch.setattr("magicplan.validate.measure.cells.memory_bytes", lambda device: 1e6)
     status, text, told = call("validate", *TINY, "--model", model, "--out", str(tmp_path / "out"))
     assert (status, text) == (2, "")
     assert "calibration at batch 1, 64 tokens needs" in told

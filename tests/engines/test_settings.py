@@ -365,7 +365,7 @@ def test_sglang_gets_the_tree_s_size() -> None:
 
 
 def test_trees_that_engines_do_not_take() -> None:
-    with pytest.raises(UsageError, match="one --batch"):
+    with pytest.raises(UsageError, match="settings takes one tree: give one batch"):
         tree_settings(tree(batch=[1, 8]), "vllm")
     off = tree_settings(tree(acceptance="0"), "vllm")
     assert off.text == ""

@@ -375,7 +375,7 @@ def test_python_plans_from_a_file_beside_a_benchmark(tmp_path: Path) -> None:
         encoding="utf-8",
     )
     found = mp.plan(str(path), observed=str(FILES / "vllm_serve.json"), requests_per_s=3)
-    assert found.request.requests_per_s == 3
+    assert found.request.traffic.requests_per_s == 3
     assert found.observed is not None
     same = mp.with_observed(mp.plan(mp.read_plan(path)), FILES / "vllm_serve.json").observed
     assert same is not None

@@ -15,9 +15,9 @@ import pytest
 import magicplan as mp
 from magicplan import hardware_specs
 from magicplan.hardware_specs.transfer import calibration_for
+from magicplan.observed.beside_plan import with_observed
 from magicplan.planning.intervals import _combined, figures_of
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_file import read_plan
 from magicplan.planning.request import SLO_KEYS
 from magicplan.planning.result import Interval, Plan

@@ -17,9 +17,9 @@ import pytest
 import magicplan as mp
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.calibration_files import as_toml
+from magicplan.observed.beside_plan import with_observed
 from magicplan.observed.files import read_observed
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.plan import with_observed
 from magicplan.planning.plan_file import read_plan, template
 from magicplan.planning.request import request_from
 from magicplan.planning.result import Candidate, Plan
@@ -260,7 +260,7 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
         ({"objective": "speed"}, "objective"),
         ({"gpus": ()}, "gpus"),
         ({"gpus": "h1000"}, "h1000"),
-        ({"tp": 3}, "can serve|planned"),
+        ({"tp": 3}, "tp 3: splits neither"),
         ({"max_gamma": -1}, "max_gamma"),
         ({"batched_tokens": 0}, "batched_tokens"),
         ({"ep": 2}, "experts"),
@@ -292,7 +292,7 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
         ({"acceptance": {"eaglee3": "0.4"}}, r"acceptance\.eaglee3: .*did you mean eagle3"),
         ({"acceptance": "nine"}, "acceptance: .*nine"),
         ({"stack": "vlm"}, "stack: unknown stack 'vlm'; did you mean vllm"),
-        ({"prices": {"h100": -1}}, r"prices\.h100 is -1"),
+        ({"prices": {"h100": -1}}, r"prices\.h100 -1: expected"),
         ({"prices": {"l40s": 1}}, "prices: h100-sxm is missing"),
     ],
 )
@@ -308,10 +308,10 @@ def test_names_that_mean_something_pass() -> None:
             "triforce:llama-160m:3", "none", "none"], "acceptance": {"ngram": 0.4}, "task": "gsm8k",
         }
     )  # fmt: skip
-    assert ask.gpus == ("h100",)
-    assert ask.drafts[-1] == "none"
-    assert len(ask.drafts) == 4
-    assert ask.acceptance == {"ngram": "0.4"}
+    assert ask.choices.gpus == ("h100",)
+    assert ask.choices.drafts[-1] == "none"
+    assert len(ask.choices.drafts) == 4
+    assert ask.choices.acceptance == {"ngram": "0.4"}
 
 
 def test_the_template_and_the_examples_are_plans() -> None:
@@ -338,7 +338,7 @@ BASE = 'model = "llama-3.1-8b"\n[traffic]\nrequests_per_s = 1\n'
         (BASE + "[engine]\nbatched_tokens = 1\n", ["line 5", "batched_tokens"]),
         ('model = "llamma"\n', ["line 1", "llamma"]),
         (BASE + "[money]\nobjective = 'fast'\n", ["line 5", "objective"]),
-        (BASE + "users = 3\n", ["line 3", "requests_per_s and users"]),
+        (BASE + "users = 3\n", ["line 3: requests_per_s and users"]),
         (BASE + "think_seconds = 3\n", ["line 4", "think_seconds goes with users"]),
         (BASE + "growth = 'x'\n", ["line 4", "growth 'x'"]),
         (BASE + "prefix_hit_rate = 2\n", ["line 4", "prefix_hit_rate 2"]),
@@ -352,7 +352,7 @@ BASE = 'model = "llama-3.1-8b"\n[traffic]\nrequests_per_s = 1\n'
         (BASE + "[choices]\npp = 99\n", ["line 5", "pp 99", "32 layers"]),
         (BASE + "[choices]\nep = 2\n", ["line 5: ep 2", "no experts"]),
         (BASE + '[choices]\ndrafts = ["mtp"]\n', ["line 5: drafts", "no multi-token-prediction"]),
-        (BASE + "[choices]\nattention_dp = 2\n", ["line 5: attention-dp 2"]),
+        (BASE + "[choices]\nattention_dp = 2\n", ["line 5: attention_dp 2"]),
         (BASE + "[choices]\ngpus = 3\n", ["line 5", "gpus 3"]),
         (BASE + "[choices.acceptance]\nngram = '.4'\neagl3 = '.4'\n", ["line 6", "eagle3"]),
         (BASE + "[traffic.slo]\nttft_p95_seconds = 1\n", ["line 4", "a section [slo]"]),
@@ -376,9 +376,9 @@ def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> Non
     (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
     path = tmp_path / "plan.toml"
     path.write_text("[traffic]\ntrace = 't.csv'\nprompt = 5\n", encoding="utf-8")
-    with pytest.raises(SpecError, match=r"plan.toml, line 3: prompt and output contradict trace"):
+    with pytest.raises(SpecError, match=r"plan.toml, line 3: prompt contradicts trace"):
         read_plan(path)
-    assert read_plan(path, {"prompt": None}).trace == str(tmp_path / "t.csv")
+    assert read_plan(path, {"prompt": None}).request.traffic.trace == str(tmp_path / "t.csv")
     with pytest.raises(UsageError, match=r"^growth -2: expected"):
         read_plan(path, {"prompt": None, "growth": -2})
 

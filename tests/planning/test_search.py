@@ -134,7 +134,7 @@ def test_out_of_reach_the_nearest_fleet_is_small() -> None:
     assert near.best.name == far.best.name
     assert near.best.binding == "ttft_p95_seconds"
     ask = request_from(asked | {"slo": {"ttft_p95_seconds": 0.03}})
-    load = load_of(ask)
+    load = load_of(ask.traffic)
     found = fleet(ask, load)
     many = np.full(len(found.rows), 100_000, dtype=np.int64)
     mixed = size_mixed(load, found.states, ask.slo, 0.9, held=many)

@@ -58,7 +58,7 @@ def parts(draft: str = "eagle3", **options: Any) -> tuple[Resolved, Replica]:
     resolved = resolve(Request(**(asked | {"draft": draft} | options)))
     ask = request_from({"requests_per_s": 5, "prompt": 4000, "output": 300, "max_sequences": 256})
     layout = replace(resolved.layout, tp=np.asarray([1.0, 2.0]), pp=np.ones(2))
-    load = load_of(ask)
+    load = load_of(ask.traffic)
     return resolved, replica(resolved.model, resolved.machine, layout, load, limits_of(ask), 6)
 
 
@@ -307,7 +307,7 @@ def test_a_run_of_a_server_with_a_tree_is_that_tree_s() -> None:
         gpu="h100", model=FEW["model"], tp=p.best.tp, dtype="fp8", stack="sglang", draft="eagle3",
         acceptance="0.7", max_gamma=8,
     )  # fmt: skip
-    lengths = load_of(p.request).lengths
+    lengths = p.question.load.lengths
     run = Run(ask=question, lengths=lengths, concurrency=1, gamma=p.best.gamma,
               depth=p.best.tree.depth - 1)  # fmt: skip
     found = expect(run)

@@ -9,10 +9,18 @@ import numpy as np
 import pytest
 
 from magicplan.errors import SpecError, UsageError
-from magicplan.planning.request import PlanRequest, request_from
+from magicplan.fields import made
+from magicplan.planning.question import question_of
+from magicplan.planning.request import request_from
 from magicplan.serving.lengths import independent, quantiles
-from magicplan.serving.load import load_of
+from magicplan.serving.load import Load, Traffic
+from magicplan.serving.load import load_of as load_of_traffic
 from magicplan.serving.traces import read_trace
+
+
+def load_of(**traffic: Any) -> Load:
+    return load_of_traffic(made(Traffic, traffic))
+
 
 SHARE = (np.arange(512) + 0.5) / 512
 
@@ -51,7 +59,7 @@ def test_bad_lengths_name_their_field(spec: Any) -> None:
 
 def test_contexts_in_flight_are_length_biased() -> None:
     """Half of the requests decode 99 steps, half 999: of ten caught, nine are long ones."""
-    load = load_of(PlanRequest(requests_per_s=1, prompt=1000, output={"p50": 100, "p51": 1000}))
+    load = load_of(requests_per_s=1, prompt=1000, output={"p50": 100, "p51": 1000})
     ctx = load.contexts()
     mean = 0.09 * (1000 + 49.5) + 0.91 * (1000 + 499.5)
     assert ctx.mean() == pytest.approx(mean, rel=0.01)
@@ -59,7 +67,7 @@ def test_contexts_in_flight_are_length_biased() -> None:
 
 
 def test_groups_keep_every_request_and_every_token() -> None:
-    load = load_of(PlanRequest(requests_per_s=1, prompt="lognormal:500,4000", output=20))
+    load = load_of(requests_per_s=1, prompt="lognormal:500,4000", output=20)
     groups = load.groups
     assert groups.share.sum() == pytest.approx(1)
     assert (groups.new * groups.share).sum() == pytest.approx(load.lengths.prompt.mean())
@@ -67,18 +75,16 @@ def test_groups_keep_every_request_and_every_token() -> None:
 
 
 def test_prefixes_are_not_computed_again() -> None:
-    ask = PlanRequest(
+    shared = load_of(
         requests_per_s=1, prompt=1000, output=20, prefix_hit_rate=0.5, shared_prefix_tokens=700
     )
-    assert (load_of(ask).cached == 700).all()
-    everything = PlanRequest(requests_per_s=1, prompt=1000, output=20, prefix_hit_rate=1.0)
-    assert (load_of(everything).cached == 999).all()
+    assert (shared.cached == 700).all()
+    everything = load_of(requests_per_s=1, prompt=1000, output=20, prefix_hit_rate=1.0)
+    assert (everything.cached == 999).all()
 
 
 def test_peak_and_growth_multiply_and_a_day_has_86400_seconds() -> None:
-    load = load_of(
-        PlanRequest(tokens_per_day=86_400_000, output=500, peak_factor=2, growth=0.5)
-    )  # fmt: skip
+    load = load_of(tokens_per_day=86_400_000, output=500, peak_factor=2, growth=0.5)
     assert load.requests_per_s == pytest.approx(2 * 2 * 1.5)
 
 
@@ -98,7 +104,7 @@ def test_peak_and_growth_multiply_and_a_day_has_86400_seconds() -> None:
 )
 def test_contradictory_traffic_is_refused(options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        load_of(PlanRequest(**options))
+        load_of(**options)
 
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -200,7 +206,7 @@ def test_lengths_beyond_the_model_are_refused_by_line_and_field(
     path = trace_of(tmp_path / "long.csv", [*(f"{i},500,5" for i in range(7)), row, "8,500,5"])
     wanted = rf"long.csv, line 9: {field}: .* of {tokens} tokens.*131072.*llama"
     with pytest.raises(SpecError, match=wanted):
-        request_from({"trace": str(path)})
+        question_of(request_from({"trace": str(path)}))
 
 
 def test_seconds_since_1970_are_times(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import simpy
 
 from benchmarks.random_serving import Case, Comparison, compare, random_case
 from magicplan import hardware_specs, model_specs
+from magicplan.fields import made
 from magicplan.hardware_specs.transfer import calibration_for
-from magicplan.planning.request import PlanRequest
 from magicplan.roofline.acceptance import Iid
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import DRAFTS, DraftRequest
@@ -20,7 +20,7 @@ from magicplan.roofline.timing import Machine, step_cost
 from magicplan.roofline.traffic import Pass, forward
 from magicplan.serving.chunked_prefill import meeting
 from magicplan.serving.latency import Entry, sample
-from magicplan.serving.load import load_of
+from magicplan.serving.load import Traffic, load_of
 from magicplan.serving.replica import (
     PLAIN,
     EngineLimits,
@@ -44,9 +44,7 @@ def a_replica(
 ) -> Replica:  # fmt: skip
     accelerator = hardware_specs.load(gpu)
     machine = Machine(accelerator=accelerator, calibration=calibration_for(accelerator, "vllm")[0])
-    load = load_of(
-        PlanRequest(**({"requests_per_s": 1.0, "prompt": 1000, "output": 200} | traffic))
-    )
+    load = load_of(made(Traffic, {"requests_per_s": 1.0, "prompt": 1000, "output": 200} | traffic))
     limits = EngineLimits(batched_tokens=batched_tokens, max_sequences=256, memory_fraction=0.9)
     layout = Deployment(tp=np.asarray(tp), pp=np.asarray(pp or [1.0] * len(tp)))
     return replica(model_specs.load(model), machine, layout, load, limits, longest)

@@ -67,7 +67,7 @@ TRUTH = Calibration(
     attention={
         "bf16": AttentionFit(
             launch_seconds=LAUNCH, wave_seconds=3e-5, memory_efficiency=0.6,
-            compute_efficiency=0.4, sharpness=1.0, roof_sharpness=1.0,
+            compute_efficiency=0.4, sharpness=1.0,
         )
     },
     host=HostFit(kernel_seconds=LAUNCH, step_seconds=3e-4, token_seconds=2e-5,

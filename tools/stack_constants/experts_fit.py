@@ -6,7 +6,6 @@ of neighbours' prefill: the collection's dense runs send requests in waves, thos
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -124,8 +123,8 @@ def _known_experts(case: Case, scene: Scene) -> tuple[float, float, float, float
     """Seconds of all but the experts, of their launches, of their work in 8 bits, of prefill."""
     calibration = scene.machine.calibration
     linear = {k: v for k, v in calibration.linear.items() if not k.endswith("_experts")}
-    fp8 = replace(calibration.linear_fit("fp8"), requantise_efficiency=math.inf)
-    plain = replace(fp8, launch_seconds=calibration.linear_fit("bf16").launch_seconds)
+    bf16_launch = calibration.linear_fit("bf16").launch_seconds
+    plain = replace(calibration.linear_fit("fp8"), launch_seconds=bf16_launch)
     grouped = {f"{dtype}_experts": plain for dtype in ("fp8", "fp4")}
     machine = replace(scene.machine, calibration=replace(calibration, linear={**linear, **grouped}))
     work = Pass(batch=scene.batch, ctx=scene.ctx)

@@ -2,8 +2,8 @@
 
 The floor of an element-wise kernel, the host's time a step and a sequence, and what of neighbours'
 prefill a benchmark shows.
-Engines quantise activations in the norm or activation before: the time that kernel tables hold for
-it is never paid (fitted freely, its share was 0 for every stack).
+Engines quantise activations in the norm or activation before: what kernel tables hold for it is
+never paid (fitted freely, its share was 0 for every stack), and `calibrate` leaves it out.
 """
 
 from __future__ import annotations
@@ -124,7 +124,6 @@ def fit_host(stack: str, cases: list[Case]) -> StackFit:
             kernel_seconds=found["kernel_us"] * 1e-6,
             step_seconds=found["step_ms"] * 1e-3,
             sequence_seconds=found["sequence_us"] * 1e-6,
-            quantise_share=0.0,
         ),
         prefill_share=found["prefill_share"],
         fp4=_fp4(found) if parts.fp4_runs.any() else {},
@@ -181,7 +180,7 @@ def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
 
 def _known(case: Case, scene: Scene) -> tuple[float, ...]:
     """The fields of `_Parts` after the first, from kernels alone."""
-    kernels = replace(scene.machine.calibration, host=HostFit(quantise_share=0.0))
+    kernels = replace(scene.machine.calibration, host=HostFit())
     linear = {k: v for k, v in kernels.linear.items() if k != "fp4"}
     fused = replace(scene.machine, calibration=replace(kernels, linear=linear))
     ops = forward(scene.target, scene.layout, Pass(batch=scene.batch, ctx=scene.ctx))

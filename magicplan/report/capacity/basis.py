@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 
+from magicplan.planning.words import LATENCIES, tokens_words, tree_words
 from magicplan.report.capacity import figures
 from magicplan.report.capacity.words import (
-    LATENCIES,
     range_sentence,
     spaced,
-    tokens_words,
-    tree_words,
     unit_of,
 )
-from magicplan.report.document.charts import show
 from magicplan.report.document.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.document.record import Record
+from magicplan.units import show
 
 
 def _rare(share: float) -> str:
@@ -146,7 +144,9 @@ def _shape(t: Record) -> str:
     size = t.number("size")
     if size == 1:
         return "off"
-    return tree_words(t) if size > t.number("depth") else tokens_words(size - 1)
+    return (
+        tree_words(size, t.number("depth")) if size > t.number("depth") else tokens_words(size - 1)
+    )
 
 
 def _rules(schedule: Record) -> str:

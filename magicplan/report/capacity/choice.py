@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from magicplan.planning.words import METRICS, STATISTICS, spoken
 from magicplan.report.capacity import figures, fleet
 from magicplan.report.capacity.words import (
-    METRICS,
-    STATISTICS,
-    alone,
     draft_words,
     ends_of,
     limit_name,
@@ -17,14 +15,12 @@ from magicplan.report.capacity.words import (
     seconds_of,
     shape_words,
     spaced,
-    spoken,
     unit_called,
     unit_of,
 )
-from magicplan.report.document.charts import show
-from magicplan.report.document.figure_tables import between
 from magicplan.report.document.page import Block, Bullets, Code, Grid, Plot, Section
 from magicplan.report.document.record import Record
+from magicplan.units import between, show
 
 FIRST, LISTED = 6, 16
 """Candidates in the table of the page: the first, and at most; the JSON has all."""
@@ -53,7 +49,7 @@ def mix(plan: Record) -> Section:
 
 def one_kind(plan: Record) -> Section:
     """The best of one kind beside a mix: what all that follows describes."""
-    reading = f"{alone(plan)} Everything below describes it and its rivals, for comparison."
+    reading = "All that follows describes the best of one kind and its rivals, for comparison."
     blocks: list[Block] = [reading]
     if plan.record("best").record("violations").data:
         blocks.append(_broken(plan))

@@ -15,11 +15,10 @@ from magicplan.report.document.charts import (
     Series,
     Style,
     mapped,
-    show,
     speedup_text,
 )
-from magicplan.report.document.figure_tables import between
 from magicplan.report.document.record import Record
+from magicplan.units import between, show
 
 EXTRA = {"draft": "drafting", "overhead": "round overhead", "prefill": "prompt chunks"}
 MEMORY = ("weights", "kv", "draft", "workspace", "free")

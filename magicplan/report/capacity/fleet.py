@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from magicplan.report.capacity.words import ENGINES, counts, degrees, draft_words
-from magicplan.report.document.charts import show
-from magicplan.report.document.figure_tables import between
 from magicplan.report.document.page import Block, Bullets, Code, Fact, Grid, Page, Section
 from magicplan.report.document.record import Record
+from magicplan.units import between, show
 
 COLUMNS = ("workload", "GPUs", "layout", "formats", "draft", "requests/s", "$/hour")
 
 
 def page(found: Record) -> Page:
     """The JSON of `magicplan fleet`."""
-    verdict, feasible = found.text("verdict"), found.flag("feasible")
+    feasible = found.flag("feasible")
     return Page(
         title="One fleet for several workloads",
-        verdict=f"Rent {verdict}." if feasible else f"{verdict[:1].upper()}{verdict[1:]}.",
+        verdict=found.text("verdict"),
         tone="good" if feasible else "bad",
         facts=tuple(facts(found)) if feasible else (),
         sections=(Section(title="Who serves what", blocks=parts(found)),) if feasible else (),

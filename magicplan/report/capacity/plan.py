@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from magicplan.planning.words import tokens_words
 from magicplan.report.capacity import basis, choice, fleet
 from magicplan.report.capacity.words import (
     draft_words,
@@ -13,12 +14,10 @@ from magicplan.report.capacity.words import (
     limits_of,
     shape_words,
     spaced,
-    tokens_words,
-    verdict,
 )
-from magicplan.report.document.charts import Unit, show
 from magicplan.report.document.page import Fact, Page
 from magicplan.report.document.record import Record
+from magicplan.units import Unit, show
 
 
 def page(plan: Record) -> Page:
@@ -44,7 +43,7 @@ def page(plan: Record) -> Page:
     )
     return Page(
         title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
-        verdict=verdict(plan),
+        verdict=plan.text("verdict"),
         tone="good" if feasible else "bad",
         subject=_subject(plan),
         facts=tuple(fleet.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),

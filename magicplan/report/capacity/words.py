@@ -4,30 +4,12 @@ from __future__ import annotations
 
 import re
 
-from magicplan.report.document.charts import Unit, show
-from magicplan.report.document.figure_tables import between
+from magicplan.planning import words
+from magicplan.planning.words import LATENCIES, LATENCY, LIMITS, spoken
 from magicplan.report.document.record import Record
+from magicplan.units import Unit, between, show
 
-METRICS = {
-    "ttft": "time to first token",
-    "tpot": "time per output token",
-    "itl": "gap between tokens",
-    "e2e": "whole request",
-}
-STATISTICS = ("mean", "p50", "p95", "p99")
-LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for statistic in STATISTICS)
-LATENCY = rf"\b({'|'.join(METRICS)})_({'|'.join(STATISTICS)})_seconds\b"
-"""A latency's field, as a pattern with its metric and its statistic."""
 ENGINES = {"vllm": "vLLM", "sglang": "SGLang", "trtllm": "TensorRT-LLM"}
-LIMITS = {
-    "kv_cache": "the KV cache",
-    "prefill": "prompts that queue for their prefill",
-    "max_sequences": "the most requests a replica may run at once",
-    "max_gpus": "the most GPUs allowed",
-    "budget_usd_per_hour": "the budget",
-    "available": "the GPUs at hand",
-}
-"""What may bind, besides latencies."""
 FIGURES = {
     "gpus": "GPUs",
     "cost_usd_per_hour": "cost an hour",
@@ -45,60 +27,9 @@ FIGURES = {
 }
 
 
-def verdict(plan: Record) -> str:
-    """The answer in a sentence: what to rent and what it gives, or why nothing will do; every limit
-    with its prediction and the interval of that."""
-    if is_mix(plan):
-        mixed = plan.record("mixed")
-        return (
-            f"Rent a mix: {counts(mixed)} for "
-            f"{show(mixed.number('cost_usd_per_hour'), 'usd')} an hour, each within every limit. "
-            f"{alone(plan)}"
-        )
-    best = plan.record("best")
-    fleet = f"{best.number('gpus'):.0f} x {best.text('gpu')} ({shape_words(best)})"
-    limited = [_against(plan, key) for key in limits_of(plan) if plan.record("slo").maybe(key)]
-    if not plan.flag("feasible"):
-        broken = [
-            (factor or float("inf"), key) for key, factor in best.record("violations").items()
-        ]
-        factor, key = max(broken, default=(float("inf"), best.text("binding")))
-        much = f"{factor:.3g} times over" if factor < float("inf") else "out of bounds"
-        gives = f" It gives {', '.join(limited)}." if limited else ""
-        where = f"{much} on {limit_name(key)}{_reach(plan, key)}"
-        return f"Nothing meets the limits: the nearest, {fleet}, is {where}.{gives}"
-    costs = [
-        (best.maybe("cost_usd_per_hour"), "{} an hour"),
-        (best.maybe("usd_per_million_tokens"), "{} a million tokens"),
-    ]
-    said = [words.format(show(value, "usd")) for value, words in costs if value is not None]
-    said += limited or [_against(plan, key) for key in limits_of(plan)]
-    draft = f"speculate with {draft_words(best)}" if best.number("gamma") else "do not speculate"
-    return f"Rent {fleet} and {draft}: {', '.join(said)}."
-
-
 def is_mix(plan: Record) -> bool:
     """Whether several kinds of replicas are the answer."""
     return plan.text("answer", "best") == "mixed"
-
-
-def alone(plan: Record) -> str:
-    """The best of one kind of replica beside a mix, in a sentence."""
-    best = plan.record("best")
-    fleet = f"The best of one kind, {best.number('gpus'):.0f} x {best.text('gpu')}"
-    broken = ", ".join(limit_name(key) for key in best.record("violations").data)
-    if broken:
-        return f"{fleet}, breaks a limit: {broken}."
-    return f"{fleet}, costs {show(best.number('cost_usd_per_hour'), 'usd')} an hour."
-
-
-def _reach(plan: Record, key: str) -> str:
-    """How near anything comes to a limit that is out of reach."""
-    reachable, limit = plan.maybe_record("reachable"), plan.record("slo").maybe(key)
-    least = reachable.maybe(key) if reachable else None
-    if limit is None or least is None or least <= limit:
-        return ""
-    return f", which nothing searched brings below {show(least, 'seconds')}"
 
 
 def limits_of(plan: Record) -> tuple[str, ...]:
@@ -107,15 +38,6 @@ def limits_of(plan: Record) -> tuple[str, ...]:
     slo = plan.record("slo")
     stated = tuple(key for key in LATENCIES if slo.maybe(key) is not None)
     return stated or ("ttft_p95_seconds", "tpot_p95_seconds")
-
-
-def _against(plan: Record, key: str) -> str:
-    """A latency with its limit and interval."""
-    limit = plan.record("slo").maybe(key)
-    notes = [f"limit {show(limit, 'seconds')}"] if limit else []
-    notes += [f"80 % {ends}"] if (ends := ends_of(plan, key, "seconds")) else []
-    value = show(latency_of(plan.record("best"), key), "seconds")
-    return f"{limit_name(key)} {value}" + (f" ({', '.join(notes)})" if notes else "")
 
 
 def latency_of(candidate: Record, key: str) -> float | None:
@@ -131,29 +53,15 @@ def seconds_of(candidate: Record, metric: str, statistic: str) -> float | None:
 
 def draft_words(c: Record) -> str:
     """The draft and its length or its tree, or that there is none."""
-    gamma = c.number("gamma")
-    if not gamma:
-        return "off"
     tree = c.maybe_record("tree")
-    return f"{c.text('draft')}, {tree_words(tree) if tree else tokens_words(gamma)}"
-
-
-def tokens_words(gamma: float) -> str:
-    """A chain's length in words."""
-    return f"{gamma:.0f} token{'s' if gamma > 1 else ''}"
-
-
-def tree_words(tree: Record) -> str:
-    """A tree's size in words."""
-    return f"a tree of {tree.number('size'):.0f} nodes in {tree.number('depth'):.0f} levels"
+    shape = (tree.number("size"), tree.number("depth")) if tree else None
+    return words.draft_words(c.text("draft"), c.number("gamma"), shape)
 
 
 def shape_words(c: Record) -> str:
     """How the GPUs are laid out, in words."""
-    count, prefill = c.number("replicas"), c.number("prefill_replicas")
-    kinds = f"{prefill:.0f} prefill + {count:.0f} decode " if prefill else f"{count:.0f} "
-    replicas = f"{kinds}replica{'s' if count + prefill != 1 else ''} of {degrees(c)}"
-    return f"{replicas}, {c.text('dtype')}, KV {c.text('kv_dtype')}"
+    counted = (c.number("replicas"), c.number("prefill_replicas"))
+    return words.layout_words(*counted, degrees(c), (c.text("dtype"), c.text("kv_dtype")))
 
 
 def counts(found: Record) -> str:
@@ -163,23 +71,13 @@ def counts(found: Record) -> str:
 
 def degrees(c: Record) -> str:
     """Degrees of parallelism: "TP1 EP8 attention DP8"."""
-    more = (("pp", "PP"), ("ep", "EP"), ("attention_dp", "attention DP"))
-    found = [(name, c.maybe(key) or 1) for key, name in more]
-    others = [f"{name}{degree:.0f}" for name, degree in found if degree > 1]
-    return " ".join([f"TP{c.number('tp'):.0f}", *others])
+    more = (c.maybe(key) or 1 for key in ("pp", "ep", "attention_dp"))
+    return words.degree_words(c.number("tp"), *more)
 
 
 def limit_name(key: str) -> str:
     """A limit in words: "ttft_p95_seconds" is "TTFT p95"."""
     return LIMITS.get(key) or spaced(key)
-
-
-def spoken(text: str) -> str:
-    """A text with the names of limits put in words."""
-    text = re.sub(
-        rf"\bbreaks ({'|'.join(LIMITS)}) by\b", lambda found: f"breaks {LIMITS[found[1]]} by", text
-    )
-    return re.sub(LATENCY, lambda found: f"{found[1].upper()} {found[2]}", text)
 
 
 def limits_spoken(text: str) -> str:
@@ -229,7 +127,7 @@ def ends_of(plan: Record, figure: str, unit: Unit) -> str:
 
 
 def ends_words(plan: Record, figure: str, unit: Unit) -> str:
-    """The same as a note."""
+    """The interval of a figure as a note: "80 %: low to high"."""
     ends = ends_of(plan, figure, unit)
     return f"80 %: {ends}" if ends else ""
 

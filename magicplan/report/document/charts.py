@@ -1,4 +1,4 @@
-"""What a figure says, as numbers only; `plotting` draws it and `tables` writes the same as text.
+"""What a figure says, as numbers only: `vega` draws it, `figure_tables` writes the same as text.
 
 Values are in SI units or plain ratios; a `Scale` names the unit, so that an axis, a hover box and
 a table cell agree. None stands for what is not known or does not fit.
@@ -6,15 +6,11 @@ a table cell agree. None stands for what is not known or does not fit.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from magicplan.units import human_bytes, human_count, human_flops, human_seconds, human_tokens
-
-Unit = Literal["seconds", "bytes", "tokens", "count", "ratio", "percent", "share", "usd", "flops"]
-
+from magicplan.units import Unit, show
 
 Style = Literal["line", "edge", "front", "points", "faint", "best"]
 
@@ -80,7 +76,7 @@ class Bars:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeatMap:
-    """Values over batch (rows) and context (columns).
+    """Values over batch (rows) and context (columns), or a class a cell where `classes` are given.
 
     A line is a name, contexts and batches, in the units of the scales (None: no such point).
     """
@@ -91,64 +87,47 @@ class HeatMap:
     columns: Numbers
     rows: Numbers
     values: tuple[Numbers, ...]
-    """[row][column]"""
+    """[row][column]; None where nothing fits."""
     texts: tuple[tuple[str, ...], ...]
-    """Short, to be written into the cells."""
+    """What is written into each cell, on short lines."""
     details: tuple[tuple[str, ...], ...] = ()
     """What the table and a hover box add to every cell."""
     middle: float | None = None
+    """The value at which losses end and gains begin."""
     lines: tuple[tuple[str, Numbers, Numbers], ...] = ()
+    classes: tuple[tuple[str, ...], ...] = ()
+    """The name of every cell's colour, [row][column]; "" where nothing fits."""
+    says: str = ""
+    """What the lines of a cell are, for the table."""
 
     @property
     def cells(self) -> tuple[tuple[str, ...], ...]:
-        """Texts with their details, on one line each."""
-        details = self.details or tuple(("",) * len(row) for row in self.texts)
-        return tuple(
-            tuple(
-                ", ".join(p for p in (t.replace("\n", ", "), d) if p)
-                for t, d in zip(*row, strict=True)
-            )
-            for row in zip(self.texts, details, strict=True)
-        )
+        """Texts with their details, a line each."""
+        if not self.details:
+            return self.texts
+        return mapped(lambda *parts: "\n".join(filter(None, parts)), self.texts, self.details)
 
 
-Figure = Chart | Bars | HeatMap
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TreePanel:
+    """A tree of drafted tokens: the parent of every node, -1 for the root, earlier than the node;
+    the probability that each is accepted."""
+
+    title: str
+    parents: tuple[int, ...]
+    weights: Numbers
+    says: str = ""
 
 
-def show(value: float | str | None, unit: Unit = "count") -> str:
-    """A value as text with its unit; a dash where there is none."""
-    if value is None or isinstance(value, str):
-        return value or "–"
-    if math.isnan(value):
-        return "–"
-    if math.isinf(value):
-        return "∞"
-    if value < 0 and unit not in ("percent", "share"):
-        return "-" + show(-value, unit)
-    return _WRITERS[unit](value)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trees:
+    """Trees side by side, `across` in a row."""
+
+    panels: tuple[TreePanel, ...]
+    across: int
 
 
-def _usd(value: float) -> str:
-    if 0 < value < 0.1:
-        return f"${value:.3g}"
-    return f"${value:,.0f}" if value >= 100 else f"${value:.2f}"
-
-
-def _tokens(value: float) -> str:
-    return human_tokens(int(value)) if value == int(value) else human_count(value)
-
-
-_WRITERS = {
-    "seconds": human_seconds,
-    "bytes": human_bytes,
-    "tokens": _tokens,
-    "count": human_count,
-    "ratio": lambda value: f"{value:.2f}x",
-    "percent": lambda value: f"{value:.1f} %",
-    "share": lambda value: f"{value:.0%}",
-    "usd": _usd,
-    "flops": human_flops,
-}
+Figure = Chart | Bars | HeatMap | Trees
 
 
 PARTS = {

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from functools import singledispatch
 
-from magicplan.report.document.charts import Bars, Chart, HeatMap, Numbers, Series, Unit, show
+from magicplan.report.document.charts import Bars, Chart, HeatMap, Numbers, Series, Trees
 from magicplan.report.document.page import Grid, Plot
+from magicplan.units import Unit, between, show
 
 
 def grid_of(plot: Plot) -> Grid:
@@ -48,17 +49,6 @@ def interval(low: Numbers, high: Numbers, index: int, unit: Unit) -> str:
     return between(low[index], high[index], unit) if low else ""
 
 
-def between(low: float | None, high: float | None, unit: Unit) -> str:
-    """ "low to high" in a unit; "over low" where there is no end, nothing where none is known."""
-    if low is None:
-        return ""
-    if high is None:
-        return f"over {show(low, unit)}"
-    first, last = show(low, unit), show(high, unit)
-    number, _, name = first.rpartition(" ")  # a unit that both have stands once
-    return f"{number if number and last.endswith(f' {name}') else first} to {last}"
-
-
 @_grid.register
 def _(figure: Bars, title: str) -> Grid:
     """Parts as columns; few bars of many parts lie on their side."""
@@ -87,8 +77,23 @@ def _(figure: HeatMap, title: str) -> Grid:
         (show(row, figure.y.unit), *cells)
         for row, cells in zip(figure.rows, figure.cells, strict=True)
     ]
-    lines = "; ".join(_line(figure, *line) for line in figure.lines)
-    return Grid(title=title, columns=columns, rows=tuple(rows), note=lines)
+    notes = [f"Cell: {figure.says}."] if figure.says else []
+    notes += [f"{_line(figure, *line)}." for line in figure.lines]
+    return Grid(title=title, columns=columns, rows=tuple(rows), note=" ".join(notes))
+
+
+@_grid.register
+def _(figure: Trees, title: str) -> Grid:
+    rows = tuple((panel.title, panel.says, _widths(panel.parents)) for panel in figure.panels)
+    return Grid(title=title, columns=("tree", "", "nodes a level"), rows=rows, prose=True)
+
+
+def _widths(parents: tuple[int, ...]) -> str:
+    """Nodes of every level, from the root down."""
+    levels: list[int] = []
+    for parent in parents:
+        levels.append(0 if parent < 0 else levels[parent] + 1)
+    return " ".join(str(levels.count(level)) for level in range(max(levels, default=0) + 1))
 
 
 def _line(figure: HeatMap, name: str, contexts: Numbers, batches: Numbers) -> str:

@@ -9,12 +9,14 @@ from typing import Any
 from magicplan.errors import MissingExtra
 from magicplan.report.document.figure_tables import grid_of
 from magicplan.report.document.page import Bullets, Code, Grid, Page, Plot
-from magicplan.report.document.plotting import draw
+from magicplan.report.document.vega.drawing import draw
 
 KINDS = {Grid: "grid", Plot: "plot", Code: "code", Bullets: "bullets", str: "text"}
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[mnu]?s|[GMT]B)(?:\W|$))")
 """The space between a number and its unit, at which no line may break."""
 ASSETS = ("report.css", "report.js")
+LIBRARY = "window.vegaEmbed = vegaEmbed;"
+"""What the bundled libraries leave to the page's own script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,14 +28,14 @@ class _Figure:
 
 
 def render(pages: tuple[Page, ...], *, title: str = "") -> str:
-    """The whole document. Raises MissingExtra without jinja2 or plotly.
+    """The whole document. Raises MissingExtra without jinja2 or vl-convert.
 
     The same pages give the same text. The content policy in its head forbids every request.
     """
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
         from markupsafe import Markup
-        from plotly.offline import get_plotlyjs
+        from vl_convert import javascript_bundle
     except ImportError:
         raise MissingExtra("an HTML report", "report") from None
     environment = Environment(
@@ -52,8 +54,15 @@ def render(pages: tuple[Page, ...], *, title: str = "") -> str:
         title=title or pages[0].title,
         style=Markup(sources["report.css"]),
         script=Markup(sources["report.js"]),
-        plotly=Markup(get_plotlyjs()) if any(map(_has_plots, pages)) else "",
+        library=_script(javascript_bundle(LIBRARY)) if any(map(_has_plots, pages)) else "",
     )
+
+
+def _script(text: str) -> Any:
+    """A library as the content of a script element, which no string in it may close."""
+    from markupsafe import Markup
+
+    return Markup(text.replace("</script", r"<\/script").replace("<!--", r"<\!--"))
 
 
 def _has_plots(page: Page) -> bool:

@@ -49,7 +49,8 @@ def _(block: Bullets) -> Iterator[str]:
 def _(block: Code) -> Iterator[str]:
     runs = [len(run) for run in re.findall("`+", block.text)]
     fence = "`" * max(3, 1 + max(runs, default=0))
-    yield from (f"{escape(block.title)}:", "", fence, block.text.rstrip("\n"), fence, "")
+    yield from (f"{escape(block.title)}:", "") if block.title else ()
+    yield from (fence, block.text.rstrip("\n"), fence, "")
 
 
 @_block.register

@@ -22,6 +22,8 @@ class Grid:
     note: str = ""
     prose: bool = False
     """Columns hold words, not numbers: they wrap, and stand to the left."""
+    first: int = 0
+    """Rows that a terminal shows before it refers to the JSON; 0 for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,8 @@ class Plot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """Text to copy, a command or a file. A quiet one is left out of the terminal."""
+    """Text in its own lines: a command or a file to copy, or a formula, which has no title. A quiet
+    one is left out of the terminal."""
 
     title: str
     text: str

@@ -1,10 +1,10 @@
-"""What every terminal report shares: the console, a plain table, a section title, notes."""
+"""A page on a terminal: the verdict first, then numbers, tables and sentences within the width."""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import singledispatch
 from typing import Any
@@ -21,44 +21,6 @@ from magicplan.report.document.page import Block, Bullets, Code, Grid, Page, Plo
 def stdout() -> Console:
     """The console that answers go to."""
     return Console(highlight=False, emoji=False, markup=False)
-
-
-def table(*columns: str, title: str = "", numeric: bool = True) -> Table:
-    """An open table: the first column names things, the rest are right-aligned numbers."""
-    grid = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
-    for index, name in enumerate(columns):
-        right = numeric and index > 0
-        grid.add_column(name, justify="right" if right else "left", no_wrap=right, min_width=4)
-    return grid
-
-
-def cell_tables(
-    console: Console, title: str, columns: Sequence[str], rows: Sequence[tuple[str, Sequence[str]]]
-) -> None:
-    """Cells by batch and context under a title, as many contexts side by side as the console is
-    wide; a cell may have several lines."""
-    console.print(Text(title, style="bold"))
-    texts = [*columns, *(cell for _, cells in rows for cell in cells)]
-    wide = max(len(line) for text in texts for line in text.split("\n")) + 3
-    first = max(5, *(len(name) for name, _ in rows)) + 2
-    block = max(1, (console.width - first) // wide)
-    for start in range(0, len(columns), block):
-        grid = table("batch", *columns[start : start + block])
-        for name, cells in rows:
-            grid.add_row(name, *cells[start : start + block])
-        console.print(grid)
-
-
-def notes(console: Console, title: str, lines: Iterable[str]) -> None:
-    """A titled list of sentences, wrapped under their dashes."""
-    console.print(Text(title, style="bold"))
-    for line in lines:
-        console.print(Text(wrapped(line, console)))
-
-
-def wrapped(line: str, console: Console) -> str:
-    """A sentence under its dash, within the width."""
-    return textwrap.fill(line, console.width - 1, initial_indent="- ", subsequent_indent="  ")
 
 
 @contextmanager
@@ -103,17 +65,9 @@ def render(page: Page, console: Console) -> None:
         blocks = [block for block in section.blocks if not _left_out(block)]
         if blocks:
             console.print()
-            _section(section.title, blocks, console)
-
-
-def _section(title: str, blocks: list[Block], console: Console) -> None:
-    if isinstance(blocks[0], Bullets):
-        notes(console, title, map(_plain, blocks[0].lines))
-        blocks = blocks[1:]
-    else:
-        console.print(_text(title, style="bold"))
-    for block in blocks:
-        _block(block, console)
+            console.print(_text(section.title, style="bold"))
+            for block in blocks:
+                _block(block, console)
 
 
 def _left_out(block: Block) -> bool:
@@ -130,34 +84,48 @@ def _block(block: object, console: Console) -> None:
 @_block.register
 def _(block: Bullets, console: Console) -> None:
     for line in block.lines:
-        console.print(_text(wrapped(line, console)))
+        shown = textwrap.fill(
+            _plain(line), console.width - 1, initial_indent="- ", subsequent_indent="  "
+        )
+        console.print(Text(shown))
 
 
 @_block.register
 def _(block: Code, console: Console) -> None:
-    """Unwrapped, so that what is copied is one line."""
-    console.print(_text(f"{block.title}:"))
-    console.print(_text(block.text), soft_wrap=True)
+    """Unwrapped, so that what is copied is one line; a formula stands in."""
+    if block.title:
+        console.print(_text(f"{block.title}:"))
+        console.print(_text(block.text), soft_wrap=True)
+    else:
+        console.print(_text(textwrap.indent(block.text, "    ")), soft_wrap=True)
 
 
 @_block.register
 def _(block: Grid, console: Console) -> None:
     title = _plain(block.title)
+    shown = block.rows[: block.first or None]
     for columns in _side_by_side(block, console.width):
-        names = [_plain(block.columns[i]) for i in columns]
-        grid = table(*names, title=title, numeric=not block.prose)
-        grid.show_header = any(block.columns)
-        for index, row in enumerate(block.rows):
-            cells = [_text(_line(row[i])) for i in columns]
-            grid.add_row(*cells, style="bold green" if index in block.best else None)
-        console.print(grid)
+        table = _table(block, columns, title)
+        for index, row in enumerate(shown):
+            style = "bold green" if index in block.best else None
+            table.add_row(*(_text(row[i]) for i in columns), style=style)
+        console.print(table)
         title = ""
+    if len(shown) < len(block.rows):
+        console.print(_text(f"{len(block.rows) - len(shown)} more rows: --json has all."))
     if block.note:
         console.print(_text(block.note))
 
 
-def _line(cell: str) -> str:
-    return cell.replace("\n", ", ")
+def _table(block: Grid, columns: list[int], title: str) -> Table:
+    """An open table: the first column names things, numbers stand to the right."""
+    table = Table(box=SIMPLE_HEAD, title=title or None, title_justify="left", pad_edge=False)
+    table.show_header = any(block.columns)
+    for index, at in enumerate(columns):
+        right = not block.prose and index > 0
+        name = _plain(block.columns[at])
+        table.add_column(name, justify="right" if right else "left", no_wrap=right, min_width=4)
+    return table
 
 
 NAME_WIDTH = 24
@@ -170,9 +138,10 @@ def _side_by_side(block: Grid, width: int) -> list[list[int]]:
     if block.prose or not every:
         return [every]
     wide = [
-        max(len(_line(text)) for text in (block.columns[i], *(row[i] for row in block.rows))) + 3
+        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows))
+            for line in text.split("\n")) + 3
         for i in every
-    ]
+    ]  # fmt: skip
     left = width - min(wide[0], NAME_WIDTH)
     found: list[list[int]] = [[0]]
     for column in every[1:]:

@@ -3,99 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import sympy as sp
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
-from magicplan.prediction.result import Prediction, plain, provenance
-from magicplan.report.document.terminal import notes
+from magicplan.prediction.closed_forms import ClosedForms, Speculation
+from magicplan.prediction.result import plain, provenance
 from magicplan.report.formulas.evidence import evidence_line
-from magicplan.report.formulas.formula import Formula, number
+from magicplan.report.formulas.formula import Formula
 from magicplan.report.formulas.speculation import speculation_formulas
 from magicplan.roofline import symbolic
-from magicplan.roofline.speculation import optimal_gamma, rounds
-from magicplan.roofline.symbolic import View
+
+COLUMNS = 74
+"""Characters across in which a drawn formula fits."""
 
 
-def render(prediction: Prediction, console: Console) -> None:
-    """Print every formula: its name, the form, where it comes from, the numbers, what they say."""
-    for entry in formulas(prediction):
-        console.print(Text(entry.name, style="bold"))
-        drawing = sp.pretty(entry.formula, use_unicode=True, num_columns=console.width - 6)
-        console.print(Padding(Text(drawing, no_wrap=True), (0, 0, 0, 4)))
-        console.print(Padding(Text(entry.derivation, style="dim"), (0, 0, 0, 2)))
-        numbers = ", ".join(f"{k} = {number(v)}" for k, v in entry.inputs.items())
-        value = "" if entry.value is None else f" -> {number(entry.value)} {entry.unit}".rstrip()
-        console.print(Padding(Text(numbers + value), (0, 0, 0, 2)))
-        console.print(Padding(Text(entry.says), (0, 0, 1, 2)))
-    calibration = prediction.scene.machine.calibration
-    if calibration.evidence:
-        lines = [evidence_line(entry) for entry in calibration.evidence]
-        notes(console, f"Constants of calibration {calibration.name}", lines)
-
-
-def as_dict(prediction: Prediction) -> dict[str, Any]:
-    """The same as JSON, with LaTeX."""
+def as_dict(found: ClosedForms) -> dict[str, Any]:
+    """The JSON of `magicplan explain`: every formula as text, as LaTeX and drawn in characters."""
+    p = found.prediction
+    calibration = p.scene.machine.calibration
     return {
         "schema": "magicplan.explain/1",
-        "calibration": provenance(prediction.scene.machine.calibration),
+        "accelerator": p.accelerator.name,
+        "model": p.model.name,
+        "verdict": p.verdict.to_dict(),
+        "calibration": provenance(calibration),
+        "evidence": [evidence_line(entry) for entry in calibration.evidence],
         "formulas": [
             {
                 "name": entry.name,
                 "formula": str(entry.formula),
                 "latex": sp.latex(entry.formula),
+                "drawn": sp.pretty(entry.formula, use_unicode=True, num_columns=COLUMNS),
                 "derivation": entry.derivation,
                 "inputs": {key: plain(value) for key, value in entry.inputs.items()},
                 "value": plain(entry.value),
                 "unit": entry.unit,
                 "says": entry.says,
             }
-            for entry in formulas(prediction)
+            for entry in formulas(found)
         ],
     }
 
 
-def formulas(p: Prediction) -> Iterator[Formula]:
-    """All of them, in the order in which they decide."""
-    view = View(model=p.scene.target, layout=_scalar_layout(p), machine=p.scene.machine)
-    yield _kv_equals_weights(p, view)
-    yield from _linear_wall(p, view)
-    yield _attention_wall(p, view)
-    if len(p.gammas) > 1:
-        yield _speedup(p)
-        yield _best_gamma(p)
-        yield _growth(p)
-        yield _break_even(p)
-        yield from speculation_formulas(p, view)
+def formulas(found: ClosedForms) -> Iterator[Formula]:
+    """All closed forms, in the order in which they decide."""
+    yield _kv_equals_weights(found)
+    if found.linear_wall is not None:
+        yield _linear_wall(found)
+    if found.attention is not None:
+        yield _attention_wall(found, *found.attention)
+    if found.speculation is not None:
+        yield _speedup(found, found.speculation)
+        yield _best_gamma(found.speculation)
+        yield _growth(found.speculation)
+        yield _break_even(found)
+        yield from speculation_formulas(found, found.speculation)
 
 
-def _scalar_layout(p: Prediction) -> Any:
-    """The chosen deployment with plain numbers for degrees."""
-    layout = p.scene.layout
-    return replace(layout, tp=_one(layout.tp), pp=_one(layout.pp), replicas=_one(layout.replicas))
-
-
-def _one(value: Any) -> float:
-    return float(np.max(value))
-
-
-def _batch(p: Prediction) -> float:
-    return float(p.workload.batch_per_replica)
-
-
-def _kv_equals_weights(p: Prediction, view: View) -> Formula:
-    value = float(p.break_even.kv_equals_weights_ctx_tokens)
-    form = view.kv_equals_weights()
+def _kv_equals_weights(found: ClosedForms) -> Formula:
+    value = float(found.prediction.break_even.kv_equals_weights_ctx_tokens)
+    form = found.kv_equals_weights
     return Formula(
         name="Context where KV bytes equal weight bytes",
         formula=sp.Eq(symbolic.CTX, form.evalf(4) if form is not None else sp.nan),
         derivation="KV bytes read and written by a decode step, set equal to its weight bytes.",
-        inputs={"B": _batch(p)},
+        inputs={"B": found.batch},
         value=None if np.isnan(value) else value,
         unit="tokens",
         says="Beyond it the KV cache is the larger traffic: shrinking what a draft reads of it "
@@ -103,37 +77,33 @@ def _kv_equals_weights(p: Prediction, view: View) -> Formula:
     )
 
 
-def _linear_wall(p: Prediction, view: View) -> Iterator[Formula]:
-    wall = view.linear_wall()
-    if wall is None:
-        return
-    yield Formula(
+def _linear_wall(found: ClosedForms) -> Formula:
+    return Formula(
         name="Query tokens where linear layers turn compute-bound",
-        formula=sp.Eq(symbolic.BATCH * symbolic.QUERY, wall.evalf(4)),
+        formula=sp.Eq(symbolic.BATCH * symbolic.QUERY, found.linear_wall.evalf(4)),
         derivation="FLOP over peak minus bytes over bandwidth, summed over linear layers, is zero.",
-        inputs={"B": _batch(p)},
-        value=float(wall) / _batch(p),
+        inputs={"B": found.batch},
+        value=found.linear_wall_tokens,
         unit="tokens a sequence",
         says="A verification or tree with more query tokens than this pays for each of them.",
     )
 
 
-def _attention_wall(p: Prediction, view: View) -> Formula:
-    ridge, intensity = view.attention_ridge(), float(view.attention_intensity())
+def _attention_wall(found: ClosedForms, ridge: float, intensity: float) -> Formula:
     return Formula(
         name="Query tokens where attention turns compute-bound",
         formula=sp.Eq(symbolic.QUERY, sp.Symbol("ridge") / sp.Symbol("I_1")),
         derivation="At long context one query token adds I_1 FLOP per byte of KV: the query heads "
         "that share a KV head in a 16-bit cache, more for a narrower or a latent cache.",
         inputs={"ridge": ridge, "I_1": intensity},
-        value=ridge / intensity,
+        value=found.attention_wall_tokens,
         unit="query tokens",
         says="Trees larger than this lose at long context, however cheap their drafting is.",
     )
 
 
-def _speedup(p: Prediction) -> Formula:
-    best = p.best if p.best.gamma else p.gammas[1]
+def _speedup(found: ClosedForms, s: Speculation) -> Formula:
+    best = s.best
     return Formula(
         name="Speedup of a round",
         formula=sp.Eq(sp.Symbol("speedup"), symbolic.speedup()),
@@ -141,7 +111,7 @@ def _speedup(p: Prediction) -> Formula:
         "(i.i.d. acceptance; Leviathan et al., arXiv 2211.17192).",
         inputs={
             "gamma": float(best.gamma),
-            "T_target": float(p.baseline.step_seconds),
+            "T_target": float(found.prediction.baseline.step_seconds),
             "T_draft": float(best.draft_seconds / best.gamma),
             "T_verify": float(best.verify_seconds),
             "t_round": float(best.overhead_seconds),
@@ -153,39 +123,22 @@ def _speedup(p: Prediction) -> Formula:
     )
 
 
-def _line(p: Prediction) -> tuple[float, float, float]:
-    """alpha, a and s: the first position's acceptance and the round as a + s gamma."""
-    times = np.array([float(entry.round_seconds) for entry in p.gammas])
-    slope = float(np.diff(times[:5]).mean())
-    return float(p.gammas[1].tokens_per_round) - 1, float(times[1] - slope), slope
-
-
-def _best_gamma(p: Prediction) -> Formula:
-    alpha, fixed, slope = _line(p)
-    value = float(optimal_gamma(alpha, fixed, slope))
-    best = max(p.gammas, key=lambda entry: float(entry.tokens_per_s))
+def _best_gamma(s: Speculation) -> Formula:
     return Formula(
         name="Best draft length",
         formula=sp.Eq(sp.Symbol("gamma*"), symbolic.optimal_gamma_closed_form()),
         derivation="d/dgamma of tokens over a + s gamma is zero: u - ln u = 1 + lam (a/s - 1) with "
         "lam = -ln alpha, solved by the lower branch of Lambert W.",
-        inputs={"alpha": alpha, "a": fixed, "s": slope},
-        value=value,
+        inputs={"alpha": s.first_acceptance, "a": s.fixed_seconds, "s": s.slope_seconds},
+        value=s.best_gamma,
         unit="drafted tokens",
-        says=f"Evaluating every length finds {best.gamma}; they differ where verification bends "
-        "or acceptance changes with position.",
+        says=f"Evaluating every length finds {s.fastest_gamma}; they differ where verification "
+        "bends or acceptance changes with position.",
     )
 
 
-def _growth(p: Prediction) -> Formula:
-    """gamma* over contexts that double, with this draft."""
-    alpha, _, _ = _line(p)
-    contexts = np.array([4096.0 * 4**k for k in range(4)])
-    scene = replace(p.scene, ctx=contexts[None, :])
-    table = rounds(scene, p.resolved.draft, p.resolved.acceptance, 4)
-    times = np.broadcast_to(table.round_seconds, (1, contexts.size, 5))[0]
-    slope = np.diff(times, axis=-1).mean(axis=-1)
-    lengths = optimal_gamma(alpha, times[:, 1] - slope, slope)
+def _growth(s: Speculation) -> Formula:
+    """The best draft length over contexts that quadruple, with this draft."""
     return Formula(
         name="How the best draft length grows",
         formula=sp.Eq(
@@ -193,9 +146,7 @@ def _growth(p: Prediction) -> Formula:
         ),
         derivation="For a much larger than s, u grows like lam a / s, so gamma* like its "
         "logarithm: with a fixed draft budget a grows with context and s does not.",
-        inputs={
-            f"gamma* at {int(c) // 1024}k": float(g) for c, g in zip(contexts, lengths, strict=True)
-        },
+        inputs={f"gamma* at {ctx // 1024}k": length for ctx, length in s.best_gammas.items()},
         value=None,
         unit="",
         says="Four times the context adds about a constant number of drafted tokens, until the "
@@ -203,7 +154,8 @@ def _growth(p: Prediction) -> Formula:
     )
 
 
-def _break_even(p: Prediction) -> Formula:
+def _break_even(found: ClosedForms) -> Formula:
+    p = found.prediction
     return Formula(
         name="Acceptance that breaks even",
         formula=sp.Eq(symbolic.tokens_per_round(), symbolic.break_even_tokens()),

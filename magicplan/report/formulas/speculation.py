@@ -3,96 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING
 
-import numpy as np
 import sympy as sp
 
-from magicplan.prediction.candidates import family_drafts
-from magicplan.prediction.draft_names import draft_of
-from magicplan.prediction.result import Prediction
+from magicplan.prediction.closed_forms import ClosedForms, Speculation, TreeNumbers
 from magicplan.report.formulas.acceptance import acceptance_formula
 from magicplan.report.formulas.formula import Formula
-from magicplan.roofline.acceptance import accept_length_variance, tokens_per_round
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.speculation import OUTPUT_POINTS, rounds, static_efficiency
-from magicplan.roofline.tree_grid import Limits, tree_cells
-
-if TYPE_CHECKING:
-    from magicplan.roofline.symbolic import View
-
-TREE = Limits(size=64, depth=12)
-KINDS = {"constant": "constant KV", "growing": "growing KV", "none": "no KV"}
+from magicplan.roofline.speculation import OUTPUT_POINTS
 
 
-def speculation_formulas(p: Prediction, view: View) -> Iterator[Formula]:
-    """All of them, for a workload with a draft."""
-    draft = p.resolved.draft
-    if draft is None:
-        return
-    yield _survival(p, draft)
-    yield acceptance_formula(p.resolved.acceptance)
-    if p.workload.output_tokens:
-        yield _over_output(p)
-    yield _regimes(p)
-    if draft.middle is not None:
-        yield _two_levels(draft)
-    if draft.grows_trees:
-        yield _tree_worth(p, draft)
-        yield _tree_time(p, draft)
-    yield _tree_rule(p, view)
-    yield _ragged(p, draft)
-    yield _interval(p)
+def speculation_formulas(found: ClosedForms, s: Speculation) -> Iterator[Formula]:
+    """The closed forms of a workload with a draft, beyond those of one chain."""
+    yield _survival(s)
+    yield acceptance_formula(found.prediction.resolved.acceptance)
+    if found.prediction.workload.output_tokens:
+        yield _over_output(found, s)
+    yield _regimes(s)
+    if s.draft.middle is not None:
+        yield _two_levels(s.draft)
+    if s.tree is not None:
+        yield _tree_worth(s.tree)
+        yield _tree_time(found, s.tree)
+    walls = _walls(found)
+    if walls:
+        yield _tree_rule(walls)
+    yield _ragged(found, s)
+    yield _interval(found, s)
 
 
-def _survival(p: Prediction, draft: Draft) -> Formula:
-    survival = p.resolved.acceptance.survival(4, p.scene.ctx, draft.budget_tokens)[0, 0]
+def _survival(s: Speculation) -> Formula:
     k, i = sp.symbols("k i", integer=True, positive=True)
     return Formula(
         name="Survival of drafted tokens",
         formula=sp.Eq(sp.Function("S")(k), sp.Product(sp.Indexed("c", i), (i, 1, k))),
         derivation="c_i is the chance that token i is accepted once all before it are; engines "
         "print either. A chain emits Omega = 1 + S_1 + ... + S_gamma.",
-        inputs={f"S_{at + 1}": float(value) for at, value in enumerate(survival)},
-        value=float(tokens_per_round(survival)[-1]),
+        inputs={f"S_{at + 1}": value for at, value in enumerate(s.survival)},
+        value=s.survival_tokens,
         unit="tokens a round of 4 drafted",
         says="Rates that fall with position favour short drafts, rates that rise favour long ones.",
     )
 
 
-def _over_output(p: Prediction) -> Formula:
+def _over_output(found: ClosedForms, spec: Speculation) -> Formula:
+    p = found.prediction
     s, x, r = sp.symbols("S x R", positive=True)
     omega = sp.Function("Omega")(s + x)
-    best = p.gammas[int(p.best.gamma) or 1]
     return Formula(
         name="Tokens a round while the context grows",
         formula=sp.Eq(sp.Symbol("Omega"), r / sp.Integral(1 / omega, (x, 0, r))),
         derivation=f"Every context is passed at Omega tokens a round; {OUTPUT_POINTS} points stand "
         "for the integral. Times are nearly straight in context, so their middle is their mean.",
         inputs={"S": float(p.workload.ctx_tokens), "R": float(p.workload.output_tokens)},
-        value=float(best.tokens_per_round),
+        value=float(spec.best.tokens_per_round),
         unit="tokens a round",
         says="A self-draft whose budget still holds the whole context accepts everything until the "
         "output grows past it.",
     )
 
 
-def _regimes(p: Prediction) -> Formula:
+def _regimes(spec: Speculation) -> Formula:
     """a / s of each kind of drafter at two contexts; the best draft length rises with it."""
-    contexts = np.array([[4096.0, 65536.0]])
-    scene = replace(p.scene, ctx=contexts, output_tokens=0.0)
-    inputs = {}
-    for choice in family_drafts(p.resolved.model.name):
-        ask = replace(p.resolved.request, draft_dtype=None, **choice)  # type: ignore[arg-type]
-        draft = draft_of(ask, p.resolved.model)
-        if draft is None:
-            continue
-        table = rounds(scene, draft, p.resolved.acceptance, 4)
-        times = np.broadcast_to(table.round_seconds, (1, 2, 5))[0]
-        slope = np.diff(times, axis=-1).mean(axis=-1)
-        for name, ratio in zip(("4k", "64k"), (times[:, 1] - slope) / slope, strict=True):
-            inputs[f"{KINDS[draft.kv_growth]} at {name}"] = float(ratio)
     a, s = sp.Function("a"), sp.Function("s")
     b, c = sp.symbols("B S", positive=True)
     return Formula(
@@ -100,7 +72,7 @@ def _regimes(p: Prediction) -> Formula:
         formula=sp.Gt(sp.Derivative(a(b, c) / s(b, c), c), 0),
         derivation="A round lasts a + s gamma. Context adds KV time to a; to s only where the "
         "draft reads the context too. The best draft length rises with a / s.",
-        inputs=inputs,
+        inputs=dict(spec.family_ratios),
         value=None,
         unit="",
         says="A drafter of constant KV gains length with context, one whose KV grows little or "
@@ -124,11 +96,9 @@ def _two_levels(draft: Draft) -> Formula:
     )
 
 
-def _tree_worth(p: Prediction, draft: Draft) -> Formula:
-    cells = tree_cells(p.scene, draft, p.resolved.acceptance, TREE)
+def _tree_worth(tree: TreeNumbers) -> Formula:
     v, t = sp.symbols("v T")
     r, path = sp.IndexedBase("p"), sp.Symbol("path(v)")
-    best = cells.best
     return Formula(
         name="Worth of a tree",
         formula=sp.Eq(
@@ -139,20 +109,20 @@ def _tree_worth(p: Prediction, draft: Draft) -> Formula:
         "over siblings. Where they do not increase, the n heaviest nodes of d levels are the "
         "best tree (Sequoia, arXiv 2402.12374).",
         inputs={
-            "nodes": float(best.size[0, 0]),
-            "levels": float(best.depth[0, 0]),
-            "speedup": float(best.speedup[0, 0]),
+            "nodes": tree.size,
+            "levels": tree.depth,
+            "speedup": tree.speedup,
         },
-        value=float(best.tokens_per_round[0, 0]),
+        value=tree.tokens_per_round,
         unit="tokens a round",
         says="One node does not speculate; a chain is the tree of one child a node.",
     )
 
 
-def _tree_time(p: Prediction, draft: Draft) -> Formula:
-    cells = tree_cells(p.scene, draft, p.resolved.acceptance, TREE)
+def _tree_time(found: ClosedForms, tree: TreeNumbers) -> Formula:
     level, depth, wide = sp.Symbol("l"), sp.Symbol("d"), sp.IndexedBase("w")
     draft_pass, n = sp.Function("t_draft"), sp.Symbol("n")
+    host = found.prediction.scene.machine.calibration.host
     return Formula(
         name="Time of a tree's round",
         formula=sp.Sum(draft_pass(wide[level]), (level, 1, depth - 1))
@@ -163,22 +133,24 @@ def _tree_time(p: Prediction, draft: Draft) -> Formula:
         "the batch. A smaller model's first pass runs two tokens, for its cache may lack the last "
         "one accepted.",
         inputs={
-            "drafting": float(cells.best.draft_seconds[0, 0]),
-            "T_verify": float(cells.best.verify_seconds[0, 0]),
-            "t_round": float(p.scene.machine.calibration.host.between_passes_seconds(_batch(p))),
+            "drafting": tree.draft_seconds,
+            "T_verify": tree.verify_seconds,
+            "t_round": float(host.between_passes_seconds(found.batch)),
         },
-        value=float(cells.best.round_seconds[0, 0]),
+        value=tree.round_seconds,
         unit="seconds",
         says="Depth costs draft passes, width costs verification.",
     )
 
 
-def _tree_rule(p: Prediction, view: View) -> Formula:
+def _walls(found: ClosedForms) -> dict[str, float]:
+    """Query tokens at which verification stops being free, by what stops it."""
+    walls = {"attention wall": found.attention_wall_tokens, "linear wall": found.linear_wall_tokens}
+    return {name: tokens for name, tokens in walls.items() if tokens is not None}
+
+
+def _tree_rule(walls: dict[str, float]) -> Formula:
     n, w, g, t, c, d = sp.symbols("n w_n G t(n) c d")
-    walls = {"attention wall": view.attention_ridge() / float(view.attention_intensity())}
-    linear = view.linear_wall()
-    if linear is not None:
-        walls["linear wall"] = float(linear) / _batch(p)
     return Formula(
         name="When a tree is large enough",
         formula=sp.Lt(w, g * sp.Derivative(t, n) / (t + d * c)),
@@ -192,38 +164,32 @@ def _tree_rule(p: Prediction, view: View) -> Formula:
     )
 
 
-def _batch(p: Prediction) -> float:
-    return float(p.workload.batch_per_replica)
-
-
-def _ragged(p: Prediction, draft: Draft) -> Formula:
+def _ragged(found: ClosedForms, s: Speculation) -> Formula:
     r, g, v, b = sp.symbols("R G Var B", positive=True)
-    best = p.gammas[int(p.best.gamma) or 1]
-    survival = p.resolved.acceptance.survival(int(best.gamma), p.scene.ctx, draft.budget_tokens)
-    mean = float(tokens_per_round(survival)[0, 0, -1])
-    variance = float(accept_length_variance(survival)[0, 0, -1])
-    output = float(p.workload.output_tokens) or 256.0
-    share = static_efficiency(mean, variance, output, _batch(p))
     return Formula(
         name="Rounds until the last sequence of a static batch is done",
         formula=r / g + sp.sqrt(r * v / g**3) * sp.sqrt(2 * sp.log(b)),
         derivation="Sequences advance by random steps of mean G; the slowest of B lags by the "
         "expected maximum of B normals. Continuous batching refills slots and loses nothing.",
-        inputs={"R": output, "B": _batch(p), "G": mean, "Var": variance},
-        value=float(share),
+        inputs={
+            "R": s.static_output_tokens,
+            "B": found.batch,
+            "G": s.static_mean_tokens,
+            "Var": s.static_variance,
+        },
+        value=s.static_share,
         unit="of continuous batching's throughput",
         says="Short outputs in a large static batch lose much of what speculation gains; "
         "--batching static puts this into every choice.",
     )
 
 
-def _interval(p: Prediction) -> Formula:
-    best = p.gammas[int(p.best.gamma) or 1]
+def _interval(found: ClosedForms, s: Speculation) -> Formula:
+    best, calibration = s.best, found.prediction.scene.machine.calibration
     x, low, t, h, n, r = sp.symbols("speedup Omega_low/Omega t_low h n t_round", positive=True)
-    timing, host = p.scene.machine.calibration.speedup_residual, p.scene.machine.calibration.host
-    launch = host.draft_launch_seconds(
-        p.resolved.draft is not None and p.resolved.draft.own_vocabulary
-    )
+    timing, host = calibration.speedup_residual, calibration.host
+    draft = found.prediction.resolved.draft
+    launch = host.draft_launch_seconds(draft is not None and draft.own_vocabulary)
     disputed = launch * host.draft_step_spread
     return Formula(
         name="Interval of a speedup",

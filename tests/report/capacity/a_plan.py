@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from magicplan.planning.request import PlanRequest
+from magicplan.planning.question import PriceUsed, question_of
+from magicplan.planning.request import request_from
 from magicplan.planning.result import (
     Candidate,
     Curve,
@@ -16,7 +17,6 @@ from magicplan.planning.result import (
     Observation,
     ObservedFigure,
     Plan,
-    PriceUsed,
     Quantiles,
     Roofline,
     RooflineOp,
@@ -27,6 +27,7 @@ from magicplan.planning.result import (
     ThresholdUsed,
     TrafficUsed,
 )
+from magicplan.planning.verdict import plan_verdict
 
 NASTY = "<script>alert('name')</script> **bold** [x](javascript:alert(1)) | `tick`"
 
@@ -63,7 +64,11 @@ def candidate(name: str, gpu: str, **changes: Any) -> Candidate:
         bound="kv", meets=True, binding="TTFT p95", violations={},
         ends={"tpot_p95_seconds": (0.018, 0.025), "capacity_requests_per_s": (9.0, 15.0)},
     )  # fmt: skip
-    return dataclasses.replace(base, **changes)
+    found = dataclasses.replace(base, **changes)
+    if found.verdict:
+        return found
+    said = plan_verdict(found.best, found.slo, found.intervals, found.reachable)
+    return dataclasses.replace(found, verdict=said)
 
 
 def failing(name: str, gpu: str) -> Candidate:
@@ -225,7 +230,7 @@ def a_plan(**changes: Any) -> Plan:
         model="llama-3.1-8b",
         parameters=8_030_261_248,
         feasible=True,
-        verdict="Rent 4 x h100-sxm and speculate with eagle3: 10 USD an hour meets every limit.",
+        verdict="",
         traffic=TrafficUsed(
             mean_requests_per_s=5.0, peak_requests_per_s=10.0, prompt_mean_tokens=8000.0,
             prompt_p50_tokens=7500.0, prompt_p95_tokens=12000.0, output_mean_tokens=256.0,
@@ -271,7 +276,7 @@ def a_plan(**changes: Any) -> Plan:
         assumptions=("a request's draft acceptance is that of its neighbours", NASTY),
         calibration_basis="kernel tables of vLLM 1.2.3",
         observed=observation(),
-        request=PlanRequest(),
+        question=question_of(request_from({"requests_per_s": 1})),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 
@@ -281,7 +286,6 @@ def hopeless() -> Plan:
     nearest = failing("8 x a100-sxm-80gb TP8", "a100-sxm-80gb")
     return a_plan(
         feasible=False, best=nearest, candidates=(nearest,), observed=None, schedule=None,
-        verdict="No fleet meets TPOT p95: 8 x a100-sxm-80gb, the nearest, takes 1.5 times it.",
         pareto_cost_latency=(), pareto_throughput_latency=(0,), sensitivity=(), intervals=(),
         prices=(), advice=("slo.tpot_p95_seconds 0.04 is broken 1.5 times over: raise it",),
     )  # fmt: skip

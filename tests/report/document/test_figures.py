@@ -7,14 +7,14 @@ import json
 from typing import Any
 
 import pytest
+from magicplan.report.document.plotting import draw
+from magicplan.report.document.scales import position
 
 from magicplan.report.capacity import figures
 from magicplan.report.document.charts import Bars, Chart, HeatMap, Scale, Series, show
 from magicplan.report.document.figure_tables import grid_of
 from magicplan.report.document.page import Plot
-from magicplan.report.document.plotting import draw
 from magicplan.report.document.record import Record
-from magicplan.report.document.scales import position
 from tests.report.capacity.a_plan import NASTY, a_plan, candidates, failing
 from tests.report.documents import documents
 

@@ -104,7 +104,7 @@ def test_a_line_holds_samples_tokens_and_drift() -> None:
 
 
 def test_too_large_a_cell_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 5.5e9)
+    monkeypatch.setattr("magicplan.validate.measure.cells.memory_bytes", lambda device: 5.5e9)
     lines = measured(Bench(sequence_bytes=1e9, fails=REFUSALS[0]))
     wanted = "needs 8 GB, 5.50 GB are free; the largest batch at this context is 5"
     assert {line["skipped"] for line in lines} == {wanted}
@@ -116,7 +116,7 @@ def test_too_large_a_cell_says_what_fits(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_out_of_memory_all_the_same_is_a_skipped_point(
     monkeypatch: pytest.MonkeyPatch, refusal: Exception
 ) -> None:
-    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: 8e9)
+    monkeypatch.setattr("magicplan.validate.measure.cells.memory_bytes", lambda device: 8e9)
     lines = measured(Bench(sequence_bytes=1e9, fails=refusal))
     wanted = "out of memory (predicted 8 GB, now free 8 GB); the largest batch at this context is 7"
     assert [line["skipped"] for line in lines] == [wanted] * 2
@@ -127,7 +127,7 @@ def test_a_calibration_that_does_not_fit_names_the_largest_batch(
     monkeypatch: pytest.MonkeyPatch, refusal: Exception | None
 ) -> None:
     free = 4e9 if refusal else 2.5e9
-    monkeypatch.setattr("magicplan.validate.measure.memory_bytes", lambda device: free)
+    monkeypatch.setattr("magicplan.validate.measure.cells.memory_bytes", lambda device: free)
     bench, at = Bench(sequence_bytes=1e9, fails=refusal), CalibrationPoint(batch=3, ctx=64)
     with pytest.raises(DoesNotFit, match=r"calibration at batch 3, 64 tokens .* batch .* is 2;"):
         calibrate_at(bench, clock_of("cpu"), at, EFFORT, Steady())  # type: ignore[arg-type]

@@ -1,0 +1,181 @@
+"""A capacity question resolved once: names looked up, files read, contradictions refused.
+
+Prices are a user's own, else shipped list prices, which are dated and indicative.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+from magicplan import hardware_specs, model_specs
+from magicplan.errors import FieldError, SpecError, UsageError
+from magicplan.fields import Span, Table, read_toml
+from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.model_specs.shape import ModelShape
+from magicplan.planning.request import PlanRequest, check_names, looked_up, stock_of
+from magicplan.prediction.draft_names import draft_of
+from magicplan.prediction.request import Request
+from magicplan.prediction.resolve import resolve
+from magicplan.roofline.memory import splits_evenly
+from magicplan.serving.load import Load, load_of
+from magicplan.serving.traces import refuse_longer
+
+TABLE = "usd_per_hour"
+Price = Annotated[float, Span(0, 10_000.0, above=True)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PriceUsed:
+    """What one GPU-hour was taken to cost."""
+
+    gpu: str
+    usd_per_hour: float
+    """NaN where no price is known."""
+    note: str
+    indicative: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class CapacityQuestion:
+    """What `plan` answers: a request, and everything that its names and files stand for."""
+
+    request: PlanRequest
+    """As asked; a GPU that was named twice stands in it once."""
+    model: ModelShape
+    gpus: tuple[Accelerator, ...]
+    load: Load
+    prices: Mapping[str, PriceUsed]
+    """Price of a GPU-hour by accelerator."""
+    stock: Mapping[str, int] | None
+    """GPUs at hand by accelerator; None where the request does not say."""
+
+
+def question_of(ask: PlanRequest) -> CapacityQuestion:
+    """A question from a request. Raises FieldError for what makes no sense together or for this
+    model, SpecError for files that the request leads to."""
+    model = looked_up("model", model_specs.load, ask.model)
+    gpus = {looked_up("gpus", hardware_specs.load, n).name: n for n in reversed(ask.choices.gpus)}
+    once = tuple(name for name in ask.choices.gpus if name in gpus.values())
+    ask = replace(ask, choices=replace(ask.choices, gpus=once))
+    accelerators = tuple(hardware_specs.load(name) for name in once)
+    check_names(ask, accelerators[0])
+    if ask.choices.disaggregation == "only" and ask.traffic.prefix_hit_rate == 1:
+        raise FieldError(
+            "disaggregation", "only: with $prefix_hit_rate 1 there is nothing to prefill"
+        )
+    _check_draft(ask, model)
+    _check_degrees(ask, model)
+    load = load_of(ask.traffic)
+    if load.trace is not None:
+        refuse_longer(load.trace, model.max_ctx_tokens, model.name)
+    goal, stock = ask.money.objective, ask.money.available
+    if goal == "energy" and not any(gpu.tdp_watts for gpu in accelerators):
+        raise FieldError(
+            "objective",
+            f"energy: no TDP is known of {', '.join(gpu.name for gpu in accelerators)}; expected a "
+            "GPU with one, or cost or gpus",
+        )
+    return CapacityQuestion(
+        request=ask,
+        model=model,
+        gpus=accelerators,
+        load=load,
+        prices=prices_for(accelerators, ask.money.prices, needed=goal == "cost"),
+        stock=None if stock is None else stock_of(stock),
+    )
+
+
+def _check_draft(ask: PlanRequest, model: ModelShape) -> None:
+    """Refuse degrees and a single draft that this model cannot have."""
+    question = Request(
+        gpu=ask.choices.gpus[0], model=ask.model, stack=ask.engine.stack, draft="none",
+        ep=ask.choices.ep or 1, attention_dp=ask.choices.attention_dp or 1,
+    )  # fmt: skip
+    resolve(question)
+    if len(ask.choices.drafts) == 1 and ask.choices.drafts[0] not in ("none", "auto"):
+        name, _, view = ask.choices.drafts[0].partition(" ")
+        drafting = replace(question, draft=name, draft_kv=view or None)
+        looked_up("drafts", lambda _: draft_of(drafting, model), name)
+
+
+def _check_degrees(ask: PlanRequest, model: ModelShape) -> None:
+    """Refuse degrees of parallelism that do not divide this model."""
+    degrees = ask.choices
+    if degrees.tp is not None:
+        split = [tp for tp in degrees.tp if splits_evenly(model, tp)]
+        if not split:
+            raise FieldError(
+                "tp",
+                f"{', '.join(map(str, degrees.tp))}: splits neither the {model.q_heads} heads nor "
+                f"the {model.kv_heads} KV heads of {model.name} evenly",
+            )
+        dp = degrees.attention_dp or degrees.ep
+        if degrees.ep and dp and all(tp * dp % degrees.ep for tp in split):
+            raise FieldError("ep", f"{degrees.ep}: divides no $tp asked for times $attention_dp")
+    if degrees.pp is not None and degrees.pp > model.layers:
+        raise FieldError("pp", f"{degrees.pp}: {model.name} has {model.layers} layers")
+
+
+def prices_for(
+    gpus: Sequence[Accelerator], stated: str | Mapping[str, float] | None, *, needed: bool
+) -> dict[str, PriceUsed]:
+    """A price for every accelerator, NaN where none is known and none is `needed`.
+
+    `stated` is the path of a TOML with a table `usd_per_hour`, or its content; it must then price
+    every accelerator. Raises SpecError naming file, line and field, FieldError for a table and for
+    prices that do not ship.
+    """
+    if stated is None:
+        return _shipped(gpus, needed=needed)
+    own = _own(stated)
+    prices = {}
+    for name in own.data:
+        try:
+            accelerator = hardware_specs.load(str(name))
+        except SpecError:
+            raise
+        except UsageError as problem:
+            own.fail(str(name), f": {problem}")
+        prices[accelerator.name] = own.get(name, Price)
+    for a in gpus:
+        if a.name not in prices:
+            missing = f": {a.name} is missing: every GPU of the plan needs a price"
+            raise own.placed(FieldError(own.path, missing))
+    where = own.file or "prices"
+    return {
+        a.name: PriceUsed(gpu=a.name, usd_per_hour=prices[a.name], note=where, indicative=False)
+        for a in gpus
+    }
+
+
+def _own(stated: str | Mapping[str, float]) -> Table:
+    """A user's own prices."""
+    if not isinstance(stated, str):
+        return Table(data=stated, path="prices")
+    own = read_toml(Path(stated)).table(TABLE, {})
+    if not own.data:
+        raise SpecError(stated, f"has no table [{TABLE}] of prices such as h100-sxm = 2.5")
+    return own
+
+
+def _shipped(gpus: Sequence[Accelerator], *, needed: bool) -> dict[str, PriceUsed]:
+    """The list prices that ship."""
+    unknown = [a.name for a in gpus if a.price_usd_per_hour is None]
+    if needed and unknown:
+        raise FieldError(
+            "prices",
+            f": no price ships for {', '.join(unknown)}; state $prices, or $objective gpus",
+        )
+    return {
+        a.name: PriceUsed(
+            gpu=a.name,
+            usd_per_hour=math.nan if a.price_usd_per_hour is None else a.price_usd_per_hour,
+            note=a.price_note or "no price ships",
+            indicative=True,
+        )
+        for a in gpus
+    }
