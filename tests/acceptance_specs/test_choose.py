@@ -82,7 +82,7 @@ def test_a_task_that_nobody_measured_never_narrows(method: str) -> None:
 
 
 def test_a_task_that_no_table_knows_is_refused_with_the_list() -> None:
-    with pytest.raises(UsageError, match=r"--task 'foo' is unknown; expected one of chat, code.*"):
+    with pytest.raises(UsageError, match=r"task 'foo' is unknown; expected one of chat, code.*"):
         choose(wanted("eagle3", "llama-3.1-8b", "llama", task="foo"))
 
 
