@@ -105,6 +105,11 @@ def choose(wanted: Wanted) -> Acceptance:
     return replace(model, origin=origin)
 
 
+def measured_on(method: str, target: str) -> bool:
+    """Whether a method's own table has rows of a target."""
+    return method in methods() and any(row.target == target for row in entries(method))
+
+
 def choose_both(cache: Wanted, weights: Wanted) -> Acceptance:
     """A target that drafts with quantised weights over a part of its cache: a token has to pass
     both, taken as independent, so their rates multiply. Raises UsageError."""

@@ -424,6 +424,8 @@ class Way:
     head: bool = False
     takes_small: bool = False
     """Whether it drafts with whatever smaller model is named."""
+    thin: bool = False
+    """Whether so few rates were published that it is compared only where its target's were."""
 
     def variants(self, ask: DraftRequest) -> Iterator[DraftRequest]:
         """The questions whose drafts are compared: every view, and the whole cache under every
@@ -441,13 +443,13 @@ DRAFTS: dict[str, Way] = {
     "eagle3": Way(make=eagle3_draft, head=True),
     "mtp": Way(make=mtp_draft),
     "medusa": Way(make=medusa_draft, head=True),
-    "peagle": Way(make=peagle_draft, head=True),
-    "pard": Way(make=pard_draft, head=True, takes_small=True),
-    "dflash": Way(make=dflash_draft, head=True),
-    "dspark": Way(make=dspark_draft, head=True),
+    "peagle": Way(make=peagle_draft, head=True, thin=True),
+    "pard": Way(make=pard_draft, head=True, takes_small=True, thin=True),
+    "dflash": Way(make=dflash_draft, head=True, thin=True),
+    "dspark": Way(make=dspark_draft, head=True, thin=True),
     "ngram": Way(make=ngram_draft),
-    "ngram-mod": Way(make=ngram_mod_draft),
-    "suffix": Way(make=suffix_draft),
+    "ngram-mod": Way(make=ngram_mod_draft, thin=True),
+    "suffix": Way(make=suffix_draft, thin=True),
     "triforce": Way(make=triforce_draft, small="llama-68m"),
 }
 """By name; any other name is a smaller model, see `model_draft`."""
