@@ -170,7 +170,7 @@ def _plans(
         "max_batch": int(np.min(most)),
         "acceptance": acceptance.origin,
     }
-    chain = _chain(max(request.max_gamma, 1), scene, draft, acceptance, shared)
+    chain = _chain(acceptance.longest(max(request.max_gamma, 1)), scene, draft, acceptance, shared)
     if not draft.grows_trees:
         return [chain]
     room = most_nodes(ask, placement, draft.residents)
@@ -182,7 +182,7 @@ def _chain(
     longest: int, scene: Scene, draft: Draft, acceptance: Acceptance, shared: dict[str, object]
 ) -> Plan:
     table = rounds(scene, draft, acceptance, longest)
-    gamma = 1 + int(table.tokens_per_s[0, 0, 1 : table.choices].argmax())
+    gamma = 1 + int(table.tokens_per_s[0, 0, 1:].argmax())
 
     def at(values: Array) -> float:
         return float(np.broadcast_to(values, table.round_seconds.shape)[0, 0, gamma])

@@ -32,13 +32,18 @@ class Acceptance(ABC):
     `uncertainty` is the half-width of an 80 % interval on the acceptance of one position.
     Under `same_model` a KV budget that holds the whole context accepts everything. `measured` is
     the longest draft length that was measured, beyond which none is chosen; 0 where a rate is
-    stated for any length, or the interval opens instead.
+    stated for any length.
     """
 
     origin: str
     uncertainty: float = 0.0
     same_model: bool = False
     measured: int = 0
+
+    def longest(self, asked: int) -> int:
+        """The longest draft length to choose from, of those `asked` about: none beyond the measured
+        ones."""
+        return min(asked, self.measured) if self.measured else asked
 
     @abstractmethod
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:

@@ -54,13 +54,9 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Rounds:
-    """Speculation rounds over [batch, ctx, gamma]; index g of the last axis drafts g tokens.
-
-    `longest` is the longest draft length whose acceptance was measured, 0 where any may be chosen.
-    """
+    """Speculation rounds over [batch, ctx, gamma]; index g of the last axis drafts g tokens."""
 
     gammas: Array
-    longest: int
     tokens_per_round: Array
     batch_efficiency: Array
     """Throughput over that of a batch that is refilled: 1 unless batching is static."""
@@ -76,14 +72,8 @@ class Rounds:
 
     @property
     def best(self) -> Indices:
-        """Index of the fastest draft length, [batch, ctx]; the shortest among equals, and none
-        beyond the longest that was measured."""
-        return np.asarray(np.argmax(self.tokens_per_s[..., : self.choices], axis=-1))
-
-    @property
-    def choices(self) -> int:
-        """How many of the draft lengths may be chosen, from none drafted on."""
-        return min(self.longest + 1, self.gammas.size) if self.longest else self.gammas.size
+        """Index of the fastest draft length, [batch, ctx]; the shortest among equals."""
+        return np.asarray(np.argmax(self.tokens_per_s, axis=-1))
 
 
 def decode(scene: Scene) -> StepCost:
@@ -195,7 +185,6 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     speedup = middle * (baseline / total)
     return Rounds(
         gammas=gammas,
-        longest=acceptance.measured,
         tokens_per_round=tokens,
         batch_efficiency=middle / tokens,
         draft_seconds=drafting,

@@ -235,6 +235,8 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     drafting = chain_passes(*where, gammas) + (gammas > 0) * once[..., None]
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
+    if spec.gamma is None:  # no length is chosen beyond those measured
+        survival[spec.acceptance.longest(r.longest) :] = 0.0
     variance = accept_length_variance(survival)
     chains = Shapes(
         gamma=gammas,

@@ -92,8 +92,6 @@ def test_a_round_pays_the_host_by_batch_and_by_mapped_steps() -> None:
         assert alone[0, 0, 3] == pytest.approx(1e-3)
 
 
-def test_no_length_beyond_the_measured_one_is_the_best() -> None:
-    free = DRAFTS["ngram"].make(ASK)
-    table = rounds(scene(1.0, IDEAL), free, Iid(alpha=1.0, origin="t", measured=2), 8)
-    assert int(table.best[0, 0]) == 2
-    assert table.tokens_per_s[0, 0].argmax() == 8  # longer ones are still answered
+def test_no_length_beyond_the_measured_one_is_asked_about() -> None:
+    known, stated = (Iid(alpha=1.0, origin="t", measured=n) for n in (2, 0))
+    assert (known.longest(8), known.longest(1), stated.longest(8)) == (2, 1, 8)
