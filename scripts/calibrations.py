@@ -147,12 +147,11 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         data = {
             "name": f"{fit.gpu}_magicdec_1.0",
             "accelerator": fit.gpu,
-            "origin": f"six constants fitted on {fit.rows} published MagicDec rows "
+            "origin": f"{', '.join(fit.own)} fitted on {fit.rows} published MagicDec rows "
             f"(arXiv 2408.11049, Tables 1-7) over the kernels of {fit.kernels.name}",
             "date": date.today().isoformat(),
             "linear": {d: numbers_of(f) for d, f in found.linear.items()},
             "attention": {d: numbers_of(f) for d, f in found.attention.items()},
-            "draft_attention": {d: numbers_of(f) for d, f in found.draft_attention.items()},
             "collective": numbers_of(found.collective),
             "host": constants(found.host),
             "step_residual": rounded(step),

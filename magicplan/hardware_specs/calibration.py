@@ -100,6 +100,9 @@ class HostFit:
     """Added to any pass for each token it feeds: logits and sampling."""
     draft_step_seconds: float = 0.0
     """The same for one draft step."""
+    draft_query_seconds: float = 0.0
+    """Added to a draft step for every number of its queries on a GPU (sequences, layers, heads,
+    dimensions), where a stack drafts with a kernel made for prefill, which fills whole tiles."""
     own_vocabulary_seconds: float = 0.0
     """Added to a draft step of a head with a vocabulary of its own: its tokens are mapped to the
     target's."""
@@ -160,8 +163,6 @@ class Calibration:
     that is not here takes the ideal form."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
-    draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
-    """The same for draft steps, where a stack runs them with another kernel."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
     accelerator: str = ""
@@ -172,7 +173,7 @@ class Calibration:
     def __post_init__(self) -> None:
         for linear in self.linear.values():
             _check(self.name, linear)
-        for attention in (*self.attention.values(), *self.draft_attention.values()):
+        for attention in self.attention.values():
             _check(self.name, attention)
         for residual in (self.step_residual, self.speedup_residual):
             if not 0 < residual.low <= residual.high < math.inf:

@@ -44,7 +44,6 @@ def _build(where: str, data: dict[str, Any]) -> Calibration:
         speedup_residual=_part(where, data, "speedup_residual", Residual),
         linear=_by_dtype(where, data, "linear", LinearFit),
         attention=_by_dtype(where, data, "attention", AttentionFit),
-        draft_attention=_by_dtype(where, data, "draft_attention", AttentionFit),
         accelerator=_text(where, data, "accelerator") if "accelerator" in data else "",
         collective=_part(where, data, "collective", CollectiveFit),
         host=_part(where, data, "host", HostFit),

@@ -30,15 +30,16 @@ def draft_step(
     """
     if draft.shape is None:
         return StepCost()
-    own = _draft_layout(draft, layout, machine)
+    own = draft_layout(draft, layout, machine)
     if draft.middle:
         width = draft.middle.gamma + 1.0
     work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
     ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
-    host = machine.calibration.host.draft_seconds(
-        batch * width, own_vocabulary=draft.own_vocabulary
-    )
-    cost = step_cost(ops, machine.drafting, host, xp)
+    fit = machine.calibration.host
+    host = fit.draft_seconds(batch * width, own_vocabulary=draft.own_vocabulary)
+    if fit.draft_query_seconds:
+        host = host + fit.draft_query_seconds * batch * width * query_numbers(draft, own)
+    cost = step_cost(ops, machine, host, xp)
     if draft.middle is None:
         return cost
     inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)
@@ -58,13 +59,19 @@ def chain_seconds(
         one, more = draft_step(*asked).seconds, catch_up_seconds(*asked)
         return np.asarray(gammas * one + (gammas > 0) * more)
     whole = draft_step(*asked, width=np.maximum(gammas, 1.0)).seconds
-    own = _draft_layout(draft, layout, machine)
+    own = draft_layout(draft, layout, machine)
     ops = [
         linear(p.name, own, batch, p.wide / own.tp, p.deep, quantised=p.quantised)
         for p in draft.sequential
     ]
-    each = step_cost(ops, machine.drafting).seconds if ops else 0.0
+    each = step_cost(ops, machine).seconds if ops else 0.0
     return np.asarray((gammas > 0) * whole + gammas * each)
+
+
+def query_numbers(draft: Draft, layout: Deployment) -> Num:
+    """Numbers of the queries of one token of a draft on one GPU: layers, heads and dimensions."""
+    shape = draft.shape
+    return 0.0 if shape is None else shape.layers * shape.q_heads * shape.head_dim / layout.tp
 
 
 def catch_up_seconds(
@@ -87,7 +94,7 @@ def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
     ]
 
 
-def _draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployment:
+def draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployment:
     """The draft's number formats, and the largest degree that divides its heads."""
     dtype = draft.weight_dtype or layout.dtype
     weight_only = draft.weight_dtype is not None

@@ -174,11 +174,16 @@ def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma:
     drafting = _drafting(scene, draft, gammas)
     calibration, own = scene.machine.calibration, draft is not None and draft.own_vocabulary
     host = calibration.host
-    overhead = (gammas > 0) * _axis(host.between_passes_seconds(scene.batch))
+    # an ideal calibration has no spread, and no code of anybody's
+    released = draft.round_seconds if draft and calibration.speedup_residual.high > 1 else 0.0
+    overhead = (gammas > 0) * _axis(host.between_passes_seconds(scene.batch) + released)
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
     middle, low, high = rates
-    steps, work = gammas * host.draft_launch_seconds(own), host.batch_seconds(scene.batch)
+    steps, work = (
+        gammas * host.draft_launch_seconds(own),
+        host.batch_seconds(scene.batch) + released,
+    )
     below, above = speedup_factors(
         calibration, (middle / low, high / middle), steps / total, _axis(work) / total
     )
