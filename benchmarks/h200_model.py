@@ -45,10 +45,10 @@ from magicplan.validate.measure.cells import calibrate_at, end_to_end, measure_c
 from magicplan.validate.measure.clock import Clock, Effort, clock_of
 from magicplan.validate.measure.environment import environment
 from magicplan.validate.measure.exactness import exactness_gate
-from magicplan.validate.measure.grid import CalibrationPoint, Grid, Point
+from magicplan.validate.measure.grid import CalibrationPoint, MeasuringGrid, Point
 from magicplan.validate.prepare import loaded
 from magicplan.validate.question import Question, question
-from magicplan.validate.run_file import RunFile, Settings, digest
+from magicplan.validate.run_file import RunFile, RunSettings, digest
 
 EFFORT = Effort(least=10, most=40, seconds=0.25)
 """Of one step; a cell of n steps takes n times as long."""
@@ -68,7 +68,7 @@ class Study:
 
     def question(self, suite: Suite, points: Sequence[Point] = ()) -> Question:
         """The suite as `validate` would be asked for it, at some of its points."""
-        settings = Settings(
+        settings = RunSettings(
             device=self.device,
             model=self.models.get(suite.model, suite.model),
             grid=suite.name,
@@ -80,7 +80,7 @@ class Study:
             threads=1,
             seed=0,
         )
-        return question(settings, Grid(calibration=(), points=tuple(points)))
+        return question(settings, MeasuringGrid(calibration=(), points=tuple(points)))
 
     @property
     def calibrated(self) -> list[Suite]:

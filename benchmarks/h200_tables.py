@@ -11,8 +11,8 @@ import numpy as np
 
 from magicplan.calibrate.kernel_fit import Errors
 from magicplan.units import human_tokens
-from magicplan.validate.compare import Comparison, Verdict, compare
-from magicplan.validate.run_file import Run, read
+from magicplan.validate.compare import RunComparison, Verdict, compare
+from magicplan.validate.run_file import RecordedRun, read
 
 GOALS = {"decode": 4.0, "verify": 5.0, "draft": 8.0, "round": 5.0, "speedup": 4.0}
 TRANSFER_GOALS = {"decode": 8.0}
@@ -47,13 +47,13 @@ def print_tables(path: Path) -> None:
     worst(found)
 
 
-def compared(run: Run, suite: str) -> Comparison:
+def compared(run: RecordedRun, suite: str) -> RunComparison:
     """One suite as a run of its own."""
     assert run.prediction is not None
     content = run.prediction["content"]
     inner = {**content, **content["suites"][suite]}
     return compare(
-        Run(
+        RecordedRun(
             header=run.header,
             exactness=run.exactness,
             ceilings=run.ceilings,
@@ -64,17 +64,17 @@ def compared(run: Run, suite: str) -> Comparison:
     )
 
 
-def measured(c: Comparison) -> list[Verdict]:
+def measured(c: RunComparison) -> list[Verdict]:
     return [p for p in c.points if p.measured]
 
 
-def sides(c: Comparison, p: Verdict) -> dict[str, dict[str, float]]:
+def sides(c: RunComparison, p: Verdict) -> dict[str, dict[str, float]]:
     """What each prediction said of a point."""
     told = {line["id"]: line for line in c.content["points"]}
     return {"calibrated": p.predicted, "transfer": told[p.id]["transfer"], "naive": p.ideal}
 
 
-def errors(c: Comparison, side: str, name: str) -> Errors | None:
+def errors(c: RunComparison, side: str, name: str) -> Errors | None:
     """Errors of one quantity; a decode step that draft lengths share counts once."""
     rows = {}
     for p in measured(c):
@@ -85,7 +85,7 @@ def errors(c: Comparison, side: str, name: str) -> Errors | None:
     return Errors.of(*np.asarray(list(rows.values())).T) if rows else None
 
 
-def error_tables(found: dict[str, Comparison]) -> None:
+def error_tables(found: dict[str, RunComparison]) -> None:
     print("Errors in %, MAPE / p95 / bias; the goals are those of the calibrated column")
     print(f"{'suite':14} {'quantity':9} {'n':>4} " + " ".join(f"{side:>22}" for side in SIDES))
     for suite, c in found.items():
@@ -112,7 +112,7 @@ def error_tables(found: dict[str, Comparison]) -> None:
     print()
 
 
-def coverage(found: dict[str, Comparison], content: dict[str, Any]) -> None:
+def coverage(found: dict[str, RunComparison], content: dict[str, Any]) -> None:
     """Share of decode and verify steps inside the 80 % interval that was written before."""
     print("Steps inside their 80 % interval")
     for side, residual in (
@@ -131,7 +131,7 @@ def coverage(found: dict[str, Comparison], content: dict[str, Any]) -> None:
     print()
 
 
-def regret(found: dict[str, Comparison]) -> None:
+def regret(found: dict[str, RunComparison]) -> None:
     """Throughput lost by the predicted draft length or tree against the measured best."""
     print("Regret of the predicted draft length or tree, % of the best measured throughput")
     everything = []
@@ -149,14 +149,14 @@ def regret(found: dict[str, Comparison]) -> None:
     print()
 
 
-def throughput(c: Comparison, p: Verdict) -> float:
+def throughput(c: RunComparison, p: Verdict) -> float:
     """Tokens a second of measured rounds; under a simulated law with its expected tokens."""
     law = c.content["acceptance_origin"].startswith("simulated")
     side = p.predicted if law else p.measured
     return p.batch * side["tokens_per_round"] / p.measured["round_seconds"]
 
 
-def adaptive(found: dict[str, Comparison]) -> None:
+def adaptive(found: dict[str, RunComparison]) -> None:
     """The tree chosen for each workload against one tree for all, chains, and no speculation."""
     for c in found.values():
         chosen = c.content.get("adaptive")
@@ -181,7 +181,9 @@ def adaptive(found: dict[str, Comparison]) -> None:
         print()
 
 
-def contest(c: Comparison, points: list[Verdict], chosen: str | None, size: int) -> dict[str, Any]:
+def contest(
+    c: RunComparison, points: list[Verdict], chosen: str | None, size: int
+) -> dict[str, Any]:
     """One workload's throughputs."""
     none = points[0].measured["baseline_tokens_per_s"]
     chains = {p.what["gamma"]: throughput(c, p) for p in points if "gamma" in p.what}
@@ -198,12 +200,12 @@ def contest(c: Comparison, points: list[Verdict], chosen: str | None, size: int)
     }
 
 
-def is_fixed(c: Comparison, p: Verdict) -> bool:
+def is_fixed(c: RunComparison, p: Verdict) -> bool:
     """Is this one of the trees that are the same for every workload?"""
     return "tree" in p.what and p.what["tree"]["parents"] in c.content["fixed"]
 
 
-def fixed(c: Comparison, cells: dict[tuple[int, int], list[Verdict]]) -> int:
+def fixed(c: RunComparison, cells: dict[tuple[int, int], list[Verdict]]) -> int:
     """The size whose fixed tree is best on average over the workloads, by relative throughput."""
     scores: dict[int, list[float]] = defaultdict(list)
     for points in cells.values():
@@ -214,7 +216,7 @@ def fixed(c: Comparison, cells: dict[tuple[int, int], list[Verdict]]) -> int:
     return max(scores, key=lambda s: float(np.mean(scores[s])), default=0)
 
 
-def largest(run: Run, found: dict[str, Comparison]) -> None:
+def largest(run: RecordedRun, found: dict[str, RunComparison]) -> None:
     """The largest batch: speedup by the wall clock, and decode's share of the memory rate."""
     lines = {line["id"]: line for line in run.points}
     ceiling = max(
@@ -245,7 +247,7 @@ def largest(run: Run, found: dict[str, Comparison]) -> None:
         print(f"  best {best:.2f} times: {'met' if best >= 2 else 'missed'}\n")
 
 
-def worst(found: dict[str, Comparison], count: int = 8) -> None:
+def worst(found: dict[str, RunComparison], count: int = 8) -> None:
     """The rows that are furthest off, and what was skipped or impossible."""
     rows = [(abs(np.log(p.predicted[n] / p.measured[n])), p, n) for p, n in quantities(found)]
     print("Worst rows")
@@ -259,7 +261,7 @@ def worst(found: dict[str, Comparison], count: int = 8) -> None:
             print(f"  {p.verdict}: {p.id}: {p.reason}")
 
 
-def quantities(found: dict[str, Comparison]) -> Iterator[tuple[Verdict, str]]:
+def quantities(found: dict[str, RunComparison]) -> Iterator[tuple[Verdict, str]]:
     for c in found.values():
         for p in measured(c):
             for name in ("decode_seconds", "draft_seconds", "verify_seconds", "round_seconds"):

@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.planning.candidates import SPLIT, Choice, choices_of, ranked
-from magicplan.planning.plan_file import read_plan
+from magicplan.planning.question import read_plan
 from magicplan.planning.request import SLO_KEYS
 from magicplan.planning.search import fleet
 from magicplan.roofline.deployment import Array

@@ -20,7 +20,7 @@ from magicplan.validate.measure.clock import clock_of
 from magicplan.validate.measure.grid import Point
 from magicplan.validate.prepare import session
 from magicplan.validate.question import question
-from magicplan.validate.settings import Asked, settle
+from magicplan.validate.settings import Asked, resolve_settings
 
 CASES = ((4, 16384, 1.5), (1, 4096, None))
 """Batch, context, and the speedup aimed at."""
@@ -33,7 +33,9 @@ def main() -> None:
     parser.add_argument("--model")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each side of a case")
     asked = parser.parse_args()
-    settings = settle(Asked(device=asked.device, backend=asked.backend, model=asked.model))
+    settings = resolve_settings(
+        Asked(device=asked.device, backend=asked.backend, model=asked.model)
+    )
     run = session(question(settings))
     print(f"{run.subject.model.name}, {settings.backend} backend, {settings.dtype}")
     for batch, ctx, goal in CASES:

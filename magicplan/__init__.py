@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from magicplan.observed.beside_plan import plan as plan
     from magicplan.observed.beside_plan import with_observed as with_observed
     from magicplan.planning.mixed_fleet import mixed_fleet as mixed_fleet
-    from magicplan.planning.plan_file import read_plan as read_plan
+    from magicplan.planning.question import read_plan as read_plan
     from magicplan.prediction.adaptive_trees import trees as trees
     from magicplan.prediction.choose import choose as choose
     from magicplan.prediction.compare_drafts import drafts as drafts
@@ -44,7 +44,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "choose": "prediction.choose", "drafts": "prediction.compare_drafts",
     "mixed_fleet": "planning.mixed_fleet", "plan": "observed.beside_plan",
-    "predict": "prediction.predict", "read_plan": "planning.plan_file",
+    "predict": "prediction.predict", "read_plan": "planning.question",
     "trees": "prediction.adaptive_trees", "with_observed": "observed.beside_plan",
 }  # fmt: skip
 

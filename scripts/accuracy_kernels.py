@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from accuracy_layout import cells
 from kernel_steps import BUDGET, Bench, predicted_seconds
+from packaging.version import Version
 
 from magicplan import model_specs
 from magicplan.calibrate.groups import Group, document, rereads
@@ -23,7 +24,7 @@ from magicplan.calibrate.kernel_fit import (
 from magicplan.calibrate.kernel_tables import Columns, KernelTables, accelerator_of, where
 from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.calibration_files import as_toml
-from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives, version_key
+from magicplan.hardware_specs.transfer import CALIBRATED, ideal, relatives
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 
@@ -140,7 +141,7 @@ def packing(rows: KernelTables, group: Group) -> KernelTables:
 def _later(group: Group, known: Group) -> bool:
     """Whether a group is a later version of a known one: what that lacks is not taken from it."""
     same = (group.accelerator.name, group.stack) == (known.accelerator.name, known.stack)
-    return same and version_key(group.version) > version_key(known.version)
+    return same and Version(group.version) > Version(known.version)
 
 
 def versions(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:

@@ -14,11 +14,11 @@ from magicplan.hardware_specs.calibration_files import CALIBRATIONS
 from magicplan.hardware_specs.calibration_files import read as read_calibration
 from magicplan.hardware_specs.stacks import stack_constants
 from magicplan.hardware_specs.transfer import AMD, CALIBRATED
+from magicplan.replay.account import summaries, worst
 from magicplan.replay.harnesses import streamed_rounds
 from magicplan.replay.outcomes import Outcome, Summary, replay_with
 from magicplan.replay.published import Case
 from magicplan.replay.serving_rows import Served
-from magicplan.report.replay import summaries, worst
 from magicplan.roofline.deployment import Array
 from tools.stack_constants.experts_fit import fit_experts
 from tools.stack_constants.magicdec_fit import fit_each, magicdec_coverage

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import tomli_w
+from packaging.version import Version
 
 from magicplan.calibrate.kernel_fit import (
     ROOF_SHARE,
@@ -34,7 +35,6 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import LinearFit
 from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.hardware_specs.stacks import engine_fits, stack_constants, stack_evidence
-from magicplan.hardware_specs.transfer import version_key
 
 DTYPES = ("bf16", "fp8")
 DONORS = ("vllm", "sglang", "trtllm")
@@ -152,18 +152,18 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     Nobody borrows attention that reads KV over again: that is a fault of one version.
     """
 
-    def distance(other: Group) -> tuple[bool, bool, int, list[int]]:
-        newest_first = [-n for n in version_key(other.version)]
-        foreign = other.stack != group.stack
-        return other is not group, foreign, DONORS.index(other.stack), newest_first
+    def distance(other: Group) -> tuple[bool, bool, int]:
+        return other is not group, other.stack != group.stack, DONORS.index(other.stack)
 
-    same_gpu = [g for g in groups if g.accelerator.name == group.accelerator.name]
+    newest_first = sorted(groups, key=lambda g: Version(g.version), reverse=True)
+    same_gpu = [g for g in newest_first if g.accelerator.name == group.accelerator.name]
     found = {}
     for part in PARTS:
         fitted = [g for g in same_gpu if part in g.fits]
-        owners = sorted((g for g in fitted if g is group or not rereads(g, part)), key=distance)
-        if owners:
-            found[part] = (owners[0].fits[part], owners[0].name)
+        lenders = [g for g in fitted if g is group or not rereads(g, part)]
+        if lenders:
+            owner = min(lenders, key=distance)
+            found[part] = (owner.fits[part], owner.name)
     return found
 
 

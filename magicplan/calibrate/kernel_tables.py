@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from packaging.version import InvalidVersion, Version
 
 from magicplan import hardware_specs
 from magicplan.errors import MissingExtra, SpecError, UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.transfer import version_key
 
 Columns = dict[str, NDArray[Any]]
 """Equally long columns by name. Times are seconds under `seconds`; `file` and `row`, counted from
@@ -60,7 +60,7 @@ class KernelTables:
             if table:
                 names = (table[name] for name in ("gpu", "framework", "version"))
                 found |= set(zip(*names, strict=True))
-        return sorted(found, key=lambda key: (key[0], key[1], version_key(key[2])))
+        return sorted(found, key=lambda key: (key[0], key[1], Version(key[2])))
 
     def of(self, gpu: str, stack: str, version: str) -> KernelTables:
         """The rows of one group."""
@@ -144,7 +144,9 @@ def _flat(folder: Path) -> Iterator[tuple[str, Columns]]:
                 _known_modes(path, columns)
                 columns["seconds"] = columns.pop("latency_us") * 1e-6
                 _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
-                yield kind, _normal(_from_file(path, columns))
+                usable = _normal(_from_file(path, columns))
+                _known_versions(path, usable)
+                yield kind, usable
 
 
 def _from_file(path: Path, columns: Columns) -> Columns:
@@ -157,6 +159,14 @@ def _known_modes(path: Path, columns: Columns) -> None:
         if mode not in MODES:
             known = ", ".join(MODES)
             raise SpecError(path, f"row {row + 1}, column mode: {mode!r} is none of {known}")
+
+
+def _known_versions(path: Path, usable: Columns) -> None:
+    for version in np.unique(usable["version"]):
+        try:
+            Version(version)
+        except InvalidVersion:
+            raise SpecError(path, f"column version: {version!r} is no version") from None
 
 
 def _known_gpus(path: Path, gpus: NDArray[Any]) -> None:
@@ -301,7 +311,9 @@ def _aiconfigurator(folder: Path) -> Iterator[tuple[str, Columns]]:
             rows = len(columns["seconds"])
             for key, value in (("gpu", gpu), ("framework", framework), ("version", version)):
                 columns[key] = np.full(rows, value, dtype=object)
-            yield kind, _medians(_normal(columns))
+            usable = _normal(columns)
+            _known_versions(path, usable)
+            yield kind, _medians(usable)
     for path, line in unknown.values():
         if not known:
             raise SpecError(path, f"the GPU of its folder: {line}")

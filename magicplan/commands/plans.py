@@ -154,7 +154,7 @@ def _beside(result: Plan, observed: Path, stated: list[str], fitted: Path | None
 
 def _init(path: Path) -> None:
     """A commented file where there is none. Raises UsageError where there is one."""
-    from magicplan.planning.plan_file import template
+    from magicplan.planning.question import template
     from magicplan.report.document.files import write
 
     if path.exists():
@@ -182,8 +182,7 @@ def _option(field: str) -> str:
 def _question(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     """The file's question with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
-    from magicplan.planning.plan_file import read_plan
-    from magicplan.planning.question import question_of
+    from magicplan.planning.question import question_of, read_plan
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
@@ -255,7 +254,7 @@ def fleet(
     """
     from magicplan.planning.mixed_fleet import mixed_fleet
     from magicplan.planning.plan import plan as answer
-    from magicplan.planning.plan_file import read_plan
+    from magicplan.planning.question import read_plan
     from magicplan.planning.request import stock_of
     from magicplan.report.document.terminal import progress
 

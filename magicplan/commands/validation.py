@@ -131,9 +131,9 @@ def _measured(asked: Any, out: Path | None, tolerance: float | None) -> Any:
     from magicplan.validate.decoder.tensor_parallel import joined
     from magicplan.validate.prepare import session
     from magicplan.validate.question import question
-    from magicplan.validate.settings import settle
+    from magicplan.validate.settings import resolve_settings
 
-    settings = settle(asked)
+    settings = resolve_settings(asked)
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
         with joined(torch.device(settings.device)) as ranks:
@@ -217,9 +217,9 @@ def calibrate_device(device: str, out: Path | None, *, json: bool) -> None:
     from magicplan.validate.measure.clock import clock_of
     from magicplan.validate.prepare import session
     from magicplan.validate.question import question
-    from magicplan.validate.settings import settle
+    from magicplan.validate.settings import resolve_settings
 
-    asked_for = question(settle(asked))
+    asked_for = question(resolve_settings(asked))
     folder = out or Path(tempfile.mkdtemp(prefix="magicplan-"))
     try:
         run_session: Session = session(asked_for)

@@ -167,8 +167,12 @@ def tree(
 
     Example: magicplan tree --adaptive --gpu h200 --ctx 1k..128k*2 --batch 1,8,64,256
     """
-    from magicplan.prediction.adaptive_trees import adaptive_trees, value_trees
-    from magicplan.prediction.tree_files import read_trees, write_trees
+    from magicplan.prediction.adaptive_trees import (
+        adaptive_trees,
+        read_trees,
+        value_trees,
+        write_trees,
+    )
     from magicplan.units import parse_count
 
     size = parse_count(max_size, option="--max-size")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from packaging.version import InvalidVersion, Version
 
 from magicplan.errors import FieldError, UsageError
 from magicplan.model_specs.shape import ModelShape
@@ -16,11 +17,8 @@ from magicplan.roofline.tree_speculation import TreeKind
 TABLES = Path(__file__).parent / "versions"
 
 
-NEWEST = (math.inf,)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Entry:
+class Capability:
     """A draft method or a capability, the versions that have it, and where that is written."""
 
     what: str
@@ -41,22 +39,22 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Engine:
+class EngineVersion:
     """An engine of one version: what it can do, and what only other versions can."""
 
     name: str
     asked: str
-    entries: tuple[Entry, ...]
-    elsewhere: tuple[Entry, ...]
+    capabilities: tuple[Capability, ...]
+    elsewhere: tuple[Capability, ...]
 
     @property
     def methods(self) -> dict[str, str]:
         """Our methods that it knows, and what it calls them."""
-        return {entry.what: entry.name for entry in self.entries if entry.name}
+        return {entry.what: entry.name for entry in self.capabilities if entry.name}
 
-    def has(self, what: str, method: str = "") -> Entry | None:
+    def has(self, what: str, method: str = "") -> Capability | None:
         """The entry of a method or a capability, if this version has it (for that method)."""
-        for entry in self.entries:
+        for entry in self.capabilities:
             if entry.what == what and (not entry.methods or method in entry.methods):
                 return entry
         return None
@@ -73,7 +71,7 @@ class Engine:
 
     def cite(self, *used: str) -> str:
         """Where everything named is written."""
-        found = [entry.source for entry in self.entries if entry.what in used]
+        found = [entry.source for entry in self.capabilities if entry.what in used]
         return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 
 
@@ -83,16 +81,17 @@ def engines() -> tuple[str, ...]:
 
 
 @cache
-def entries(name: str) -> tuple[Entry, ...]:
+def capabilities(name: str) -> tuple[Capability, ...]:
     """Everything that an engine's table says."""
     document = tomllib.loads((TABLES / f"{name}.toml").read_text(encoding="utf-8"))
     return tuple(
-        Entry(**(row | {"methods": tuple(row.get("methods", ()))})) for row in document["entries"]
+        Capability(**(row | {"methods": tuple(row.get("methods", ()))}))
+        for row in document["entries"]
     )
 
 
 @cache
-def load(text: str) -> Engine:
+def load(text: str) -> EngineVersion:
     """`vllm` for the newest version known, `vllm@0.19.0`, or a branch as in `vllm@pr48944`.
 
     Raises UsageError for an engine or version that is not known.
@@ -100,44 +99,45 @@ def load(text: str) -> Engine:
     name, _, version = text.partition("@")
     if name not in engines():
         raise FieldError("settings", f"{text}: expected one of {', '.join(engines())}")
-    rows = entries(name)
+    rows = capabilities(name)
     branch = version if any(row.branch == version for row in rows if row.branch) else ""
-    wanted = _number(text, version) if version and not branch else NEWEST
-    oldest = min((row.since for row in rows if row.since), key=lambda since: _number(text, since))
-    if wanted < _number(text, oldest):
+    wanted = _release(text, version) if version and not branch else None
+    oldest = min((row.since for row in rows if row.since), key=Version)
+    if wanted is not None and wanted < Version(oldest):
         raise FieldError("settings", f"{text}: the oldest version known is {oldest}")
 
-    def there(row: Entry) -> bool:
+    def there(row: Capability) -> bool:
         if row.branch:
             return row.branch == branch
-        gone = bool(row.before) and wanted >= _number(text, row.before)
-        return not gone and wanted >= _number(text, row.since)
+        if wanted is None:
+            return not row.before
+        return Version(row.since) <= wanted and not (row.before and Version(row.before) <= wanted)
 
-    return Engine(
+    return EngineVersion(
         name=name,
         asked=text,
-        entries=tuple(row for row in rows if there(row)),
+        capabilities=tuple(row for row in rows if there(row)),
         elsewhere=tuple(row for row in rows if not there(row)),
     )
 
 
-def _number(text: str, version: str) -> tuple[float, ...]:
-    """A release number for comparison; suffixes such as .post1 or rc2 are left out."""
-    parts = version.removeprefix("v").split(".")
-    numbers = []
-    for part in parts:
-        if not part.isdigit():
-            break
-        numbers.append(int(part))
-    if len(numbers) < 2:
-        raise FieldError("settings", f"{text}: version {version!r} is no release as in 0.19.0")
-    return tuple(numbers + [0] * (3 - len(numbers)))
+def _release(text: str, version: str) -> Version:
+    """The version asked for, ordered as Python packages are (PEP 440): "0.9.0.dev1" and "0.9.0rc2"
+    come before "0.9.0" and have nothing that arrived with it. Raises FieldError for what names no
+    release, a bare major number among it."""
+    try:
+        wanted = Version(version)
+    except InvalidVersion:
+        wanted = None
+    if wanted is None or len(wanted.release) < 2:
+        raise FieldError("settings", f"{text}: {version!r} is no version; write one as in 0.19.0")
+    return wanted
 
 
 ENGINES = engines()
 
 
-def cannot(draft: Draft, engine: Engine) -> str:
+def cannot(draft: Draft, engine: EngineVersion) -> str:
     """Why the engine cannot draft so; empty where it can."""
     if draft.method not in engine.methods or draft.middle is not None:
         return f"cannot draft with {draft.name}{engine.lacks(draft.method)}"
@@ -150,7 +150,7 @@ SIXTEEN_BITS = ("bf16", "fp16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Wanted:
+class ReplicaKind:
     """A kind of replica: what of it an engine may have no way to run."""
 
     model: ModelShape
@@ -164,7 +164,7 @@ class Wanted:
     draft: Draft | None = None
 
 
-def refusal(engine: Engine, wanted: Wanted) -> str:
+def refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     """Why an engine cannot start such a replica, as a sentence; "" if it can.
 
     A draft that the engine cannot run at all is no reason: another one takes its place.
@@ -176,7 +176,7 @@ def refusal(engine: Engine, wanted: Wanted) -> str:
     )
 
 
-def kv_refusal(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
+def kv_refusal(engine: EngineVersion, model: ModelShape, kv_dtype: str) -> str:
     """Why an engine cannot hold a KV cache in a format, and which can; "" if it can."""
     why = _kv_reason(engine, model, kv_dtype)
     if not why:
@@ -191,7 +191,7 @@ def kv_refusal(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
     return why
 
 
-def _kv_reason(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
+def _kv_reason(engine: EngineVersion, model: ModelShape, kv_dtype: str) -> str:
     if kv_dtype in SIXTEEN_BITS:
         return ""
     what = f"kv_{kv_dtype}"
@@ -205,7 +205,7 @@ def _kv_reason(engine: Engine, model: ModelShape, kv_dtype: str) -> str:
     return ""
 
 
-def _layout_refusal(engine: Engine, wanted: Wanted) -> str:
+def _layout_refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     if wanted.split and not engine.has("disaggregation"):
         return f"{engine.asked} has no replicas that only prefill{engine.lacks('disaggregation')}"
     if engine.name != "vllm":
@@ -224,7 +224,7 @@ def _layout_refusal(engine: Engine, wanted: Wanted) -> str:
     return ""
 
 
-def _draft_refusal(engine: Engine, wanted: Wanted) -> str:
+def _draft_refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
     draft = wanted.draft
     if draft is None or cannot(draft, engine):
         return ""
@@ -232,7 +232,7 @@ def _draft_refusal(engine: Engine, wanted: Wanted) -> str:
     return f"{engine.asked} cannot draft with {draft.name} beside {beside}" if beside else ""
 
 
-def crowded(engine: Engine, wanted: Wanted, method: str) -> str:
+def crowded(engine: EngineVersion, wanted: ReplicaKind, method: str) -> str:
     """What of a layout a draft method does not run beside, with the versions that differ."""
     for what, degree, name in (
         ("pipeline_drafts", wanted.pp, "pipeline stages"),
@@ -247,7 +247,7 @@ KINDS: dict[str, TreeKind] = {"dynamic_tree": "beam", "token_tree": "levels"}
 """Capabilities in `versions/*.toml`: a size that the engine fills itself, or a topology given."""
 
 
-def engine_of(stack: str) -> Engine | None:
+def engine_of(stack: str) -> EngineVersion | None:
     """The engine of a stack's name and version; None where no table speaks of it."""
     if stack.partition("@")[0] not in ENGINES:
         return None

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import ENGINES, Engine, cannot, load
+from magicplan.engine_specs.capabilities import ENGINES, EngineVersion, cannot, load
 from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
@@ -58,7 +58,9 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     return replace(found, notes=(*nearest, *found.notes, accepted(p.resolved)))
 
 
-def _expressible(p: Prediction, draft: Draft, engine: Engine) -> tuple[Prediction, list[str]]:
+def _expressible(
+    p: Prediction, draft: Draft, engine: EngineVersion
+) -> tuple[Prediction, list[str]]:
     """The plan itself, or the fastest one that the engine can run, and what that costs."""
     why = cannot(draft, engine)
     if not why:
@@ -97,7 +99,7 @@ def _against_plan(planned: Planned) -> str:
     )
 
 
-def other_requests(resolved: Resolved, engine: Engine) -> list[Request]:
+def other_requests(resolved: Resolved, engine: EngineVersion) -> list[Request]:
     """The same question with the draft model over its whole cache, or with whatever else the
     engine can run for this target."""
     request, draft = resolved.request, resolved.draft

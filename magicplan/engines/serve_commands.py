@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from magicplan import hardware_specs, model_specs
-from magicplan.engine_specs.capabilities import Engine
+from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.settings import model_id
 
 CHECKPOINTS = {"fp8": "fp8", "mxfp4": "fp4"}
@@ -76,7 +76,7 @@ def checkpoint(server: Server) -> tuple[str, list[str]]:
     return path, [f"{path}: weights in {server.dtype}, which its config.json names"]
 
 
-def format_words(server: Server, engine: Engine) -> list[str]:
+def format_words(server: Server, engine: EngineVersion) -> list[str]:
     """Options for the formats of weights and KV cache, which vLLM and SGLang name alike."""
     words = []
     if server.dtype == "fp16":

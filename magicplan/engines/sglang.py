@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan import model_specs
-from magicplan.engine_specs.capabilities import Engine
+from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
     Server,
@@ -34,7 +34,7 @@ from magicplan.roofline.tree_speculation import tree_times
 ADAPTIVE_FILE = "adaptive_spec.json"
 
 
-def sglang_chain(p: Prediction, engine: Engine, planned: Planned | None) -> Settings:
+def sglang_chain(p: Prediction, engine: EngineVersion, planned: Planned | None) -> Settings:
     """SGLang's flags name one number of steps; newer versions move between a few at run time, but
     not where a plan counts on one of them."""
     method = drafted(p.resolved).method
@@ -72,7 +72,7 @@ def sglang_chain(p: Prediction, engine: Engine, planned: Planned | None) -> Sett
     )
 
 
-def sglang_draft(resolved: Resolved, engine: Engine) -> list[str]:
+def sglang_draft(resolved: Resolved, engine: EngineVersion) -> list[str]:
     """The flags that name the draft."""
     draft = drafted(resolved)
     flags = [f"--speculative-algorithm {engine.methods[draft.method]}"]
@@ -93,7 +93,7 @@ def chain_flags(gamma: int, *, ngram: bool = False) -> list[str]:
     return [shape, f"--speculative-num-draft-tokens {gamma + 1}"]
 
 
-def sglang_size(resolved: Resolved, tree: Tree, engine: Engine) -> Settings:
+def sglang_size(resolved: Resolved, tree: Tree, engine: EngineVersion) -> Settings:
     """SGLang's steps below the root, the nodes it expands at each, and the nodes it keeps."""
     flags = [
         *sglang_draft(resolved, engine),
@@ -109,7 +109,7 @@ def sglang_size(resolved: Resolved, tree: Tree, engine: Engine) -> Settings:
     return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=notes)
 
 
-def sglang_tree(plan: TreePlan, point: TreePoint, engine: Engine) -> Settings:
+def sglang_tree(plan: TreePlan, point: TreePoint, engine: EngineVersion) -> Settings:
     """Steps below the root, the widest fan-out and the nodes; SGLang ranks the shape itself."""
     if point.tree.beam == 1:
         flags = sglang_draft(plan.resolved, engine) + chain_flags(point.size - 1)
@@ -134,7 +134,7 @@ def _wide_cost(plan: TreePlan, point: TreePoint) -> float:
     return max(0.0, float(1 - (ours + rest) / (theirs + rest)))
 
 
-def sglang_command(server: Server, engine: Engine) -> Command:
+def sglang_command(server: Server, engine: EngineVersion) -> Command:
     """The `sglang.launch_server` command of a replica, whole or half of a disaggregated one."""
     path, notes = checkpoint(server)
     words = ["python", "-m", "sglang.launch_server", "--model-path", path]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import Engine, cannot, load
+from magicplan.engine_specs.capabilities import EngineVersion, cannot, load
 from magicplan.engines.nearest import other_requests, predictions, settings
 from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_size, sglang_tree
@@ -56,7 +56,9 @@ class _Option:
     tokens_per_s: float
 
 
-def _options(plan: TreePlan, engine: Engine, *, max_size: int, max_depth: int) -> list[_Option]:
+def _options(
+    plan: TreePlan, engine: EngineVersion, *, max_size: int, max_depth: int
+) -> list[_Option]:
     point = plan.points[0]
     asks = (
         replace(ask, batch=[point.batch], ctx=[point.ctx_tokens])
@@ -81,11 +83,11 @@ def _plain(p: Prediction) -> float:
     return float(p.rounds.tokens_per_s.reshape(-1)[0])
 
 
-def _takes_trees(engine: Engine, draft: Draft) -> bool:
+def _takes_trees(engine: EngineVersion, draft: Draft) -> bool:
     return any(engine.has(kind, draft.method) for kind in TREES)
 
 
-def _of_draft(plan: TreePlan, engine: Engine) -> Settings:
+def _of_draft(plan: TreePlan, engine: EngineVersion) -> Settings:
     """Settings of a draft that the engine can run."""
     point, basis = plan.points[0], accepted(plan.resolved)
     if point.size == 1:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import Engine
+from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
     Server,
@@ -30,7 +30,7 @@ from magicplan.prediction.thresholds import (
 from magicplan.roofline.tree import Tree
 
 
-def vllm_chain(p: Prediction, engine: Engine, planned: Planned | None) -> Settings:
+def vllm_chain(p: Prediction, engine: EngineVersion, planned: Planned | None) -> Settings:
     """`--speculative-config`: a draft length, by batch size where the version has it."""
     draft, full, lost = drafted(p.resolved), schedule(p, planned), losses(p, planned)
     batches = edges(p.resolved.batch[:, 0])
@@ -75,7 +75,7 @@ def _merged(steps: list[list[int]]) -> list[list[int]]:
     return found
 
 
-def vllm_draft(resolved: Resolved, engine: Engine) -> dict[str, Any]:
+def vllm_draft(resolved: Resolved, engine: EngineVersion) -> dict[str, Any]:
     """The part of vLLM's speculative config that names the draft."""
     draft = drafted(resolved)
     config: dict[str, Any] = {"method": engine.methods[draft.method]}
@@ -88,7 +88,7 @@ def vllm_draft(resolved: Resolved, engine: Engine) -> dict[str, Any]:
     return config
 
 
-def vllm_topology(resolved: Resolved, tree: Tree, engine: Engine) -> Settings | None:
+def vllm_topology(resolved: Resolved, tree: Tree, engine: EngineVersion) -> Settings | None:
     """Every path of a tree, for versions of vLLM with tree attention; None for others."""
     method = drafted(resolved).method
     if not engine.has("token_tree", method):
@@ -107,7 +107,7 @@ def vllm_topology(resolved: Resolved, tree: Tree, engine: Engine) -> Settings | 
     )
 
 
-def vllm_tree(plan: TreePlan, point: TreePoint, engine: Engine) -> Settings:
+def vllm_tree(plan: TreePlan, point: TreePoint, engine: EngineVersion) -> Settings:
     """Versions with tree attention take every path of an EAGLE tree; others take a chain."""
     found = vllm_topology(plan.resolved, point.tree, engine)
     if found:
@@ -124,7 +124,7 @@ def _path(path: tuple[int, ...]) -> str:
     return "(" + ",".join(map(str, path)) + ("," if len(path) == 1 else "") + ")"
 
 
-def _chain_note(engine: Engine, method: str, point: TreePoint) -> str:
+def _chain_note(engine: EngineVersion, method: str, point: TreePoint) -> str:
     lost = 1 - point.chain_speedup / point.speedup
     nearest = f"the best chain, {point.chain_gamma} tokens"
     if not point.chain_gamma:
@@ -136,7 +136,7 @@ def _chain_note(engine: Engine, method: str, point: TreePoint) -> str:
     )
 
 
-def vllm_command(server: Server, engine: Engine) -> Command:
+def vllm_command(server: Server, engine: EngineVersion) -> Command:
     """The `vllm serve` command of a replica, whole or half of a disaggregated one."""
     path, notes = checkpoint(server)
     words = ["vllm", "serve", path, "--tensor-parallel-size", str(server.tp)]

@@ -1,13 +1,11 @@
-"""Reading calibrations: TOML, every field checked."""
+"""Calibrations from TOML files, every field checked."""
 
 from __future__ import annotations
 
-import tomllib
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from magicplan.errors import SpecError
+from magicplan.fields import Table, read_toml
 from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
@@ -18,76 +16,38 @@ from magicplan.hardware_specs.calibration import (
 )
 
 CALIBRATIONS = Path(__file__).parent / "calibrations"
-"""Those that ship."""
+"""Calibrations that ship."""
+Fit = TypeVar("Fit")
 
 
 def as_toml(data: dict[str, Any]) -> Calibration:
     """A calibration from TOML's tables. Raises SpecError with the field."""
-    return _build(str(data.get("name", "calibration")), data)
+    return _calibration(Table(data=data, file=str(data.get("name", "calibration"))))
 
 
 def read(path: Path) -> Calibration:
-    """A calibration file. Raises SpecError with the file and the field."""
-    try:
-        return _build(str(path), tomllib.loads(path.read_text(encoding="utf-8")))
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise SpecError(path, f"is not TOML ({problem})") from None
+    """A calibration file. Raises SpecError with the file, the line and the field."""
+    return _calibration(read_toml(path))
 
 
-def _build(where: str, data: dict[str, Any]) -> Calibration:
+def _calibration(table: Table) -> Calibration:
+    for entry in table.tables("evidence"):
+        entry.get("part", str)
     return Calibration(
-        name=_text(where, data, "name"),
-        origin=_text(where, data, "origin"),
-        step_residual=_part(where, data, "step_residual", Residual),
-        speedup_residual=_part(where, data, "speedup_residual", Residual),
-        linear=_by_dtype(where, data, "linear", LinearFit),
-        attention=_by_dtype(where, data, "attention", AttentionFit),
-        accelerator=_text(where, data, "accelerator") if "accelerator" in data else "",
-        collective=_part(where, data, "collective", CollectiveFit),
-        host=_part(where, data, "host", HostFit),
-        evidence=_evidence(where, data),
+        name=table.get("name", str),
+        origin=table.get("origin", str),
+        step_residual=table.table("step_residual", {}).record(Residual),
+        speedup_residual=table.table("speedup_residual", {}).record(Residual),
+        linear=_by_dtype(table, "linear", LinearFit),
+        attention=_by_dtype(table, "attention", AttentionFit),
+        accelerator=table.get("accelerator", str, ""),
+        collective=table.table("collective", {}).record(CollectiveFit),
+        host=table.table("host", {}).record(HostFit),
+        evidence=tuple(dict(entry.data) for entry in table.tables("evidence")),
     )
 
 
-def _evidence(where: str, data: dict[str, Any]) -> tuple[dict[str, Any], ...]:
-    found = data.get("evidence", [])
-    told = isinstance(found, list) and all(
-        isinstance(entry, dict) and isinstance(entry.get("part"), str) for entry in found
-    )
-    if not told:
-        raise SpecError(where, "evidence is not a list of tables that each name their part")
-    return tuple(found)
-
-
-def _text(where: str, data: dict[str, Any], key: str) -> str:
-    if not isinstance(data.get(key), str):
-        raise SpecError(where, f"{key} is missing, expected a text")
-    return str(data[key])
-
-
-def _by_dtype(where: str, data: dict[str, Any], key: str, kind: type[Any]) -> dict[str, Any]:
-    table = data.get(key, {})
-    if not isinstance(table, dict):
-        raise SpecError(where, f"{key} is not a table of dtypes")
-    return {dtype: _part(where, table, dtype, kind) for dtype in table}
-
-
-def _part(where: str, data: dict[str, Any], key: str, kind: type[Any]) -> Any:
-    table = data.get(key, {})
-    known = {entry.name: entry for entry in fields(kind)}
-    if not isinstance(table, dict) or (unknown := set(table) - set(known)):
-        raise SpecError(
-            where,
-            f"[{key}] takes {', '.join(known)}"
-            + (f", not {', '.join(sorted(unknown))}" if isinstance(table, dict) else ""),
-        )
-    for name, value in table.items():
-        wanted = str if name == "basis" else (int, float)
-        if not isinstance(value, wanted) or isinstance(value, bool):
-            raise SpecError(where, f"{key}.{name} is {value!r}, expected a number")
-    try:
-        return kind(**table)
-    except TypeError:
-        raise SpecError(where, f"[{key}] needs {', '.join(known)}") from None
+def _by_dtype(table: Table, key: str, kind: type[Fit]) -> dict[str, Fit]:
+    """One fit for each number format."""
+    part = table.table(key, {})
+    return {dtype: part.table(dtype).record(kind) for dtype in part.data}

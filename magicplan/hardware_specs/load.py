@@ -7,9 +7,9 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
-from magicplan.errors import SpecError, UnknownName
-from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.fields import accelerator_from
+from magicplan.errors import UnknownName
+from magicplan.fields import read_toml
+from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
 
 DATA = Path(__file__).parent
 """Not importlib.resources, whose import alone takes a tenth of a prediction."""
@@ -39,7 +39,7 @@ def resolve(name: str) -> tuple[Accelerator, str]:
     Raises UnknownName with near matches, SpecError for a bad file.
     """
     if name.endswith(".toml") or "/" in name:
-        return _from_file(Path(name)), f"accelerator read from {name}"
+        return accelerator_from(read_toml(Path(name))), f"accelerator read from {name}"
     key = name.strip().lower()
     if key in names():
         return _shipped(key), ""
@@ -89,15 +89,4 @@ def identify(driver_name: str) -> Accelerator:
 
 @cache
 def _shipped(name: str) -> Accelerator:
-    path = DATA / "accelerators" / f"{name}.toml"
-    return accelerator_from(tomllib.loads(path.read_text(encoding="utf-8")), where=name)
-
-
-def _from_file(path: Path) -> Accelerator:
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise SpecError(path, f"is not TOML ({problem})") from None
-    return accelerator_from(data, where=str(path))
+    return accelerator_from(read_toml(DATA / "accelerators" / f"{name}.toml"))

@@ -11,11 +11,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
 from magicplan.errors import UnknownName
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
 from magicplan.hardware_specs.load import load, names
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.hardware_specs.stacks import stack_tables
 
 STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
@@ -165,9 +168,9 @@ def widened(found: Calibration, spread: float, why: str) -> Calibration:
 
 
 def _wider(residual: Residual, spread: float, why: str) -> Residual:
-    """Both ends moved out: independent causes add in quadrature of logarithms."""
+    """The interval with both ends moved out around its middle by another, independent cause."""
     middle = math.sqrt(residual.low * residual.high)
-    reach = math.exp(math.hypot(math.log(residual.high / middle), math.log(spread)))
+    reach = float(combined_spread(residual.high / middle, spread))
     basis = f"{residual.basis}; widened for {why}"
     return Residual(low=middle / reach, high=middle * reach, basis=basis)
 
@@ -179,11 +182,13 @@ def _shipped(accelerator: str, stack: str, version: str) -> Calibration | None:
     versions = [entry[len(prefix) : -5] for entry in _files() if entry.startswith(prefix)]
     if not versions:
         return None
-    versions.sort(key=version_key)
-    if version and not version[0].isdecimal():
+    versions.sort(key=Version)
+    try:
+        wanted = Version(version or versions[-1])
+    except InvalidVersion:
         known = f"known: {', '.join(versions)}"
-        raise UnknownName("version", f"{stack}@{version}", versions, known)
-    older = [v for v in versions if not version or version_key(v) <= version_key(version)]
+        raise UnknownName("version", f"{stack}@{version}", versions, known) from None
+    older = [v for v in versions if Version(v) <= wanted]
     return read(CALIBRATIONS / f"{prefix}{(older or versions[:1])[-1]}.toml")
 
 
@@ -203,11 +208,3 @@ def forget() -> None:
     """Read shipped files anew: a script has written them."""
     for kept in (_shipped, _files, stack_tables):
         kept.cache_clear()
-
-
-def version_key(version: str) -> list[int]:
-    """Sorts versions by their numbers: 0.5.10 after 0.5.9, release candidates before a release."""
-    plain = version.replace("-", " ").replace("rc", " -1 ")
-    spaced = "".join(c if c.isdecimal() or c == "-" else " " for c in plain)
-    numbers = [int(part) for part in spaced.split()]
-    return numbers + [0] * (8 - len(numbers))

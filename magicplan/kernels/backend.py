@@ -58,7 +58,7 @@ class LayerCache:
 
     @property
     def page_size(self) -> int:
-        """Slots of a page."""
+        """The number of token slots a page."""
         return self.key.shape[1]
 
     @property

@@ -37,7 +37,7 @@ class FlashInferBackend(TorchBackend):
         tree: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
-        """See `Backend.attention`."""
+        """Computes attention of new queries over the cache, as `Backend.attention` defines it."""
         import flashinfer
 
         batch, tokens, heads, dim = query.shape

@@ -52,8 +52,8 @@ INTS = (
 STRIDES = ("kv_page", "kv_slot", "kv_head", "table_batch")
 
 
-class Shape(ctypes.Structure):
-    """The C structure of the same name."""
+class NativeShape(ctypes.Structure):
+    """The C structure `Shape` that the native kernels take."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in INTS),
@@ -75,7 +75,7 @@ class NativeBackend(TorchBackend):
         self._race = library.race
 
     def race(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor:
-        """See `torch_accept.race`."""
+        """Draws one token a row, as `torch_accept.race` defines it."""
         if weights.dtype != torch.float32 or weights.device.type != "cpu":
             return super().race(weights, noise, stream, node)
         batch, vocab = weights.shape
@@ -98,7 +98,7 @@ class NativeBackend(TorchBackend):
         tree: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
-        """See `Backend.attention`."""
+        """Computes attention of new queries over the cache, as `Backend.attention` defines it."""
         batch, tokens, heads, dim = query.shape
         kv_heads = cache.key.shape[2]
         rows = tokens * heads // kv_heads
@@ -109,7 +109,7 @@ class NativeBackend(TorchBackend):
         query, out = query.contiguous(), torch.empty(query.shape, dtype=query.dtype)
         table = cache.page_table
         words = None if tree is None else tree.contiguous()
-        shape = Shape(
+        shape = NativeShape(
             batch=batch, tokens=tokens, kv_heads=kv_heads, group=heads // kv_heads, dim=dim,
             page_size=cache.page_size, first=first,
             sinks=view.sinks if view else 0, window=view.window if view else 0,
@@ -140,7 +140,7 @@ def _in_threads(run: Callable[[int, int], None], pairs: int) -> None:
 
 
 def _processor() -> str:
-    """What -march=native depends on."""
+    """The processor's features, which -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

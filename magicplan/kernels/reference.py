@@ -45,7 +45,7 @@ def attention(
     tree: Tensor | None = None,
     first: int = 0,
 ) -> Tensor:
-    """[B, T, Hq, D] float64."""
+    """Attention of every query, one after another, [B, T, Hq, D] float64."""
     batch, tokens, heads, dim = query.shape
     group = heads // cache.key.shape[2]
     out = torch.empty(query.shape, dtype=torch.float64)
@@ -110,7 +110,7 @@ def philox(seed: int, counter: tuple[int, int, int, int]) -> int:
 
 
 def uniform(noise: Noise, b: int, *, stream: int, node: int, token: int = 0) -> float:
-    """In (0, 1), for one (request, step, node) of a stream, and a token of a race."""
+    """A uniform number in (0, 1) of one (request, step, node), stream and token of a race."""
     counter = (token, int(noise.request[b]), int(noise.step[b]), stream << 16 | node)
     return (philox(noise.seed, counter) + 0.5) * 2.0**-32
 
@@ -139,7 +139,7 @@ def _accepted(
 
 
 def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_greedy`."""
+    """Verifies a drafted chain greedily, as `Backend.accept_greedy` defines it."""
     counts, tokens = [], []
     for drafted, chosen in zip(draft.tolist(), _choices(target).tolist(), strict=True):
         count = 0
@@ -153,7 +153,7 @@ def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
 def accept_sampled(
     draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
 ) -> Accepted:
-    """See `Backend.accept_sampled`."""
+    """Verifies a drafted chain by sampling, as `Backend.accept_sampled` defines it."""
     p_all = target_logits.double().softmax(-1)
     q_all = draft_logits.double().softmax(-1)
     counts, tokens = [], []
@@ -182,7 +182,7 @@ def _children(tree: Topology, node: int) -> list[int]:
 
 
 def accept_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_tree_greedy`."""
+    """Verifies a drafted tree greedily, as `Backend.accept_tree_greedy` defines it."""
     chosen = _choices(target)
     counts, last, paths = [], [], []
     for b in range(tokens.shape[0]):
@@ -199,7 +199,7 @@ def accept_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accept
 def accept_tree_sampled(
     tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
 ) -> Accepted:
-    """See `Backend.accept_tree_sampled`."""
+    """Verifies a drafted tree by sampling, as `Backend.accept_tree_sampled` defines it."""
     p_all = target_logits.double().softmax(-1)
     counts, last, paths = [], [], []
     for b in range(tokens.shape[0]):
@@ -224,7 +224,7 @@ def accept_tree_sampled(
 
 
 def sample(logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
-    """See `Backend.sample`."""
+    """Draws one token a sequence from logits, as `Backend.sample` defines it."""
     p = logits.double().softmax(-1)
     return torch.tensor(
         [race(p[b], noise, b, stream=SAMPLE, node=node) for b in range(logits.shape[0])]
@@ -232,7 +232,7 @@ def sample(logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
 
 
 def compact(cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
-    """See `Backend.compact`."""
+    """Moves an accepted path to consecutive cache slots, as `Backend.compact` defines it."""
     for b, path in enumerate(nodes.tolist()):
         for i, node in enumerate(path):
             if node >= 0:

@@ -38,7 +38,7 @@ def uniform(noise: Noise, stream: int, node: Tensor, token: Tensor) -> Tensor:
 
 
 class Race(Protocol):
-    """How a token is drawn; see `race`."""
+    """A function that draws one token a row from weights, as `race` does."""
 
     def __call__(self, weights: Tensor, noise: Noise, stream: int, node: Tensor) -> Tensor: ...
 
@@ -66,12 +66,12 @@ def choices(target: Tensor) -> Tensor:
 
 
 def _pick(x: Tensor, index: Tensor) -> Tensor:
-    """x[b, index[b]] along the second axis."""
+    """The entries x[b, index[b]] along the second axis."""
     return x[torch.arange(x.shape[0], device=x.device), index.long()]
 
 
 def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_greedy`."""
+    """Verifies a drafted chain greedily, as `Backend.accept_greedy` defines it."""
     chosen = choices(target)
     count = (draft == chosen[:, :-1]).long().cumprod(1).sum(1)
     return Accepted(count=count.int(), token=_pick(chosen, count))
@@ -80,7 +80,7 @@ def accept_greedy(draft: Tensor, target: Tensor) -> Accepted:
 def accept_sampled(
     draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
-    """See `Backend.accept_sampled`."""
+    """Verifies a drafted chain by sampling, as `Backend.accept_sampled` defines it."""
     gamma = draft.shape[1]
     p_all, q_all = _law(target_logits), _law(draft_logits)
     p = p_all[:, :gamma].gather(2, draft[..., None])[..., 0]
@@ -101,7 +101,7 @@ def _residual(p: Tensor, q: Tensor) -> Tensor:
 
 
 def accept_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_tree_greedy`."""
+    """Verifies a drafted tree greedily, as `Backend.accept_tree_greedy` defines it."""
     chosen = choices(target)
     node = torch.zeros_like(tokens[:, 0])
     path = []
@@ -129,7 +129,7 @@ def _walked(path: list[Tensor], token: Tensor) -> Accepted:
 def accept_tree_sampled(
     tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise, race: Race = race
 ) -> Accepted:
-    """See `Backend.accept_tree_sampled`."""
+    """Verifies a drafted tree by sampling, as `Backend.accept_tree_sampled` defines it."""
     p_all = _law(target_logits)
     node = torch.zeros_like(tokens[:, 0])
     token_zero = torch.zeros(1, device=tokens.device)
@@ -149,6 +149,6 @@ def accept_tree_sampled(
 
 
 def sample(logits: Tensor, noise: Noise, *, node: int = 0, race: Race = race) -> Tensor:
-    """See `Backend.sample`."""
+    """Draws one token a sequence from logits, as `Backend.sample` defines it."""
     at = torch.full((logits.shape[0], 1), node, device=logits.device)
     return race(_law(logits), noise, SAMPLE, at)

@@ -127,7 +127,7 @@ def sliced_attention(
 
 
 def _runs(length: int, reach: int, view: Window | None) -> list[tuple[int, int]]:
-    """Ranges of slots that some query may see."""
+    """The ranges of slots that at least one query may see."""
     end = length + reach
     if view is None or length + 1 - view.window <= view.sinks:
         return [(0, end)]
@@ -201,7 +201,8 @@ def rope_append(
     *,
     first: int,
 ) -> Tensor:
-    """See `Backend.rope_append`."""
+    """Rotates queries and keys and writes keys and values to the cache, as `Backend.rope_append`
+    defines it."""
     position = (lengths[:, None] + depths).long()
     angle = cos[position][:, :, None], sin[position][:, :, None]
     slots = lengths[:, None] + first + torch.arange(query.shape[1], device=query.device)
@@ -212,7 +213,8 @@ def rope_append(
 
 
 def compact(cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
-    """See `Backend.compact`: what stands after the path's end is written back where it was."""
+    """Moves an accepted path to consecutive cache slots, as `Backend.compact` defines it;
+    what stands after the path's end is written back where it was."""
     step = torch.arange(1, nodes.shape[1] + 1, device=nodes.device)
     old = lengths[:, None] + torch.where(nodes < 0, step, nodes)
     new = (lengths[:, None] + step).clamp(max=cache.capacity - 1)

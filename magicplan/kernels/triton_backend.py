@@ -14,7 +14,7 @@ from magicplan.kernels.triton_kernels import cache as cache_kernels
 
 
 class TritonBackend(TorchBackend):
-    """Every operation is a kernel of ours."""
+    """Every operation as a Triton kernel of this package."""
 
     name = "triton"
 
@@ -28,7 +28,7 @@ class TritonBackend(TorchBackend):
         tree: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
-        """See `Backend.attention`."""
+        """Computes attention of new queries over the cache, as `Backend.attention` defines it."""
         return attention.attention(query, cache, lengths, view=view, tree=tree, first=first)
 
     def rope_append(
@@ -44,37 +44,39 @@ class TritonBackend(TorchBackend):
         *,
         first: int = 0,
     ) -> Tensor:
-        """See `Backend.rope_append`."""
+        """Rotates queries and keys and writes keys and values to the cache, as
+        `Backend.rope_append` defines it."""
         return cache_kernels.launch_rope_append(
             query, key, value, cache, lengths, depths, cos, sin, first=first
         )
 
     def accept_greedy(self, draft: Tensor, target: Tensor) -> Accepted:
-        """See `Backend.accept_greedy`."""
+        """Verifies a drafted chain greedily, as `Backend.accept_greedy` defines it."""
         return accept.launch_greedy(draft, target)
 
     def accept_sampled(
         self, draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
     ) -> Accepted:
-        """See `Backend.accept_sampled`."""
+        """Verifies a drafted chain by sampling, as `Backend.accept_sampled` defines it."""
         return accept.launch_sampled(draft, draft_logits, target_logits, noise)
 
     def accept_tree_greedy(self, tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
-        """See `Backend.accept_tree_greedy`."""
+        """Verifies a drafted tree greedily, as `Backend.accept_tree_greedy` defines it."""
         return accept.launch_tree_greedy(tree, tokens, target)
 
     def accept_tree_sampled(
         self, tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
     ) -> Accepted:
-        """See `Backend.accept_tree_sampled`."""
+        """Verifies a drafted tree by sampling, as `Backend.accept_tree_sampled` defines it."""
         return accept.launch_tree_sampled(tree, tokens, target_logits, noise)
 
     def sample(self, logits: Tensor, noise: Noise, *, node: int = 0) -> Tensor:
-        """See `Backend.sample`."""
+        """Draws one token a sequence from logits, as `Backend.sample` defines it."""
         return accept.launch_sample(logits, noise, node=node)
 
     def compact(self, cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
-        """See `Backend.compact`."""
+        """Moves an accepted path to consecutive cache slots, as `Backend.compact` defines
+        it."""
         cache_kernels.launch_compact(cache, lengths, nodes)
 
 

@@ -18,7 +18,7 @@ from magicplan.kernels.backend import Ability, LayerCache, Window
 from magicplan.kernels.torch_backend import TorchBackend
 
 WANTED = {"block_table", "seqused_k", "enable_gqa", "window_size"}
-"""Parameters that an older torch lacks."""
+"""The parameters of torch's varlen attention that an older torch lacks."""
 
 
 def refuse(name: str, view: Window | None, tree: Tensor | None) -> None:
@@ -30,7 +30,7 @@ def refuse(name: str, view: Window | None, tree: Tensor | None) -> None:
 
 
 class VarlenBackend(TorchBackend):
-    """Flash Attention as torch ships it."""
+    """A backend whose attention is Flash Attention as torch ships it."""
 
     name = "varlen"
     abilities: frozenset[Ability] = frozenset()
@@ -45,7 +45,8 @@ class VarlenBackend(TorchBackend):
         tree: Tensor | None = None,
         first: int = 0,
     ) -> Tensor:
-        """See `Backend.attention`; float16 and bfloat16."""
+        """Computes attention of new queries over the cache, as `Backend.attention` defines it, in
+        float16 and bfloat16."""
         refuse(self.name, view, tree)
         from torch.nn.attention import varlen
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import Engine, Wanted, engine_of, refusal
+from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
 from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
@@ -318,13 +318,13 @@ def _left_out(row: Configuration, sized: Sized, index: int) -> str:
 
 
 def _unlaunchable(
-    engine: Engine | None, row: Configuration, sized: Sized, index: int, layout: str
+    engine: EngineVersion | None, row: Configuration, sized: Sized, index: int, layout: str
 ) -> str:
     """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
     if engine is None:
         return ""
     drafts = bool(sized.state.gamma[index, 0])
-    wanted = Wanted(
+    wanted = ReplicaKind(
         model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
         ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT,
         draft=row.spec.draft if drafts else None,

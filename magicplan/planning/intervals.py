@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicplan.hardware_specs.calibration import Residual
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.planning.candidates import SPLIT, Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
@@ -317,10 +318,5 @@ def _combined(value: float, one: Sequence[float], other: Sequence[float]) -> tup
     lows, highs = zip(*pairs, strict=True)
     if value == 0:
         return 0.0, math.hypot(*highs)
-    down, up = ([_distance(value, end) for end in ends] for ends in (lows, highs))
-    return value / math.exp(math.hypot(*down)), value * math.exp(math.hypot(*up))
-
-
-def _distance(value: float, end: float) -> float:
-    """Absolute logarithm of their ratio; infinite where one of them is 0 or infinite."""
-    return abs(math.log(end / value)) if 0 < end < math.inf else math.inf
+    down, up = (combined_spread(*(end / value for end in ends)) for ends in (lows, highs))
+    return value / float(down), value * float(up)

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 from magicplan import hardware_specs, model_specs
 from magicplan.engine_specs.capabilities import (
-    Engine,
-    Wanted,
+    EngineVersion,
+    ReplicaKind,
     cannot,
     crowded,
     engine_of,
@@ -58,8 +58,8 @@ def launch_commands(
     return tuple(found)
 
 
-def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> Wanted:
-    return Wanted(
+def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> ReplicaKind:
+    return ReplicaKind(
         model=model_specs.load(ask.model), kv_dtype=best.kv_dtype, pp=best.pp, tp=best.tp,
         ep=best.ep, attention_dp=best.attention_dp, split=best.prefill_replicas > 0,
         draft=grid.resolved.draft if grid is not None and best.draft != "none" else None,
@@ -67,7 +67,7 @@ def _wanted(ask: PlanRequest, best: Candidate, grid: Prediction | None) -> Wante
 
 
 def _of_engine(
-    ask: PlanRequest, best: Candidate, ctx_tokens: int, engine: Engine, drafting: Settings
+    ask: PlanRequest, best: Candidate, ctx_tokens: int, engine: EngineVersion, drafting: Settings
 ) -> list[Launch]:
     """The commands of every role of a plan in one engine.
 
@@ -153,11 +153,11 @@ def _length_notes(ask: PlanRequest, ctx_tokens: int) -> tuple[str, ...]:
 
 
 def _speculation(
-    engine: Engine,
+    engine: EngineVersion,
     best: Candidate,
     grid: Prediction | None,
     planned: Planned | None,
-    wanted: Wanted,
+    wanted: ReplicaKind,
 ) -> Settings:
     """Settings of the draft, or of another where the engine cannot run it; where the acceptance
     is from is written once, in the plan."""
@@ -179,7 +179,7 @@ def _speculation(
     return replace(found, notes=tuple(note for note in found.notes if note != basis))
 
 
-Writer = Callable[[Server, Engine], Command]
+Writer = Callable[[Server, EngineVersion], Command]
 Router = Callable[[int, int], tuple[str, list[str]]]
 """From the numbers of replicas that prefill and that decode to a router's command and notes."""
 COMMANDS: dict[str, tuple[Writer, Router]] = {

@@ -15,7 +15,6 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.advice import advice
 from magicplan.planning.candidates import (
     SPLIT,
     Choice,
@@ -28,8 +27,7 @@ from magicplan.planning.candidates import (
 from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.mixed_fleet import with_mix
-from magicplan.planning.plan_file import read_plan
-from magicplan.planning.question import CapacityQuestion, question_of
+from magicplan.planning.question import CapacityQuestion, question_of, read_plan
 from magicplan.planning.request import PlanRequest, request_from
 from magicplan.planning.result import (
     Candidate,
@@ -44,7 +42,7 @@ from magicplan.planning.schedule import curves, grid_prediction, planned_of, sch
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
 from magicplan.planning.trees import trees_left_out
-from magicplan.planning.verdict import plan_verdict
+from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 

@@ -1,22 +1,31 @@
-"""A capacity question resolved once: names looked up, files read, contradictions refused.
+"""A capacity question, resolved once, from a plan file or from keywords.
 
-Prices are a user's own, else shipped list prices, which are dated and indicative.
+Names are looked up, files read, contradictions refused; what is wrong is named by field, and in a
+plan file by line. Prices are a user's own, else shipped list prices, dated and indicative.
 """
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.fields import Span, Table, read_toml
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.model_specs.shape import ModelShape
-from magicplan.planning.request import PlanRequest, check_names, looked_up, stock_of
+from magicplan.planning.request import (
+    SECTIONS,
+    PlanRequest,
+    check_names,
+    looked_up,
+    request_from,
+    stock_of,
+)
 from magicplan.prediction.draft_names import draft_of
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
@@ -24,7 +33,7 @@ from magicplan.roofline.memory import splits_evenly
 from magicplan.serving.load import Load, load_of
 from magicplan.serving.traces import refuse_longer
 
-TABLE = "usd_per_hour"
+PRICE_TABLE = "usd_per_hour"
 Price = Annotated[float, Span(0, 10_000.0, above=True)]
 
 
@@ -156,9 +165,9 @@ def _own(stated: str | Mapping[str, float]) -> Table:
     """A user's own prices."""
     if not isinstance(stated, str):
         return Table(data=stated, path="prices")
-    own = read_toml(Path(stated)).table(TABLE, {})
+    own = read_toml(Path(stated)).table(PRICE_TABLE, {})
     if not own.data:
-        raise SpecError(stated, f"has no table [{TABLE}] of prices such as h100-sxm = 2.5")
+        raise SpecError(stated, f"has no table [{PRICE_TABLE}] of prices such as h100-sxm = 2.5")
     return own
 
 
@@ -179,3 +188,82 @@ def _shipped(gpus: Sequence[Accelerator], *, needed: bool) -> dict[str, PriceUse
         )
         for a in gpus
     }
+
+
+TEMPLATE = Path(__file__).parent / "plan_template.toml"
+PATHS = ("trace", "prices")
+"""Fields that may hold a path, which is relative to the plan file."""
+
+
+def template() -> str:
+    """The commented file that `magicplan plan --init` writes."""
+    return TEMPLATE.read_text(encoding="utf-8")
+
+
+def read_plan(path: Path | str, over: Mapping[str, Any] | None = None) -> CapacityQuestion:
+    """The question of a TOML file, resolved: `plan` answers it without reading anything again.
+
+    Paths in the file are relative to it. `over` replaces fields of the file, limits of `slo` one by
+    one. Raises SpecError naming the file, the line and the field, or another file that it leads to;
+    FieldError for what `over` brought.
+    """
+    path, given = Path(path), dict(over or {})
+    document = read_toml(path)
+    options = _options(document)
+    for name in PATHS:
+        if isinstance(options.get(name), str):
+            options[name] = str(path.parent / options[name])
+    limits, slo = given.pop("slo", {}), options.get("slo", {})
+    try:
+        return question_of(request_from(options | {"slo": slo | limits} | given))
+    except FieldError as problem:
+        if problem.field.removeprefix("slo.") in limits or _top(problem.field) in given:
+            raise
+        raise _in_file(document, problem) from None
+
+
+def _top(field: str) -> str:
+    return field.partition(".")[0]
+
+
+def _in_file(document: Table, problem: FieldError) -> Exception:
+    """An error of a field with the line where the file has it."""
+    top = _top(problem.field)
+    section = next((s for s, names in SECTIONS.items() if s and top in names), "")
+    return document.placed(problem, f"{section}.{problem.field}" if section else problem.field)
+
+
+def _options(document: Table) -> dict[str, Any]:
+    """Keywords of a request from the sections of a file. Raises SpecError for unknown fields."""
+    found: dict[str, Any] = {}
+    for key, value in document.data.items():
+        section = key if isinstance(value, Mapping) and key in SECTIONS else ""
+        entries = value if section else {key: value}
+        for name in entries:
+            if name not in SECTIONS[section]:
+                label = f"{section}.{name}" if section else name
+                document.fail(label, f"is unknown; {_home(section, name)}")
+        if section == "slo":
+            found["slo"] = dict(value)
+        else:
+            found |= entries
+    return found
+
+
+def _home(section: str, name: str) -> str:
+    """Where a field belongs, or what is known where it stands."""
+    if name and name in SECTIONS:
+        return f"expected a section [{name}] of its own"
+    home = next((s for s, names in SECTIONS.items() if name in names), None)
+    return f"it belongs into [{home}]" if home else _known(section, name)
+
+
+def _known(section: str, name: str) -> str:
+    known = SECTIONS[section]
+    titles = () if section else tuple(SECTIONS)
+    near = difflib.get_close_matches(name, (*known, *titles), n=3)
+    offer = f"did you mean {', '.join(near)}? " if near else ""
+    if not section:
+        sections = ", ".join(f"[{title}]" for title in SECTIONS if title)
+        return f"{offer}expected {', '.join(known)}, or sections {sections}"
+    return f"{offer}known there: {', '.join(known)}"

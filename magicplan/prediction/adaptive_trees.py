@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from magicplan.errors import FieldError
+from magicplan.errors import FieldError, SpecError, UsageError
+from magicplan.fields import Table, parse_json, read_text
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
-from magicplan.prediction.tree_files import SCHEMA
 from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.draft_cost import catch_up_seconds
@@ -227,3 +229,41 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
 def trees(gpu: str, *, max_size: int = 64, max_depth: int = 12, **options: Any) -> TreePlan:
     """The best tree of one draft in every cell [batch, ctx]. Raises UsageError, DoesNotFit."""
     return adaptive_trees(request(gpu, options), max_size=max_size, max_depth=max_depth)
+
+
+SCHEMA = "magicplan.tree/1"
+
+
+def write_trees(path: Path, document: dict[str, Any]) -> None:
+    """Write a tree document. Raises UsageError if the file cannot be written."""
+    try:
+        path.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as problem:
+        raise FieldError("out", f"{path}: cannot be written ({problem.strerror})") from None
+
+
+def read_trees(path: Path) -> list[Tree]:
+    """The trees of a JSON file, in its order. Raises SpecError naming the point that is wrong."""
+    document = parse_json(read_text(path), path)
+    if not isinstance(document, dict) or document.get("schema") != SCHEMA:
+        raise SpecError(path, f"expected a document of schema {SCHEMA}")
+    points = Table(data=document, file=str(path)).tables("points")
+    if not points:
+        raise SpecError(path, "points is missing or empty")
+    return [_tree(point) for point in points]
+
+
+def _tree(point: Table) -> Tree:
+    """A tree whose size and depth, where a point states them, are what its parents say."""
+    parents = point.data.get("parents")
+    whole = isinstance(parents, list) and all(type(parent) is int for parent in parents)
+    if not whole or not parents:
+        point.fail("parents", "is no list of whole numbers")
+    try:
+        tree = Tree(parents=tuple(parents))
+    except UsageError as problem:
+        point.fail("parents", f": {problem}")
+    for name, real in (("size", tree.size), ("depth", tree.depth)):
+        if point.data.get(name, real) != real:
+            point.fail(name, f"is {point.data[name]}, its parents say {real}")
+    return tree

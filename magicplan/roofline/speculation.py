@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.hardware_specs.calibration import Calibration
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import (
     Acceptance,
@@ -259,10 +260,10 @@ def speedup_factors(
 ) -> tuple[Array, Array]:
     """Factors from a speedup down to the low and up to the high end of its 80 % interval.
 
-    Four independent causes add in quadrature of logarithms: acceptance, by the factors on emitted
-    `tokens` at both ends; round times; the host's time of draft steps, and what
-    grows with the batch. On the last two published sweeps and versions disagree, so that they count
-    by the share of a round that they take; an engine may take that share less as well as more.
+    Four independent causes add up (`combined_spread`): acceptance, by the factors on emitted
+    `tokens` at both ends; round times; the host's time of draft steps, and what grows with the
+    batch. On the last two published sweeps and versions disagree, so that they count by the share
+    of a round that they take; an engine may take that share less as well as more.
     """
     timing, host = calibration.speedup_residual, calibration.host
     disputed = draft_share * host.draft_step_spread, batch_share * host.round_batch_spread
@@ -270,8 +271,7 @@ def speedup_factors(
     faster = np.hypot(*(-np.log1p(-np.minimum(share, MOST_SAVED)) for share in disputed))
 
     def factor(emitted: Num, residual: float, host_logs: Num) -> Array:
-        timed = np.hypot(max(math.log(residual), 0.0), host_logs)
-        return np.asarray(np.exp(np.hypot(np.log(emitted), timed)))
+        return np.asarray(combined_spread(emitted, max(residual, 1.0), np.exp(host_logs)))
 
     low, high = tokens
     return factor(low, 1 / timing.low, slower), factor(high, timing.high, faster)

@@ -19,6 +19,7 @@ from magicplan.hardware_specs.calibration import (
     CollectiveFit,
     LinearFit,
 )
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.roofline.deployment import Namespace, Num
 from magicplan.roofline.traffic import Op
 
@@ -132,15 +133,13 @@ def step_interval(cost: StepCost, calibration: Calibration) -> tuple[Num, Num]:
     """Measured over predicted seconds of a step, low and high end of 80 %.
 
     Published steps set the ends; where collectives take much of a step, as over PCIe, what they
-    miss by adds to it in quadrature of logarithms.
+    miss by adds to it (`combined_spread`).
     """
     found, whole = calibration.step_residual, np.maximum(cost.seconds, cost.collective_seconds)
     share = np.where(np.isfinite(whole) & (whole > 0), cost.collective_seconds, 0.0)
     missed = share / np.where(share > 0, whole, 1.0) * math.log1p(calibration.collective.spread)
-    return (
-        np.exp(-np.hypot(math.log(min(found.low, 1.0)), missed)),
-        np.exp(np.hypot(math.log(max(found.high, 1.0)), missed)),
-    )
+    low, high = min(found.low, 1.0), max(found.high, 1.0)
+    return 1 / combined_spread(low, np.exp(missed)), combined_spread(high, np.exp(missed))
 
 
 def linear_time(fit: LinearFit, moving: Num, computing: Num, xp: Namespace = np) -> Num:

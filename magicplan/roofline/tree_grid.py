@@ -33,7 +33,7 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Ranks:
+class RankAcceptance:
     """Acceptance by [level, rank], or by [class, level, rank] with the classes' shares."""
 
     table: Array
@@ -45,8 +45,8 @@ class Column:
     """All trees for one context: the table, its ranks, and the ranks at the interval's ends."""
 
     table: TreeTable
-    ranks: Ranks
-    ends: tuple[Ranks, Ranks]
+    ranks: RankAcceptance
+    ends: tuple[RankAcceptance, RankAcceptance]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -88,7 +88,7 @@ class TreeCells:
         )  # fmt: skip
         return speedup / float(below), speedup * float(above)
 
-    def _rate(self, tree: Tree, ranks: Ranks, row: int, column: int) -> float:
+    def _rate(self, tree: Tree, ranks: RankAcceptance, row: int, column: int) -> float:
         """Tokens a round, less what a static batch loses."""
         survival = np.bincount(tree.levels, weights=tree.weights(ranks.table, ranks.shares))
         mean = float(survival.sum())
@@ -132,7 +132,7 @@ def _side_by_side(columns: list[BestTree]) -> BestTree:
     )
 
 
-def ranks_of(acceptance: Acceptance, draft: Draft, ctx: float, limits: Limits) -> Ranks:
+def ranks_of(acceptance: Acceptance, draft: Draft, ctx: float, limits: Limits) -> RankAcceptance:
     """Acceptance by rank for a draft at one context, in the form asked for."""
     levels = max(1, limits.depth - 1)
     tables = [
@@ -140,9 +140,9 @@ def ranks_of(acceptance: Acceptance, draft: Draft, ctx: float, limits: Limits) -
         for _, part in acceptance.classes
     ]
     if len(tables) == 1:
-        return Ranks(table=tables[0], shares=None)
+        return RankAcceptance(table=tables[0], shares=None)
     shares = np.array([share for share, _ in acceptance.classes])
-    return Ranks(table=np.stack(tables), shares=shares)
+    return RankAcceptance(table=np.stack(tables), shares=shares)
 
 
 def _formed(table: Array, form: str) -> Array:

@@ -1,1 +1,1 @@
-"""Where measurements and predictions meet: calibration, and replay of published results."""
+"""Measurements and predictions meet here: sessions on a device, run files, comparisons."""

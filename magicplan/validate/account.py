@@ -6,13 +6,13 @@ from statistics import mean
 from typing import Any
 
 from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
-from magicplan.validate.compare import Comparison, Verdict, rule, summary
+from magicplan.validate.compare import RunComparison, Verdict, rule, summary
 
 DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
 SCHEMA = "magicplan.validation/1"
 
 
-def flagged(c: Comparison) -> list[str]:
+def flagged(c: RunComparison) -> list[str]:
     """Doubts about points, one line a kind of doubt with its worst case."""
     kinds: dict[str, list[tuple[str, str]]] = {}
     for p in c.points:
@@ -25,7 +25,7 @@ def flagged(c: Comparison) -> list[str]:
     ]
 
 
-def headline(c: Comparison) -> str:
+def headline(c: RunComparison) -> str:
     """Model, draft and device in one line."""
     device = c.run.header["device"]
     kind = " (random weights)" if _weights(c) == "random" else ""
@@ -36,14 +36,14 @@ def headline(c: Comparison) -> str:
     )
 
 
-def _weights(c: Comparison) -> str:
+def _weights(c: RunComparison) -> str:
     """checkpoint or random; '' in a run file that did not store it."""
     stored, source = c.run.header["settings"].get("weights"), c.content["acceptance_origin"]
     told = {"checkpoint": "checkpoint", "dialled": "random"}.get(source.partition(":")[0], "")
     return str(stored or told)
 
 
-def _weights_told(c: Comparison) -> str:
+def _weights_told(c: RunComparison) -> str:
     """Where the target's weights came from, and a smaller model's."""
     settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
 
@@ -57,7 +57,7 @@ def _weights_told(c: Comparison) -> str:
     return f"weights: {told(kind, settings.get('model'))}{behind}"
 
 
-def _ranks(c: Comparison) -> int:
+def _ranks(c: RunComparison) -> int:
     return int(c.run.header["settings"].get("ranks", 1))
 
 
@@ -70,7 +70,7 @@ def name_of(p: Verdict) -> str:
     return f"batch {p.batch}, {human_tokens(p.ctx_tokens)}, {_length(p)}"
 
 
-def shown(c: Comparison) -> list[str]:
+def shown(c: RunComparison) -> list[str]:
     """The largest gain, the largest loss, the draft length, and whether signs were right."""
     measured = [p for p in c.points if p.measured]
     if not measured:
@@ -124,7 +124,7 @@ def _sums(sums: list[dict[str, float]], ranks: int) -> str:
     )
 
 
-def basis(c: Comparison) -> list[str]:
+def basis(c: RunComparison) -> list[str]:
     """What every number rests on."""
     device, ceilings, content = c.run.header["device"], c.run.ceilings or {}, c.content
     exact = c.run.exactness or {}
@@ -175,7 +175,7 @@ def _acceptance(origin: str, text: str | None) -> str:
     return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"
 
 
-def verdict(c: Comparison) -> str:
+def verdict(c: RunComparison) -> str:
     """The last sentences: the outcome, the rule, and the error of what follows from it."""
     share = f"{c.count('pass')} of {c.judged} judged points pass"
     skipped = f", {c.count('skipped')} skipped" if c.count("skipped") else ""
@@ -191,7 +191,7 @@ def verdict(c: Comparison) -> str:
     )
 
 
-def as_dict(c: Comparison) -> dict[str, Any]:
+def as_dict(c: RunComparison) -> dict[str, Any]:
     """The contract's document."""
     content = c.content
     return {

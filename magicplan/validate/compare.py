@@ -11,9 +11,10 @@ import numpy as np
 
 from magicplan.calibrate.kernel_fit import Errors
 from magicplan.errors import MagicplanError, SpecError, UsageError
+from magicplan.hardware_specs.spread import combined_spread
 from magicplan.validate.forecast import TIMES, rates
 from magicplan.validate.measure.clock import DISTURBED, Samples, interval
-from magicplan.validate.run_file import Line, Run, read
+from magicplan.validate.run_file import Line, RecordedRun, read
 
 DRAFT_ROOM = 1.5
 """A draft step is short and mostly overhead: it may miss by this many tolerances."""
@@ -29,31 +30,31 @@ class Verdict:
     batch: int
     ctx_tokens: int
     what: dict[str, Any]
-    """`gamma`, or `tree`."""
+    """Either `gamma`, the draft length in tokens, or `tree`, the drafted tree."""
     measured: dict[str, float]
     predicted: dict[str, float]
     ideal: dict[str, float]
     verdict: str
-    """pass, fail, impossible or skipped."""
+    """One of pass, fail, impossible (faster than the naive roofline) and skipped."""
     reason: str
     flags: tuple[str, ...] = ()
 
     @property
     def draft_length(self) -> str:
-        """As tables name it."""
+        """The drafted chain's length or tree's size, as tables name it."""
         tree = self.what.get("tree")
         return f"tree {tree['size']}" if tree else str(self.what["gamma"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """A whole run against its prediction."""
+class RunComparison:
+    """The verdicts and errors of a whole run against its prediction."""
 
-    run: Run
+    run: RecordedRun
     tolerance: float
     points: tuple[Verdict, ...]
     errors: dict[str, Errors]
-    """By quantity, calibrated; empty where nothing was measured."""
+    """Errors of the calibrated prediction by quantity; empty where nothing was measured."""
     ideal_errors: dict[str, Errors]
     regret_percent: float | None
     regrets: dict[str, float] = field(default_factory=dict)
@@ -67,16 +68,16 @@ class Comparison:
 
     @property
     def digest(self) -> str:
-        """sha256 of the prediction."""
+        """The SHA-256 of the prediction, as hexadecimal digits."""
         return str((self.run.prediction or {})["sha256"])
 
     def count(self, verdict: str) -> int:
-        """Points of a verdict."""
+        """The number of points with that verdict."""
         return sum(point.verdict == verdict for point in self.points)
 
     @property
     def judged(self) -> int:
-        """Points with a verdict other than skipped."""
+        """The number of points with a verdict other than skipped."""
         return len(self.points) - self.count("skipped")
 
     @property
@@ -92,7 +93,7 @@ class Comparison:
         return exact and all_passed and self.undecided <= self.judged
 
 
-def compare_file(path: Path, tolerance: float | None = None) -> Comparison:
+def compare_file(path: Path, tolerance: float | None = None) -> RunComparison:
     """Judge a stored run, within its own tolerance if none is given. Raises SpecError for a file
     that no run wrote so, UsageError for a run without prediction."""
     run = read(path)
@@ -105,7 +106,7 @@ def compare_file(path: Path, tolerance: float | None = None) -> Comparison:
         raise SpecError(path, f"a field is missing or of another kind ({what})") from None
 
 
-def compare(run: Run, tolerance: float) -> Comparison:
+def compare(run: RecordedRun, tolerance: float) -> RunComparison:
     """Judge a run. `tolerance` is relative; raises UsageError for a run without prediction.
 
     A point fails only if the whole 95 % interval of a measured median lies outside the tolerance.
@@ -122,7 +123,7 @@ def compare(run: Run, tolerance: float) -> Comparison:
     )
     measured = [p for p in points if p.measured]
     regrets = _regrets(measured, run.prediction["content"]["acceptance_origin"])
-    return Comparison(
+    return RunComparison(
         run=run,
         tolerance=tolerance,
         points=points,
@@ -133,7 +134,7 @@ def compare(run: Run, tolerance: float) -> Comparison:
     )
 
 
-def _raised(run: Run) -> float:
+def _raised(run: RecordedRun) -> float:
     """How much faster memory was read during the run than the peak that the floors rest on.
 
     A datasheet's peak is never exceeded; one measured beside a neighbour may be.
@@ -191,16 +192,15 @@ def _measured(line: Line) -> tuple[dict[str, float], tuple[str, ...]]:
 
 
 def _speedup_spread(t: dict[str, float], emitted: Any, batch: int) -> float:
-    """Factor to the ends of a 95 % interval: drawn tokens, round and decode step in quadrature."""
+    """The factor from a speedup to the ends of its 95 % interval, from three independent causes:
+    the round's seconds, the decode step's seconds, and the tokens that were drawn."""
 
     def spread(name: str) -> float:
         low, high = t.get(f"{name}_low", t[name]), t.get(f"{name}_high", t[name])
-        return float(np.log(high / low)) / 2
+        return float(np.sqrt(high / low))
 
     drawn = Z95 * emitted.std() / np.sqrt(max(len(emitted), 1)) / emitted.mean()
-    return float(
-        np.exp(np.hypot(np.hypot(spread("round_seconds"), spread("decode_seconds")), drawn))
-    )
+    return float(combined_spread(spread("round_seconds"), spread("decode_seconds"), np.exp(drawn)))
 
 
 def _verdict(
@@ -210,7 +210,7 @@ def _verdict(
     tolerance: float,
     raised: float,
 ) -> tuple[str, str]:
-    """The worst of its quantities, in words."""
+    """A point's verdict and its reason: those of the worst of its quantities."""
     floors = {name: floor / raised for name, floor in told["floor"].items()}
     for name, floor in floors.items():
         if measured.get(f"{name}_high", floor) < floor:
@@ -244,7 +244,7 @@ def room_of(name: str, tolerance: float) -> float:
 
 
 def rule(tolerance: float) -> str:
-    """What `_verdict` judges, in words."""
+    """The rule by which points pass, as one sentence."""
     rooms: dict[float, list[str]] = defaultdict(list)
     for name in TIMES:
         rooms[room_of(name, tolerance)].append(_short(name))
@@ -302,7 +302,7 @@ def _regrets(points: list[Verdict], origin: str) -> dict[str, float]:
     return found
 
 
-def summary(c: Comparison) -> dict[str, Any]:
+def summary(c: RunComparison) -> dict[str, Any]:
     """The contract's numbers, percent; null where nothing was measured."""
     found: dict[str, Any] = {}
     for quantity in QUANTITIES:

@@ -12,10 +12,10 @@ import tomli_w
 
 from magicplan.calibrate.groups import write
 from magicplan.errors import UnknownName, UsageError
+from magicplan.fields import Table
 from magicplan.hardware_specs import identify
-from magicplan.hardware_specs.accelerator import Accelerator
-from magicplan.hardware_specs.fields import accelerator_from
-from magicplan.validate.run_file import Run
+from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
+from magicplan.validate.run_file import RecordedRun
 
 
 def accelerator_data(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,10 +61,14 @@ def accelerator_of(device: Mapping[str, Any], ceilings: Mapping[str, Any]) -> Ac
             return identify(str(device["name"]))
         except UnknownName:
             pass
-    return accelerator_from(accelerator_data(device, ceilings), where="the measured device")
+    return accelerator_from(
+        Table(data=accelerator_data(device, ceilings), file="the measured device")
+    )
 
 
-def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = None) -> list[Path]:
+def write_tomls(
+    folder: Path, run: RecordedRun, calibration: dict[str, Any] | None = None
+) -> list[Path]:
     """The TOMLs of a run; of a GPU that has a datasheet, the calibration alone.
 
     Raises UsageError where they cannot be written.
@@ -76,7 +80,7 @@ def write_tomls(folder: Path, run: Run, calibration: dict[str, Any] | None = Non
     data = accelerator_data(run.header["device"], run.peaks())
     if not calibration["name"].startswith(data["name"]):
         return paths
-    accelerator_from(data, where=data["name"])
+    accelerator_from(Table(data=data, file=data["name"]))
     try:
         path = folder / f"{data['name']}.toml"
         path.write_text(tomli_w.dumps(data), encoding="utf-8")

@@ -28,7 +28,7 @@ TIMES = ("decode_seconds", "draft_seconds", "verify_seconds", "round_seconds")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecaster:
-    """The predicting side of one run."""
+    """Predictions of every point of one run."""
 
     subject: Subject
     accelerator: Accelerator
@@ -53,7 +53,7 @@ class Forecaster:
         ]
 
     def tokens(self, point: Point) -> float:
-        """Expected tokens a round."""
+        """The expected number of tokens emitted a round and sequence."""
         budget = self.subject.draft.budget_tokens if self.subject.draft else None
         ctx = np.asarray(float(point.ctx))
         if point.tree is None:

@@ -17,7 +17,7 @@ from magicplan.units import human_bytes
 from magicplan.validate.decoder.acceptance import counted, dial
 from magicplan.validate.decoder.build import build_decoder
 from magicplan.validate.decoder.llama_config import LlamaConfig, load_config
-from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.decoder.transformer import Transformer
 from magicplan.validate.measure.bench import DecoderBench
 from magicplan.validate.measure.cells import memory_for
@@ -25,7 +25,7 @@ from magicplan.validate.measure.clock import Effort
 from magicplan.validate.measure.environment import memory_bytes
 from magicplan.validate.measure.exactness import exactness_gate
 from magicplan.validate.question import OBSERVED_AT, Question
-from magicplan.validate.run_file import Settings
+from magicplan.validate.run_file import RunSettings
 from magicplan.validate.session import Session
 from magicplan.validate.settings import DTYPES
 
@@ -37,10 +37,10 @@ BRIEF: dict[str, Any] = {
     "calibration_effort": Effort(least=3, most=5, seconds=0.1),
     "effort": Effort(least=3, most=5, seconds=0.02),
 }
-"""For tests: nothing that a tiny grid measures is worth a second."""
+"""The effort of tests: nothing that a tiny grid measures is worth a second."""
 
 
-def session(asked: Question, ranks: Ranks = ALONE) -> Session:
+def session(asked: Question, ranks: RankGroup = ALONE) -> Session:
     """Everything that a run needs, in memory; of a model that ranks share, this one's part.
 
     Raises DoesNotFit where not even the weights fit.
@@ -62,7 +62,7 @@ def session(asked: Question, ranks: Ranks = ALONE) -> Session:
     )
 
 
-def loaded(asked: Question, ranks: Ranks = ALONE) -> tuple[DecoderBench, Acceptance]:
+def loaded(asked: Question, ranks: RankGroup = ALONE) -> tuple[DecoderBench, Acceptance]:
     """The models in memory with their draft, and the acceptance that a prediction rests on."""
     settings = asked.settings
     backend = load(settings.backend)
@@ -89,7 +89,7 @@ def loaded(asked: Question, ranks: Ranks = ALONE) -> tuple[DecoderBench, Accepta
 
 
 def _transformer(
-    config: LlamaConfig, folder: str | None, settings: Settings, ranks: Ranks
+    config: LlamaConfig, folder: str | None, settings: RunSettings, ranks: RankGroup
 ) -> Transformer:
     """Weights of the checkpoint in a folder, or random ones, once it is known that they fit."""
     dtype = DTYPES[settings.dtype]

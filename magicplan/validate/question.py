@@ -8,8 +8,8 @@ from pathlib import Path
 
 from magicplan.calibrate.device_fit import Subject
 from magicplan.errors import BadQuantity, UsageError
+from magicplan.prediction.adaptive_trees import read_trees
 from magicplan.prediction.draft_names import parse_view
-from magicplan.prediction.tree_files import read_trees
 from magicplan.roofline.acceptance import Acceptance, Iid, Ranked
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.drafts import DraftRequest, model_draft, ngram_draft, self_draft
@@ -17,8 +17,8 @@ from magicplan.validate.decoder.acceptance import prompts
 from magicplan.validate.decoder.build import DraftPlan
 from magicplan.validate.decoder.llama_config import LlamaConfig, load_config
 from magicplan.validate.measure.bench import Prompts
-from magicplan.validate.measure.grid import Grid, grid_of, parse_gammas
-from magicplan.validate.run_file import Settings
+from magicplan.validate.measure.grid import MeasuringGrid, grid_of, parse_gammas
+from magicplan.validate.run_file import RunSettings
 
 OBSERVED_AT = (2, 2048)
 """Batch and context at which attention is scaled, or a checkpoint's acceptance is looked at."""
@@ -30,8 +30,8 @@ ELSEWHERE = ("none", "eagle3", "mtp", "medusa", "triforce")
 class Question:
     """What one validation runs and predicts. `settings` keeps the words, as the run file does."""
 
-    settings: Settings
-    grid: Grid
+    settings: RunSettings
+    grid: MeasuringGrid
     target: LlamaConfig
     small: LlamaConfig | None
     """The smaller model that drafts; None where the target or the text drafts."""
@@ -45,7 +45,7 @@ class Question:
     """Real text for a checkpoint's own acceptance; None where no text is read."""
 
 
-def question(settings: Settings, grid: Grid | None = None) -> Question:
+def question(settings: RunSettings, grid: MeasuringGrid | None = None) -> Question:
     """Read every word of the settings, without loading weights; `grid` stands for the named one.
 
     Raises UsageError for what does not go together, SpecError naming the line of a file.
@@ -69,7 +69,7 @@ def question(settings: Settings, grid: Grid | None = None) -> Question:
     return found
 
 
-def _grid(settings: Settings) -> Grid:
+def _grid(settings: RunSettings) -> MeasuringGrid:
     gammas = parse_gammas(settings.gamma) if settings.gamma else None
     trees = read_trees(Path(settings.tree)) if settings.tree else None
     return grid_of(settings.grid, settings.device, gammas=gammas, trees=trees)
@@ -95,7 +95,7 @@ def _draft(draft: str, view: str) -> tuple[DraftPlan, str]:
 
 
 def _subject(
-    settings: Settings, plan: DraftPlan, target: LlamaConfig, small: LlamaConfig | None
+    settings: RunSettings, plan: DraftPlan, target: LlamaConfig, small: LlamaConfig | None
 ) -> Subject:
     """The model and the draft of the decoder, for the predicting side."""
     view = parse_view(settings.draft_kv)
@@ -122,7 +122,7 @@ def stated_law(text: str, option: str) -> Acceptance:
     return Ranked(probabilities=rates, origin=option)
 
 
-def _prompts(settings: Settings) -> Prompts:
+def _prompts(settings: RunSettings) -> Prompts:
     folder = Path(settings.model).expanduser()
     text = Path(settings.text).expanduser() if settings.text else None
     return lambda batch, tokens: prompts(folder, batch, tokens, text)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from magicplan.errors import SpecError, UsageError
 
 if TYPE_CHECKING:
-    from magicplan.validate.decoder.tensor_parallel import Ranks
+    from magicplan.validate.decoder.tensor_parallel import RankGroup
 
 SCHEMA = "magicplan.run/1"
 TOLERANCE = 0.15
@@ -34,8 +34,9 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """What a run depends on: equal settings on one device continue one file."""
+class RunSettings:
+    """The settings a run depends on: a run with equal settings on the same device continues its
+    file."""
 
     device: str
     model: str
@@ -54,9 +55,9 @@ class Settings:
     ranks: int = 1
     """Processes that share the model (tensor parallelism)."""
     weights: str = "random"
-    """Of the target: "checkpoint" or "random", found in what `model` names."""
+    """The target's weights: "checkpoint" or "random", as `model` was found to hold."""
     draft_weights: str = ""
-    """The same of a smaller model that drafts."""
+    """The weights of a smaller model that drafts: "checkpoint", "random", or "" without one."""
 
 
 def digest(content: Any) -> str:
@@ -66,8 +67,8 @@ def digest(content: Any) -> str:
 
 
 @dataclass(slots=True)
-class Run:
-    """What a run file holds so far."""
+class RecordedRun:
+    """The lines that a run file holds so far, by kind."""
 
     header: Line
     exactness: Line | None = None
@@ -78,7 +79,7 @@ class Run:
 
     @property
     def tolerance(self) -> float:
-        """What a point's error may be where nobody says otherwise."""
+        """The largest relative error of a point that passes, unless the command states another."""
         return float(self.header.get("tolerance", TOLERANCE))
 
     def peaks(self) -> Line:
@@ -124,18 +125,18 @@ class Run:
         return ""
 
 
-def read(path: Path) -> Run:
+def read(path: Path) -> RecordedRun:
     """A stored run; a last line that was cut off is left out. Raises SpecError naming the line."""
     return _parse(path)[0]
 
 
-def _parse(path: Path) -> tuple[Run, int]:
-    """The run, and the bytes of its whole lines."""
+def _parse(path: Path) -> tuple[RecordedRun, int]:
+    """The recorded run, and the number of bytes of its whole lines."""
     try:
         data = path.read_bytes()
     except OSError as problem:
         raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    run: Run | None = None
+    run: RecordedRun | None = None
     whole = 0
     for number, raw in enumerate(data.splitlines(keepends=True), 1):
         if not raw.endswith(b"\n"):
@@ -144,7 +145,7 @@ def _parse(path: Path) -> tuple[Run, int]:
         if run is None:
             if line["kind"] != "header" or line.get("schema") != SCHEMA:
                 raise SpecError(path, f"line {number}: expected a header of schema {SCHEMA}")
-            run = Run(header=line)
+            run = RecordedRun(header=line)
         elif refusal := run.take(line):
             raise SpecError(path, f"line {number}: {refusal}")
         whole += len(raw)
@@ -172,11 +173,11 @@ class RunFile:
     Of several ranks the first one writes, and all of them hold its lines.
     """
 
-    def __init__(self, path: Path, run: Run, ranks: Ranks | None = None) -> None:
+    def __init__(self, path: Path, run: RecordedRun, ranks: RankGroup | None = None) -> None:
         self.path, self.run, self.ranks = path, run, ranks
 
     @classmethod
-    def start(cls, path: Path, header: Line, ranks: Ranks | None = None) -> RunFile:
+    def start(cls, path: Path, header: Line, ranks: RankGroup | None = None) -> RunFile:
         """A new file, or the rest of one of the same settings on the same device.
 
         Raises UsageError for a file of other settings, SpecError for one that is no run file.
@@ -197,7 +198,7 @@ class RunFile:
                 file.truncate(whole)
             return cls(path, run)
         first = {"kind": "header", "schema": SCHEMA, **header}
-        found = cls(path, Run(header=first))
+        found = cls(path, RecordedRun(header=first))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             found._write(first)
@@ -222,7 +223,7 @@ class RunFile:
 
 
 HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
-"""How every run file begins."""
+"""The bytes that every run file begins with."""
 
 
 def begins_run(path: Path) -> bool:
@@ -243,7 +244,7 @@ def _cut_in_header(path: Path) -> bool:
 
 
 FOUND = ("ranks", "weights", "draft_weights")
-"""Settings that no option gives."""
+"""Settings that no option gives; a run finds them."""
 
 
 def _same(path: Path, stored: Line, wanted: Line) -> None:

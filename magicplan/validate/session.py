@@ -20,18 +20,18 @@ from magicplan.calibrate.device_fit import (
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.roofline.acceptance import Acceptance
-from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.measure.ceilings import Probe, ceilings
 from magicplan.validate.measure.cells import Bench, calibrate_at, measure_cell, memory_for
 from magicplan.validate.measure.clock import Clock, Effort, clock_of
 from magicplan.validate.measure.environment import environment
-from magicplan.validate.measure.grid import Grid
-from magicplan.validate.run_file import TOLERANCE, Run, RunFile, Settings, digest
+from magicplan.validate.measure.grid import MeasuringGrid
+from magicplan.validate.run_file import TOLERANCE, RecordedRun, RunFile, RunSettings, digest
 
 Tell = Callable[[str], None]
-"""Hears what was just finished."""
+"""A function that is told what was just finished."""
 
 
 CALIBRATION_EFFORT = Effort(least=5, most=30, seconds=5.0)
@@ -42,16 +42,16 @@ CELL_EFFORT = Effort(least=8, most=40, seconds=1.5)
 class Session:
     """The two sides of one validation: a decoder to measure, and what it is for the model."""
 
-    settings: Settings
-    grid: Grid
+    settings: RunSettings
+    grid: MeasuringGrid
     bench: Bench
     subject: Subject
     acceptance: Acceptance
     exactness: Callable[[], dict[str, Any]]
     calibration_effort: Effort = CALIBRATION_EFFORT
-    ranks: Ranks = ALONE
+    ranks: RankGroup = ALONE
     effort: Effort = CELL_EFFORT
-    """Of one step in a cell: a cell of n steps takes n times as long."""
+    """The effort of one step in a cell: a cell of n steps takes n times as long."""
 
     def open(self, path: Path, tolerance: float = TOLERANCE) -> RunFile:
         """A new run file, or one that goes on. Raises UsageError, SpecError."""
@@ -61,22 +61,22 @@ class Session:
         return RunFile.start(path, header, self.ranks)
 
     def clock(self) -> Clock:
-        """Of the device, for ranks that stop together."""
+        """The device's clock, agreed by rank 0 so that all ranks stop together."""
         if self.ranks.count == 1:
             return clock_of(self.settings.device)
         return clock_of(self.settings.device, agreed=self.ranks.first)
 
     @property
     def steps(self) -> int:
-        """How many times `tell` will be called."""
+        """The number of times that `tell` will be called in a whole run."""
         return 1 + self.calibration_steps + len(list(self.grid.cells))
 
     @property
     def calibration_steps(self) -> int:
-        """The same up to the last calibration point."""
+        """The number of times that `tell` will be called up to the last calibration point."""
         return 2 + len(self.grid.calibration)
 
-    def run(self, file: RunFile, tell: Tell = lambda _: None) -> Run:
+    def run(self, file: RunFile, tell: Tell = lambda _: None) -> RecordedRun:
         """Do what the file lacks. Raises UsageError where the file holds another grid."""
         run, clock = file.run, self.clock()
         self.check_exactness(file)
@@ -90,7 +90,7 @@ class Session:
         return run
 
     def check_exactness(self, file: RunFile) -> None:
-        """Nothing is timed before the output is known to be right."""
+        """Runs the exactness gate: nothing is timed before the output is known to be right."""
         if file.run.exactness is None:
             file.append("exactness", **self.exactness())
         assert file.run.exactness is not None
@@ -116,7 +116,7 @@ class Session:
                 file.append("calibration", **line)
             tell(f"calibration at batch {point.batch}, {point.ctx} tokens")
 
-    def fit(self, run: Run) -> tuple[Accelerator, DeviceFit]:
+    def fit(self, run: RecordedRun) -> tuple[Accelerator, DeviceFit]:
         """The machine that the calibration lines describe."""
         assert run.ceilings is not None
         accelerator = accelerator_of(run.header["device"], run.peaks())
@@ -132,8 +132,8 @@ class Session:
         sums = fit_all_reduce(messages, self.settings.ranks, accelerator)
         return accelerator, fit_device(name, origin, measured, accelerator, launch, sums)
 
-    def predict(self, run: Run) -> dict[str, Any]:
-        """The content of the prediction line."""
+    def predict(self, run: RecordedRun) -> dict[str, Any]:
+        """The content of the run file's prediction line."""
         accelerator, fitted = self.fit(run)
         forecaster = Forecaster(
             subject=self.subject,

@@ -12,7 +12,7 @@ from magicplan.kernels import available
 from magicplan.validate.decoder.checkpoint import has_weights
 from magicplan.validate.measure.ceilings import matrix_rate
 from magicplan.validate.measure.environment import memory_bytes
-from magicplan.validate.run_file import Settings
+from magicplan.validate.run_file import RunSettings
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 SOURCES = ("checkpoint", "dialled", "simulated")
@@ -24,7 +24,7 @@ LARGE_GPU = 40e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What a user gave; None takes what suits the device."""
+    """The options of a validation as a user gave them; None takes what suits the device."""
 
     device: str | None = None
     model: str | None = None
@@ -41,8 +41,8 @@ class Asked:
     seed: int = 0
 
 
-def settle(ask: Asked) -> Settings:
-    """Every default decided. Raises NoGpu, UsageError."""
+def resolve_settings(ask: Asked) -> RunSettings:
+    """The settings of a run, every default decided. Raises NoGpu, UsageError."""
     device = ask.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device not in ("cpu", "cuda"):
         raise UsageError(f"--device {device}: expected cpu or cuda")
@@ -69,7 +69,7 @@ def settle(ask: Asked) -> Settings:
     dtype = ask.dtype or _dtype(device)
     if dtype not in DTYPES:
         raise UsageError(f"--dtype {dtype}: the decoder runs {', '.join(DTYPES)}")
-    return Settings(
+    return RunSettings(
         device=device,
         model=model,
         grid=ask.grid,
@@ -89,7 +89,8 @@ def settle(ask: Asked) -> Settings:
 
 
 def _draft_weights(draft: str, source: str) -> str:
-    """Of a smaller model: checkpoint or random; '' where there is none. Raises UsageError."""
+    """The weights of a smaller model, checkpoint or random; '' where there is none. Raises
+    UsageError."""
     if draft in ("self", "ngram"):
         return ""
     if is_checkpoint(draft):

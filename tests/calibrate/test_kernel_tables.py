@@ -183,6 +183,14 @@ def test_an_unknown_gpu_is_named(refused: Any, tmp_path: Path) -> None:
     )
 
 
+def test_a_version_that_cannot_be_ordered_is_named(refused: Any, tmp_path: Path) -> None:
+    def rename(table: str, rows: Rows) -> Rows:
+        return [r | {"version": "nightly"} for r in rows] if table == "gemm" else rows
+
+    lay(tmp_path, "flat", rename, "h100_sxm")
+    assert re.search(r"gemm\.csv: column version: 'nightly' is no version", refused(tmp_path))
+
+
 @LAYOUTS
 @pytest.mark.parametrize("name", FLAT)
 def test_a_table_without_a_row_is_named(

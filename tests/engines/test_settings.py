@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import magicplan as mp
-from magicplan.engine_specs.capabilities import engines, entries, load
+from magicplan.engine_specs.capabilities import capabilities, engines, load
 from magicplan.engines.choice_settings import choice_settings
 from magicplan.engines.nearest import TOLERANCE, losses, schedule, segments, settings
 from magicplan.engines.settings import cost, model_id
@@ -93,6 +93,20 @@ def test_vllm_settings_parse_back() -> None:
     assert [[t.batch_lo, t.batch_hi, t.gamma] for t in found.schedule] == steps
 
 
+@pytest.mark.parametrize(
+    ("version", "name"),
+    [("0.11.0rc2", "deepseek_mtp"), ("0.11.0.dev5", "deepseek_mtp"), ("0.11.0", "mtp"),
+     ("0.11.0.post1", "mtp"), ("v0.11.0+cu128", "mtp")],
+)  # fmt: skip
+def test_a_pre_release_lacks_what_its_release_brought(version: str, name: str) -> None:
+    assert load(f"vllm@{version}").methods["mtp"] == name
+
+
+def test_a_pre_release_of_the_oldest_version_is_older() -> None:
+    with pytest.raises(UsageError, match=r"the oldest version known is 0\.9\.1$"):
+        load("vllm@0.9.1rc1")
+
+
 def test_versions_before_batch_schedules_have_one_length() -> None:
     p = grid(ctx=[2048])
     found = settings(p, "vllm@0.19.0")
@@ -141,8 +155,8 @@ def test_a_draft_that_never_pays_is_left_off() -> None:
 @pytest.mark.parametrize(
     ("draft", "engine", "wrong"),
     [("none", "vllm", "needs a"), ("eagle3", "tgi", "expected one of"),
-     ("eagle3", "vllm@0.1", "oldest version"), ("eagle3", "vllm@new", "no release"),
-     ("eagle3", "vllm@7", "no release")],
+     ("eagle3", "vllm@0.1", "oldest version"), ("eagle3", "vllm@new", "no version"),
+     ("eagle3", "vllm@7", "no version")],
 )  # fmt: skip
 def test_what_an_engine_cannot_do_is_said(draft: str, engine: str, wrong: str) -> None:
     with pytest.raises(UsageError, match=wrong):
@@ -272,7 +286,7 @@ def test_batches_must_rise() -> None:
 
 def test_every_entry_has_its_source() -> None:
     for engine in engines():
-        rows = entries(engine)
+        rows = capabilities(engine)
         assert any(row.since for row in rows)
         for row in rows:
             assert row.source
@@ -280,14 +294,14 @@ def test_every_entry_has_its_source() -> None:
             datetime.date.fromisoformat(row.seen)
             assert bool(row.since) != bool(row.branch)
             if row.since:
-                assert row in load(f"{engine}@{row.since}").entries
+                assert row in load(f"{engine}@{row.since}").capabilities
             if row.before:
-                assert row not in load(f"{engine}@{row.before}").entries
-                assert row not in load(engine).entries
+                assert row not in load(f"{engine}@{row.before}").capabilities
+                assert row not in load(engine).capabilities
             if row.branch:
-                assert row in load(f"{engine}@{row.branch}").entries
-                assert row not in load(engine).entries
-        assert load(f"{engine}@99.0.post1").entries == load(engine).entries
+                assert row in load(f"{engine}@{row.branch}").capabilities
+                assert row not in load(engine).capabilities
+        assert load(f"{engine}@99.0.post1").capabilities == load(engine).capabilities
 
 
 def tree(draft: str = "eagle3", **options: Any) -> TreePlan:

@@ -128,7 +128,7 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ("2e12", "2e9", "FLOP a byte"),
         ("bf16 = 300e12", "bf8 = 300e12", "bf8"),
         ("bf16 = 300e12", "fp32 = 300e12", "bf16 or fp16"),
-        ('name = "mine"', 'name = "mine"\nspeed = 3', "unknown field speed"),
+        ('name = "mine"', 'name = "mine"\nspeed = 3', "speed is unknown"),
         ("[dense", "[dense", None),
         ("name = ", "name == ", "TOML"),
     ],

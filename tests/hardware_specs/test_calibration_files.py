@@ -71,7 +71,9 @@ def test_transfer_goes_by_family_then_by_memory_and_widens() -> None:
 @pytest.mark.parametrize(
     ("asked", "taken"),
     [("sglang", "0.5.10"), ("sglang@0.5.9", "0.5.9"), ("sglang@0.6", "0.5.10"),
-     ("sglang@0.4", "0.5.9"), ("trtllm@1.3.0", "1.3.0rc15"), ("trtllm@1.3.0rc12", "1.3.0rc10")],
+     ("sglang@0.4", "0.5.9"), ("trtllm@1.3.0", "1.3.0rc15"), ("trtllm@1.3.0rc12", "1.3.0rc10"),
+     ("trtllm@1.3.0.dev1", "1.2.0rc5"), ("trtllm@1.3.0.post1", "1.3.0rc15"),
+     ("sglang@0.5.10rc1", "0.5.9"), ("sglang@0.5.9.post2", "0.5.9")],
 )  # fmt: skip
 def test_the_newest_version_or_the_nearest_to_the_one_named(asked: str, taken: str) -> None:
     found, basis = calibration_for(hardware_specs.load("b200"), asked)

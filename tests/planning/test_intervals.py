@@ -18,9 +18,10 @@ from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.observed.beside_plan import with_observed
 from magicplan.planning.intervals import _combined, figures_of
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.plan_file import read_plan
+from magicplan.planning.question import read_plan
 from magicplan.planning.request import SLO_KEYS
 from magicplan.planning.result import Interval, Plan
+from magicplan.planning.words import limit_words
 from tests.planning.test_plan import CHAT, OBSERVED, chat
 
 NEEDED = {
@@ -215,7 +216,7 @@ def test_every_limit_is_judged_with_its_interval_and_advised_by_its_key(
 
     far = planned(600.0)
     assert far.feasible
-    assert f"{key} " in far.verdict
+    assert f"{limit_words(key)} " in far.verdict
     value = figures_of(far.best)[key]
     tries = (planned(value * (1 + room)) for room in (0.02, 0.05, 0.1, 0.2, 0.4))
     close = next(p for p in tries if p.feasible and of(p)[key].high > p.slo[key])

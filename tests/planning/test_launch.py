@@ -14,7 +14,7 @@ import pytest
 
 import magicplan as mp
 from magicplan import model_specs
-from magicplan.engine_specs.capabilities import ENGINES, Wanted, load, refusal
+from magicplan.engine_specs.capabilities import ENGINES, ReplicaKind, load, refusal
 from magicplan.errors import UsageError
 from magicplan.planning.result import Launch, Plan
 
@@ -100,9 +100,9 @@ def test_a_stack_plans_no_format_that_its_engine_cannot_hold(kv_dtype: str) -> N
 def test_integers_do_not_hold_latent_attention() -> None:
     latent = model_specs.load("deepseek-v3")
     for engine, kv_dtype in itertools.product(ENGINES, ("int8", "int4")):
-        why = refusal(load(engine), Wanted(model=latent, kv_dtype=kv_dtype))
+        why = refusal(load(engine), ReplicaKind(model=latent, kv_dtype=kv_dtype))
         assert why.endswith("; no other engine known can")
-    assert not refusal(load("vllm"), Wanted(model=latent, kv_dtype="fp8"))
+    assert not refusal(load("vllm"), ReplicaKind(model=latent, kv_dtype="fp8"))
 
 
 DRAFTS = {
@@ -154,7 +154,7 @@ def test_attention_data_parallelism_counts_ranks_as_the_engine_does() -> None:
     )
     assert [after(sglang, f"--{name}-size") for name in ("tp", "dp", "ep")] == ["8", "8", "8"]
     assert after(sglang, "--speculative-algorithm") == "EAGLE"
-    drafted = Wanted(
+    drafted = ReplicaKind(
         model=model_specs.load("llama-3.1-8b"), kv_dtype="bf16", attention_dp=2,
         draft=mp.predict(gpu="h100", draft="ngram", batch=1, ctx=512).resolved.draft,
     )  # fmt: skip
@@ -165,14 +165,14 @@ def test_layouts_that_vllm_has_no_words_for_are_refused() -> None:
     moe, dense = model_specs.load("mixtral-8x7b"), model_specs.load("llama-3.1-8b")
     vllm, sglang = load("vllm"), load("sglang")
     for ep, able in ((1, True), (2, False), (8, True)):
-        wanted = Wanted(model=moe, kv_dtype="bf16", tp=8, ep=ep)
+        wanted = ReplicaKind(model=moe, kv_dtype="bf16", tp=8, ep=ep)
         assert bool(refusal(vllm, wanted)) is not able
         assert not refusal(sglang, wanted)
     assert "whole copies of a dense model" in refusal(
-        vllm, Wanted(model=dense, kv_dtype="bf16", attention_dp=2)
+        vllm, ReplicaKind(model=dense, kv_dtype="bf16", attention_dp=2)
     )
     assert "only prefill" in refusal(
-        load("vllm@0.10.0"), Wanted(model=dense, kv_dtype="bf16", split=True)
+        load("vllm@0.10.0"), ReplicaKind(model=dense, kv_dtype="bf16", split=True)
     )
 
 

@@ -20,11 +20,12 @@ from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.observed.beside_plan import with_observed
 from magicplan.observed.files import read_observed
 from magicplan.planning.mixed_fleet import mixed_fleet
-from magicplan.planning.plan_file import read_plan, template
+from magicplan.planning.question import read_plan, template
 from magicplan.planning.request import request_from
 from magicplan.planning.result import Candidate, Plan
 from magicplan.planning.schedule import schedule_document
 from magicplan.planning.sizing import HAIR
+from magicplan.units import show
 
 ROOT = Path(__file__).parents[2]
 OBSERVED = ROOT / "tests" / "data" / "observed"
@@ -118,13 +119,13 @@ def test_limits_that_nothing_meets_give_the_nearest_plan_and_the_limit() -> None
     assert not p.feasible
     assert p.best.binding == "tpot_p95_seconds"
     assert p.best.violations["tpot_p95_seconds"] > 1
-    assert "nothing meets the limits" in p.verdict
+    assert p.verdict.startswith("Nothing meets the limits: the nearest, ")
     worst = [max(c.violations.values()) for c in p.candidates]
     assert p.best.violations["tpot_p95_seconds"] <= HAIR * min(worst)
     near = [c for c, by in zip(p.candidates, worst, strict=True) if by <= HAIR * min(worst)]
     assert p.best.cost_usd_per_hour == min(c.cost_usd_per_hour for c in near)
     assert p.reachable["tpot_p95_seconds"] == pytest.approx(min(worst) * 0.0005)
-    assert f"brings below {p.reachable['tpot_p95_seconds']:.3g}" in p.verdict
+    assert f"brings below {show(p.reachable['tpot_p95_seconds'], 'seconds')}" in p.verdict
 
 
 def test_a_budget_of_gpus_is_a_limit_like_any_other() -> None:

@@ -20,6 +20,7 @@ from magicplan.planning.sizing import HAIR, size_mixed, size_split
 from magicplan.roofline.deployment import Deployment
 from magicplan.roofline.memory import footprint, weights_bytes
 from magicplan.serving.load import load_of
+from magicplan.units import show
 from tests.shapes import LLAMA
 
 PRICES = {"h100-sxm": 4.0, "l40s": 2.25}
@@ -49,7 +50,8 @@ def test_the_cheapest_mix_within_the_stock_is_the_answer(short: bool) -> None:
     assert p.feasible
     assert p.answer == "mixed"
     assert p.mixed is not None
-    assert p.verdict.startswith(f"a mix: {p.mixed.verdict}")
+    assert p.verdict.startswith("Rent a mix: ")
+    assert p.mixed.verdict.removeprefix("Rent ").removesuffix(".") in p.verdict
     assert all(count <= stock[gpu] for gpu, count in p.mixed.gpus.items())
     cost = sum(PRICES[gpu] * count for gpu, count in p.mixed.gpus.items())
     assert p.mixed.cost_usd_per_hour == pytest.approx(cost)
@@ -142,7 +144,7 @@ def test_out_of_reach_the_nearest_fleet_is_small() -> None:
     least = min(one.figures["ttft_p95_seconds"].min() for one in (mixed, split))
     assert near.best.latency.ttft.p95_seconds <= HAIR**2 * least
     assert near.reachable["ttft_p95_seconds"] <= HAIR**2 * least
-    assert f"brings below {near.reachable['ttft_p95_seconds']:.3g}" in near.verdict
+    assert f"brings below {show(near.reachable['ttft_p95_seconds'], 'seconds')}" in near.verdict
     worst = max(c.gpus for c in near.candidates)
     assert worst < 100_000
 

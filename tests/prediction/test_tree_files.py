@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from magicplan.errors import SpecError, UsageError
-from magicplan.prediction.tree_files import read_trees, write_trees
+from magicplan.prediction.adaptive_trees import read_trees, write_trees
 from magicplan.roofline.trees import Tree
 
 
@@ -29,7 +29,7 @@ def test_round_trip(tmp_path: Path) -> None:
         ("", "not JSON"),
         ("[]", "schema"),
         ('{"schema": "magicplan.tree/1"}', "points"),
-        (json.dumps(document(parents=[-1, 2, 1])), "point 1: node 1 has parent 2"),
+        (json.dumps(document(parents=[-1, 2, 1])), "points.0..parents: node 1 has parent 2"),
         (json.dumps(document(parents=[-1, -1])), "second root"),
         (json.dumps(document(parents=[-1, 0.5])), "whole numbers"),
         (json.dumps(document(parents=[])), "whole numbers"),

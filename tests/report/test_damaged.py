@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from magicplan.report.document.plotting import draw
 
 from magicplan.errors import SpecError
 from magicplan.report.document import markdown
 from magicplan.report.document.page import Plot
+from magicplan.report.document.vega.drawing import draw
 from magicplan.report.pages import page_of
 from tests.report.capacity.golden_texts import on_a_terminal
 from tests.report.documents import documents

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict, replace
-from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 import magicplan as mp
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.calibration import HostFit
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, as_toml, read
+from magicplan.prediction.closed_forms import closed_forms
 from magicplan.replay.published import Case
 from magicplan.replay.published import read as read_published
+from magicplan.report.document.page import Bullets
 from magicplan.report.formulas import explain
 from magicplan.report.formulas.evidence import evidence_line
+from magicplan.report.pages import page_of
 from tests.tools.test_request_fit import runs
 from tools.stack_constants.evidence import borrowed, evidence
 from tools.stack_constants.magicdec_fit import held_out, magicdec_calibration, magicdec_evidence
@@ -132,10 +133,12 @@ def test_evidence_is_read_back_and_shown(tmp_path: Path) -> None:
     document = prediction.to_dict()["calibration"]
     assert document["name"] == H100
     assert document["evidence"] == list(map(dict, shipped.evidence))
-    assert explain.as_dict(prediction)["calibration"] == document
-    text = StringIO()
-    explain.render(prediction, Console(file=text, width=100))
-    shown = text.getvalue().split("Constants of calibration")[1]
+    explained = explain.as_dict(closed_forms(prediction))
+    assert explained["calibration"] == document
+    last = page_of(explained, "explain").sections[-1]
+    assert last.title == f"Constants of calibration {H100}"
+    assert isinstance(last.blocks[0], Bullets)
+    shown = " ".join(last.blocks[0].lines)
     assert "attention.bf16: " in shown
     assert "held out" in shown
 
@@ -148,7 +151,7 @@ def test_evidence_that_is_no_list_of_parts_is_refused() -> None:
     }  # fmt: skip
     assert as_toml(data).evidence == ()
     for bad in ({"part": "a"}, [{"rows": 3}], ["linear"]):
-        with pytest.raises(SpecError, match="evidence is not a list of tables"):
+        with pytest.raises(SpecError, match=r"evidence.*(list of tables|part is missing)"):
             as_toml(data | {"evidence": bad})
 
 

@@ -32,7 +32,7 @@ from magicplan.roofline.timing import Machine
 from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.forecast import TIMES, Forecaster
 from magicplan.validate.measure.grid import CalibrationPoint, Point
-from magicplan.validate.run_file import Run, digest
+from magicplan.validate.run_file import RecordedRun, digest
 
 MODEL = ModelShape(
     name="test", layers=4, hidden=512, q_heads=8, kv_heads=8, head_dim=64, ffn=1024, vocab=1024,
@@ -125,7 +125,7 @@ def run(
     own: float = 1.0,
     emitted: Callable[[dict[str, Any]], float] = lambda told: told["predicted"]["tokens_per_round"],
     origin: str = "simulated:0.8",
-) -> Run:
+) -> RecordedRun:
     """A finished run whose samples are `measured(told, name)`; `own` of wall is the thread's."""
     fitted = device_fit()
     forecaster = Forecaster(
@@ -146,7 +146,7 @@ def run(
         "calibrated_on": [{"id": c.id, "batch": c.batch, "ctx_tokens": c.ctx} for c in CALIBRATION],
         "points": told,
     }
-    found = Run(header={"kind": "header", "settings": {"model": "test"}, "device": DEVICE})
+    found = RecordedRun(header={"kind": "header", "settings": {"model": "test"}, "device": DEVICE})
     lines: list[dict[str, Any]] = [
         {"kind": "exactness", "greedy_equal": True, "drafts": {"chain": True}},
         {"kind": "ceilings"} | CEILINGS,

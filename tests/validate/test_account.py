@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from magicplan.report import validation as report
-from magicplan.validate.compare import Comparison, compare
+from magicplan.validate import account as report
+from magicplan.validate.compare import RunComparison, compare
 from magicplan.validate.measure.grid import Point
 from tests.validate import runs
 
 
-def at_speedup(wanted: float) -> Comparison:
+def at_speedup(wanted: float) -> RunComparison:
     """One point whose measured speedup is `wanted`; its interval is some 1.5 % wide each way."""
 
     def measured(told: dict[str, Any], name: str) -> float:

@@ -8,7 +8,7 @@ import pytest
 
 from magicplan.errors import UsageError
 from magicplan.validate.compare import compare, summary
-from magicplan.validate.run_file import Run
+from magicplan.validate.run_file import RecordedRun
 from tests.validate import runs
 
 Told = dict[str, Any]
@@ -152,4 +152,4 @@ def test_a_wrong_decoder_passes_nothing() -> None:
 
 def test_a_run_without_prediction_is_refused() -> None:
     with pytest.raises(UsageError, match="before its prediction"):
-        compare(Run(header={}), 0.1)
+        compare(RecordedRun(header={}), 0.1)

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.replay.outcomes import prefill_of
@@ -23,6 +22,7 @@ from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from tools.stack_constants.coverage import held_out
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 from tools.stack_constants.stack_fit import MIN_CASES, placed, runs_of, set_of
 
 EXPERTS: dict[str, tuple[float, float, float]] = {
@@ -47,7 +47,7 @@ class ExpertFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _ExpertStep:
     """A step taken apart, in seconds; experts' launches and work as 8 bits would have them."""
 
     measured: Array
@@ -76,7 +76,7 @@ def fit_experts(
         raise UsageError(f"{stack}: {believed.sum()} published steps of experts, needs {MIN_CASES}")
     fp4 = np.asarray([c.ask["dtype"] == "fp4" for c, _ in kept])
     measured, others, launch, busy, prefill = np.asarray(rows, dtype=np.float64).T
-    parts = _Parts(measured, others, launch, busy, prefill, fp4)
+    parts = _ExpertStep(measured, others, launch, busy, prefill, fp4)
     sets = np.unique([set_of(c) for c, _ in kept], return_inverse=True)[1]
     weight = believed / np.maximum(np.bincount(sets, weights=believed)[sets], 1)
     shapes = np.unique([shape for _, shape in kept], axis=0, return_inverse=True)[1]
@@ -102,18 +102,16 @@ def fit_experts(
     )
 
 
-def _solve(parts: _Parts, weight: Array) -> Array:
+def _solve(parts: _ExpertStep, weight: Array) -> Array:
     """The `EXPERTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
-    low, first, high = np.asarray(list(EXPERTS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, EXPERTS)
 
 
-def _predict(x: Array, parts: _Parts) -> Array:
+def _predict(x: Array, parts: _ExpertStep) -> Array:
     share, fp8, fp4 = x
     slowdown = np.where(parts.fp4, fp4, fp8)
     return np.asarray(parts.others + parts.launch + parts.busy * slowdown + share * parts.prefill)

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from magicplan.errors import UsageError
 from magicplan.replay.serving_rows import Served
 from magicplan.roofline.deployment import Array
+from tools.stack_constants.coverage import held_out
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 from tools.stack_constants.stack_fit import MIN_CASES
 
 FOLDS = 5
@@ -52,25 +53,24 @@ def fit_request(stack: str, rows: list[Served]) -> RequestFit:
     names = [f"{r.row['system']} {r.model} {r.row['precision']}" for r in usable]
     sets = np.unique(names, return_inverse=True)[1]
     weight = np.asarray(np.bincount(sets)[sets] ** -0.5, dtype=np.float64)
-    folds = np.unique(sets % FOLDS)
-    held_out = np.empty(len(usable) if len(folds) > 1 else 0)
-    for fold in folds if len(held_out) else ():
-        test = sets % FOLDS == fold
-        others = _solve(seen[~test], weight[~test])
-        held_out[test] = _predicted(others, seen[test]) / seen[test, 0]
+    unseen = 1 / held_out(
+        seen[:, 0],
+        lambda test: _predicted(_solve(seen[~test], weight[~test]), seen),
+        sets % FOLDS,
+    )
     found = _solve(seen, weight)
     return RequestFit(
         request_seconds=float(found[0]),
         streamed_rounds=float(found[1]),
         in_sample=(fitted := _predicted(found, seen) / seen[:, 0]),
-        held_out=held_out,
+        held_out=unseen,
         evidence=evidence(
             "stack first tokens",
             ("host.request_seconds", "streamed_rounds"),
             [f"serving: {r.row['backend']}" for r in usable],
             names,
-            held_out if len(held_out) else fitted,
-            held_out=bool(len(held_out)),
+            unseen if len(unseen) else fitted,
+            held_out=bool(len(unseen)),
         ),
     )
 
@@ -83,6 +83,4 @@ def _solve(seen: Array, weight: Array) -> Array:
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predicted(x, seen) / seen[:, 0]) * weight)
 
-    low, first, high = np.asarray(list(WAITS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, WAITS)

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
@@ -31,6 +30,7 @@ from magicplan.roofline.timing import step_cost
 from magicplan.roofline.traffic import Pass, forward
 from tools.stack_constants.coverage import Covering, covering, held_out
 from tools.stack_constants.evidence import evidence
+from tools.stack_constants.solve import solve
 
 MIN_CASES = 10
 LEAST_STEP = (0.9, 1.1)
@@ -60,7 +60,7 @@ class StackFit:
 
 
 @dataclass(frozen=True, slots=True)
-class _Parts:
+class _DenseStep:
     """A step taken apart: known seconds, and what multiplies each unknown constant."""
 
     measured: Array
@@ -170,12 +170,12 @@ def placed(cases: Iterable[Case]) -> Iterator[tuple[Case, Resolved, Scene]]:
         yield case, ask, scene
 
 
-def _taken_apart(cases: list[Case]) -> tuple[_Parts, list[Case]]:
+def _taken_apart(cases: list[Case]) -> tuple[_DenseStep, list[Case]]:
     found = [(case, scene) for case, _, scene in placed(cases)]
     rows = [(case.step_seconds, *_known(case, scene)) for case, scene in found]
     kept = [case for case, _ in found]
-    columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_Parts)))
-    return _Parts(*columns.T), kept
+    columns = np.asarray(rows, dtype=np.float64).reshape(-1, len(fields(_DenseStep)))
+    return _DenseStep(*columns.T), kept
 
 
 def _known(case: Case, scene: Scene) -> tuple[float, ...]:
@@ -200,18 +200,16 @@ def _known(case: Case, scene: Scene) -> tuple[float, ...]:
     )
 
 
-def _solve(parts: _Parts, weight: Array) -> Array:
+def _solve(parts: _DenseStep, weight: Array) -> Array:
     """The `CONSTANTS` that bring predictions nearest; rows of weight 0 take no part."""
 
     def residual(x: Array) -> Array:
         return np.asarray(np.log(_predict(x, parts) / parts.measured) * np.sqrt(weight))
 
-    low, first, high = np.asarray(list(CONSTANTS.values())).T
-    found = least_squares(residual, first, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(found.x)
+    return solve(residual, CONSTANTS)
 
 
-def _predict(x: Array, parts: _Parts) -> Array:
+def _predict(x: Array, parts: _DenseStep) -> Array:
     kernel, step, sequence, prefill, launch, slowdown = x
     return np.asarray(
         parts.kernels

@@ -16,7 +16,7 @@ from magicplan.kernels.torch_accept import COIN, DRAW, SAMPLE
 from magicplan.kernels.triton_kernels.tiles import next_power
 
 LANES = 2048
-"""Logits a program takes at a time."""
+"""The number of logits that a program takes at a time."""
 
 
 @triton.jit
@@ -50,7 +50,7 @@ def row_statistics(
 
 @triton.jit
 def _uniform(seed, token, request, step, last):
-    """In (0, 1], of a counter; twin of torch_accept.uniform."""
+    """A uniform number in (0, 1] of a counter; the twin of torch_accept.uniform."""
     zero = token * 0
     word, _, _, _ = tl.philox(
         seed, token.to(tl.uint32), (zero + request).to(tl.uint32), (zero + step).to(tl.uint32),
@@ -61,7 +61,7 @@ def _uniform(seed, token, request, step, last):
 
 @triton.jit
 def _coin(seed, node, request, step, STREAM: tl.constexpr):
-    """One uniform a node; node: a vector."""
+    """A uniform number for each node of the vector `node`."""
     word, _, _, _ = tl.philox(
         seed, (node * 0).to(tl.uint32), (node * 0 + request).to(tl.uint32),
         (node * 0 + step).to(tl.uint32), (node + STREAM * 65536).to(tl.uint32),
@@ -132,7 +132,7 @@ def _race(
 def accept_chain(
     draft, chosen, count, token, gamma, d_batch, c_batch, GAMMA: tl.constexpr
 ):  # fmt: skip
-    """Grid: batch. Greedy."""
+    """Verifies one sequence's chain greedily. Grid: batch."""
     sequence = tl.program_id(0)
     lane = tl.arange(0, GAMMA)
     drafted = tl.load(draft + sequence * d_batch + lane, mask=lane < gamma, other=-1)
@@ -149,7 +149,7 @@ def accept_chain_sampled(
     gamma, vocab, seed, d_batch, q_batch, q_row, p_batch, p_row,
     GAMMA: tl.constexpr, LANES: tl.constexpr, COIN: tl.constexpr, DRAW: tl.constexpr,
 ):  # fmt: skip
-    """Grid: batch. Leviathan's rule."""
+    """Verifies one sequence's sampled chain by Leviathan's rule. Grid: batch."""
     sequence = tl.program_id(0).to(tl.int64)
     request = tl.load(requests + sequence)
     step = tl.load(steps + sequence)
@@ -184,7 +184,7 @@ def accept_tree(
     parents, tokens, chosen, count, token, path, size, levels, t_batch, c_batch,
     NODES: tl.constexpr,
 ):  # fmt: skip
-    """Grid: batch. Greedy."""
+    """Verifies one sequence's tree greedily. Grid: batch."""
     sequence = tl.program_id(0)
     lane = tl.arange(0, NODES)
     parent = tl.load(parents + lane, mask=lane < size, other=-2)
@@ -247,7 +247,7 @@ def sample(
     logits, logsum, requests, steps, token, vocab, seed, node, l_batch,
     LANES: tl.constexpr, SAMPLE: tl.constexpr,
 ):  # fmt: skip
-    """Grid: batch."""
+    """Draws one sequence's token. Grid: batch."""
     sequence = tl.program_id(0).to(tl.int64)
     request = tl.load(requests + sequence)
     step = tl.load(steps + sequence)
@@ -290,7 +290,7 @@ def _empty(like: Tensor, levels: int | None = None) -> Accepted:
 
 
 def launch_greedy(draft: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_greedy`."""
+    """Verifies a drafted chain greedily, as `Backend.accept_greedy` defines it."""
     chosen, out = _choices(target), _empty(draft)
     batch, gamma = draft.shape
     accept_chain[(batch,)](
@@ -303,7 +303,7 @@ def launch_greedy(draft: Tensor, target: Tensor) -> Accepted:
 def launch_sampled(
     draft: Tensor, draft_logits: Tensor, target_logits: Tensor, noise: Noise
 ) -> Accepted:
-    """See `Backend.accept_sampled`."""
+    """Verifies a drafted chain by sampling, as `Backend.accept_sampled` defines it."""
     out = _empty(draft)
     batch, gamma = draft.shape
     vocab = target_logits.shape[2]
@@ -318,7 +318,7 @@ def launch_sampled(
 
 
 def launch_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accepted:
-    """See `Backend.accept_tree_greedy`."""
+    """Verifies a drafted tree greedily, as `Backend.accept_tree_greedy` defines it."""
     chosen, out = _choices(target), _empty(tokens, tree.levels)
     batch, size = tokens.shape
     accept_tree[(batch,)](
@@ -331,7 +331,7 @@ def launch_tree_greedy(tree: Topology, tokens: Tensor, target: Tensor) -> Accept
 def launch_tree_sampled(
     tree: Topology, tokens: Tensor, target_logits: Tensor, noise: Noise
 ) -> Accepted:
-    """See `Backend.accept_tree_sampled`."""
+    """Verifies a drafted tree by sampling, as `Backend.accept_tree_sampled` defines it."""
     out = _empty(tokens, tree.levels)
     batch, size = tokens.shape
     vocab = target_logits.shape[2]
@@ -345,7 +345,7 @@ def launch_tree_sampled(
 
 
 def launch_sample(logits: Tensor, noise: Noise, *, node: int) -> Tensor:
-    """See `Backend.sample`."""
+    """Draws one token a sequence from logits, as `Backend.sample` defines it."""
     batch, vocab = logits.shape
     out = _empty(logits)
     sample[(batch,)](

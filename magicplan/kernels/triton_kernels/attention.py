@@ -30,7 +30,7 @@ def _blocks(
     length, first, tokens, sinks, window,
     SLOTS: tl.constexpr, WINDOWED: tl.constexpr, TREE: tl.constexpr,
 ):  # fmt: skip
-    """Of a sequence: tiles of sinks, the first tile of the rest, tiles in all; elementwise."""
+    """The tiles of sinks of each sequence, the first tile of the rest, and its tiles in all."""
     end = (length + first + tokens + SLOTS - 1) // SLOTS
     if WINDOWED:
         near = length + 1 - window
@@ -245,7 +245,8 @@ def attention(
     first: int,
     chosen: Tile | None = None,
 ) -> Tensor:
-    """See `Backend.attention`; `chosen` overrides the table's tile (tuning)."""
+    """Computes attention of new queries over the cache, as `Backend.attention` defines it; `chosen`
+    overrides the tile of the table, for tuning."""
     batch, tokens, heads, dim = query.shape
     kv_heads = cache.key.shape[2]
     group = heads // kv_heads

@@ -100,7 +100,8 @@ def launch_rope_append(
     *,
     first: int,
 ) -> Tensor:
-    """See `Backend.rope_append`."""
+    """Rotates queries and keys and writes keys and values to the cache, as `Backend.rope_append`
+    defines it."""
     batch, tokens, heads, dim = query.shape
     out = torch.empty_like(query, memory_format=torch.contiguous_format)
     half = dim // 2
@@ -116,7 +117,7 @@ def launch_rope_append(
 
 
 def launch_compact(cache: LayerCache, lengths: Tensor, nodes: Tensor) -> None:
-    """See `Backend.compact`."""
+    """Moves an accepted path to consecutive cache slots, as `Backend.compact` defines it."""
     batch, depth = nodes.shape
     dim = cache.key.shape[3]
     compact[(batch, cache.key.shape[2])](

@@ -22,7 +22,7 @@ TRIES = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Acceptance:
+class ObservedAcceptance:
     """A measured acceptance and its label.
 
     acceptance: share of looked-at draft tokens accepted; standard_error: of that share, as if
@@ -39,22 +39,24 @@ class Acceptance:
     attention_scale: float | None = None
 
 
-def observe(decoder: Decoder, ctx_tokens: int, rounds: int, seed: int, label: str) -> Acceptance:
-    """Rounds behind a random context, counted."""
+def observe(
+    decoder: Decoder, ctx_tokens: int, rounds: int, seed: int, label: str
+) -> ObservedAcceptance:
+    """Acceptance counted over rounds of speculation behind a random context of `ctx_tokens`."""
     decoder.fill_random(ctx_tokens, seed)
     decoder.run(rounds=rounds)
     return counted(decoder, label)
 
 
-def counted(decoder: Decoder, label: str) -> Acceptance:
-    """What the decoder's counters say since it started; synchronises."""
+def counted(decoder: Decoder, label: str) -> ObservedAcceptance:
+    """Acceptance by the decoder's counters since it started; waits for the device."""
     counters, text = decoder.counters, decoder.text
     tested = int(counters.tested.sum())
     rate = counters.acceptance
     place = torch.arange(text.tokens.shape[1], device=text.tokens.device)
     start = text.lengths.long() - counters.emitted
     new = (place > start[:, None]) & (place <= text.lengths[:, None])
-    return Acceptance(
+    return ObservedAcceptance(
         label=label,
         acceptance=rate,
         standard_error=math.sqrt(rate * (1 - rate) / tested) if tested else math.inf,
@@ -73,7 +75,7 @@ def dial(
     rounds: int = 16,
     tolerance: float = 0.1,
     seed: int = 0,
-) -> Acceptance:
+) -> ObservedAcceptance:
     """Scale a random model's attention until its draft is accepted as often as wanted.
 
     Less attention makes what a draft does not see matter less: the rate rises as the scale falls.
@@ -102,7 +104,7 @@ def dial(
         )
     set_scale(2.0**best)
     again = observe(decoder, ctx_tokens, rounds, seed + 1, f"dialled:{wanted:g}")
-    return Acceptance(
+    return ObservedAcceptance(
         label=again.label,
         acceptance=again.acceptance,
         standard_error=again.standard_error,

@@ -9,22 +9,22 @@ import torch
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Backend, Window
-from magicplan.validate.decoder.draft_shape import Shape
+from magicplan.validate.decoder.draft_shape import DraftShape
 from magicplan.validate.decoder.drafts import (
     PROMPT_CHUNK,
     SHORTEST_PROMPT,
-    Draft,
-    ModelDraft,
-    NgramDraft,
-    OwnCacheDraft,
+    Drafter,
+    ModelDrafter,
+    NgramDrafter,
+    OwnCacheDrafter,
 )
 from magicplan.validate.decoder.kv_cache import PAGE, KVCache, full_bytes, ring_bytes
 from magicplan.validate.decoder.loop import Decoder
 from magicplan.validate.decoder.sampling import Sampling
 from magicplan.validate.decoder.simulated import SimulatedLaw
-from magicplan.validate.decoder.snapkv import SnapKVDraft
+from magicplan.validate.decoder.snapkv import SnapKVDrafter
 from magicplan.validate.decoder.transformer import Transformer
-from magicplan.validate.decoder.triforce import TriForceDraft
+from magicplan.validate.decoder.triforce import TriForceDrafter
 from magicplan.validate.decoder.weights import Shard
 
 KINDS = ("self", "streaming", "snapkv", "model", "ngram", "triforce")
@@ -71,23 +71,25 @@ class DraftPlan:
 
     @property
     def is_chain(self) -> bool:
-        """Has every node one child?"""
+        """Whether every node has one child."""
         return self.parents == tuple(range(-1, len(self.parents) - 1))
 
     @property
     def view(self) -> Window:
-        """The budget as sinks and a window."""
+        """The part of the target's cache that drafts read: sinks and a window, `budget` tokens in
+        all."""
         return Window(sinks=self.sinks, window=self.budget - self.sinks)
 
     @property
     def ring_view(self) -> Window:
-        """The same of the draft with a ring of its own."""
+        """The part of its cache that a draft with a ring buffer of its own reads: sinks and a
+        window."""
         budget = self.inner_budget if self.kind == "triforce" else self.budget
         return Window(sinks=self.sinks, window=budget - self.sinks)
 
     @property
     def selects(self) -> bool:
-        """Does a SnapKV selection take part?"""
+        """Whether drafts read a SnapKV selection of the cache."""
         return self.kind == "snapkv" or (self.kind == "triforce" and self.middle == "snapkv")
 
     @property
@@ -96,10 +98,14 @@ class DraftPlan:
         inner = self.inner_gamma + 1 if self.kind == "triforce" else 0
         return len(self.parents) - 1 + inner
 
-    def shape(self, device: torch.device | str) -> Shape:
-        """The plan's tree or chain on a device."""
+    def shape(self, device: torch.device | str) -> DraftShape:
+        """The plan's tree or chain as tensors on a device."""
         drafted = len(self.parents) - 1
-        return Shape.chain(drafted, device) if self.is_chain else Shape.tree(self.parents, device)
+        return (
+            DraftShape.chain(drafted, device)
+            if self.is_chain
+            else DraftShape.tree(self.parents, device)
+        )
 
 
 def build_decoder(
@@ -199,10 +205,10 @@ def _draft(
     plan: DraftPlan,
     small: Transformer | None,
     sampling: Sampling,
-) -> Draft:
+) -> Drafter:
     shape = plan.shape(model.device)
     if plan.kind == "ngram":
-        return NgramDraft(shape, longest=plan.ngram)
+        return NgramDrafter(shape, longest=plan.ngram)
     if plan.kind in ("self", "snapkv"):
         return _self_draft(model, backend, cache, plan, shape, sampling)
     if plan.kind == "streaming":
@@ -216,10 +222,10 @@ def _draft(
         )
     if plan.kind == "model":
         return _ring_draft(small, backend, cache, plan, shape, sampling)
-    inner_shape = Shape.chain(plan.inner_gamma, model.device)
+    inner_shape = DraftShape.chain(plan.inner_gamma, model.device)
     inner = _ring_draft(small, backend, cache, plan, inner_shape, sampling, again=3)
     middle = _self_draft(model, backend, cache, plan, shape, sampling)
-    return TriForceDraft(middle, inner, rounds=plan.inner_rounds)
+    return TriForceDrafter(middle, inner, rounds=plan.inner_rounds)
 
 
 def _self_draft(
@@ -227,12 +233,12 @@ def _self_draft(
     backend: Backend,
     cache: KVCache,
     plan: DraftPlan,
-    shape: Shape,
+    shape: DraftShape,
     sampling: Sampling,
-) -> ModelDraft:
+) -> ModelDrafter:
     """The target's own weights on a window or a selection of its cache."""
     if not plan.selects:
-        return ModelDraft(model, cache, backend, shape, view=plan.view, sampling=sampling)
+        return ModelDrafter(model, cache, backend, shape, view=plan.view, sampling=sampling)
     own = KVCache.full(
         model.shard,
         cache.batch,
@@ -242,7 +248,7 @@ def _self_draft(
         page_size=_page(model.device, slots),
         positions=cache.capacity,
     )
-    return SnapKVDraft(
+    return SnapKVDrafter(
         model, own, backend, shape, budget=plan.budget, source=cache, sampling=sampling
     )
 
@@ -252,10 +258,10 @@ def _ring_draft(
     backend: Backend,
     cache: KVCache,
     plan: DraftPlan,
-    shape: Shape,
+    shape: DraftShape,
     sampling: Sampling,
     again: int = 2,
-) -> OwnCacheDraft:
+) -> OwnCacheDrafter:
     """A draft on a ring as large as its view, for the contexts of `cache`."""
     ring = KVCache.ring(
         model.shard,
@@ -266,6 +272,6 @@ def _ring_draft(
         device=model.device,
         dtype=model.dtype,
     )
-    return OwnCacheDraft(
+    return OwnCacheDrafter(
         model, ring, backend, shape, view=plan.ring_view, sampling=sampling, again=again
     )

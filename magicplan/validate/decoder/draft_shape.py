@@ -12,7 +12,7 @@ from magicplan.kernels.backend import Topology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Level:
+class TreeLevel:
     """Nodes start to end of a tree, one level: `above` [nodes] is each one's parent among the nodes
     of the level above, `rank` [nodes] its place among its siblings, `widest` the most siblings."""
 
@@ -24,7 +24,7 @@ class Level:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Shape:
+class DraftShape:
     """What is drafted: a chain of `drafted` tokens, or a tree's nodes without its root.
 
     parents: as in a tree file, also for a chain. levels: of a tree, below the root; none: a chain.
@@ -32,18 +32,18 @@ class Shape:
 
     parents: tuple[int, ...]
     topology: Topology
-    levels: tuple[Level, ...] = ()
+    levels: tuple[TreeLevel, ...] = ()
 
     @classmethod
-    def chain(cls, gamma: int, device: torch.device | str = "cpu") -> Shape:
-        """Raises UsageError for fewer than one token."""
+    def chain(cls, gamma: int, device: torch.device | str = "cpu") -> DraftShape:
+        """A chain of that many tokens. Raises UsageError for fewer than one."""
         if gamma < 1:
             raise UsageError(f"gamma {gamma}: a draft has at least one token")
         parents = tuple(range(-1, gamma))
         return cls(parents=parents, topology=Topology.of(parents, device))
 
     @classmethod
-    def tree(cls, parents: tuple[int, ...], device: torch.device | str = "cpu") -> Shape:
+    def tree(cls, parents: tuple[int, ...], device: torch.device | str = "cpu") -> DraftShape:
         """Nodes breadth first, parents[0] = -1. Raises UsageError for another order or no draft."""
         if len(parents) < 2:
             raise UsageError("a draft tree has at least one node below its root")
@@ -58,12 +58,12 @@ class Shape:
 
     @property
     def seen(self) -> Tensor | None:
-        """What verification's attention takes as `tree`: nothing for a chain."""
+        """The ancestor masks that verification's attention takes as `tree`; None for a chain."""
         return self.topology.ancestors if self.levels else None
 
     @property
     def drafted(self) -> int:
-        """Tokens drafted a round."""
+        """The number of tokens drafted a round."""
         return len(self.parents) - 1
 
     @property
@@ -74,12 +74,12 @@ class Shape:
 
 def _level(
     parents: tuple[int, ...], depths: list[int], level: int, device: torch.device | str
-) -> Level:
+) -> TreeLevel:
     nodes = [node for node, depth in enumerate(depths) if depth == level]
     first_above = depths.index(level - 1)
     above = [parents[node] - first_above for node in nodes]
     rank = [above[:i].count(parent) for i, parent in enumerate(above)]
-    return Level(
+    return TreeLevel(
         start=nodes[0],
         end=nodes[-1] + 1,
         above=torch.tensor(above, device=device),

@@ -17,7 +17,7 @@ from torch import Tensor
 from magicplan.errors import UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Accepted, Backend, Noise, Window
-from magicplan.validate.decoder.draft_shape import Shape
+from magicplan.validate.decoder.draft_shape import DraftShape
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.sampling import Sampling
 from magicplan.validate.decoder.transformer import Block, Transformer
@@ -44,7 +44,7 @@ class Text:
     lengths: Tensor
 
     def last(self, count: int = 1) -> Tensor:
-        """[B, count]: the last committed tokens."""
+        """The last `count` committed tokens of each sequence, [B, count]."""
         back = torch.arange(1 - count, 1, device=self.tokens.device)
         return self.tokens.gather(1, self.lengths[:, None].long() + back)
 
@@ -56,39 +56,39 @@ SHORTEST_PROMPT = 3
 """Tokens: as many as any draft with a cache of its own passes again."""
 
 
-class Draft(Protocol):
+class Drafter(Protocol):
     """Proposes tokens that the target then verifies."""
 
-    shape: Shape
+    shape: DraftShape
     cache_bytes: int
-    """Memory of its own: caches, not weights."""
+    """Bytes of the drafter's own caches, without weights."""
     reach: int
     """Tokens that a round may write behind the last committed one."""
     most_new: int
     """Tokens that may be generated behind a prompt before its caches are full."""
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """Fill caches of its own for the `lengths` of the text; the target's is filled already."""
         ...
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The same with random keys and values, for timing."""
+        """Fill the drafter's own caches with random keys and values of `ctx_tokens`, for timing."""
         ...
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """Draft behind the last token of the text."""
+        """Draft a round's tokens behind the last committed token of the text."""
         ...
 
     def step(self, text: Text, noise: Noise) -> Tensor:
         """One pass of the draft alone, for timing; [B] tokens."""
         ...
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
-        """Keep what was accepted, before the lengths advance."""
+    def rollback(self, text: Text, accepted: Accepted) -> None:
+        """Drop rejected tokens from the drafter's own caches, before the lengths advance."""
         ...
 
 
-class ModelDraft:
+class ModelDrafter:
     """A model drafts through a view of a cache: by default the target's own (self-speculation)."""
 
     cache_bytes = 0
@@ -99,7 +99,7 @@ class ModelDraft:
         model: Transformer,
         cache: KVCache,
         backend: Backend,
-        shape: Shape,
+        shape: DraftShape,
         *,
         view: Window | None,
         sampling: Sampling,
@@ -108,21 +108,22 @@ class ModelDraft:
         self.shape, self.view, self.sampling = shape, view, sampling
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text) -> None:
-        """The target has filled the cache."""
+    def prefill(self, text: Text) -> None:
+        """Does nothing: the target has filled the cache that drafts read."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The target has filled the cache."""
+        """Does nothing: the target has filled the cache that drafts read."""
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
-        """Verification has rewritten the cache."""
+    def rollback(self, text: Text, accepted: Accepted) -> None:
+        """Does nothing: verification has rewritten the cache."""
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Draft.propose`. Trees take the most probable children of every node."""
+        """Drafts a round's tokens (`Drafter.propose`); trees take the most probable children of
+        every node."""
         return self._tree(text) if self.shape.levels else self._chain(text, noise)
 
     def step(self, text: Text, noise: Noise) -> Tensor:
-        """See `Draft.step`: the pass that every token but the first costs."""
+        """Runs one draft pass (`Drafter.step`): the one that every token but the first costs."""
         logits = self._forward(text, text.last(), 0, 1)
         return self._chosen(logits[:, -1], noise, 0)[0]
 
@@ -171,7 +172,7 @@ class ModelDraft:
         return self.backend.sample(law, noise, node=node), law
 
 
-class OwnCacheDraft(ModelDraft):
+class OwnCacheDrafter(ModelDrafter):
     """A draft with its own ring: a smaller model, or MagicDec's separate StreamingLLM cache.
 
     Keys keep their original positions, and the window slides as the text grows; MagicDec's own
@@ -183,7 +184,7 @@ class OwnCacheDraft(ModelDraft):
         model: Transformer,
         cache: KVCache,
         backend: Backend,
-        shape: Shape,
+        shape: DraftShape,
         *,
         view: Window | None,
         sampling: Sampling,
@@ -194,15 +195,15 @@ class OwnCacheDraft(ModelDraft):
         self.cache_bytes, self.again = cache.bytes, again
         self._again = torch.arange(again, dtype=torch.int32, device=model.device)
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """A forward pass of the draft over the prompt, which sees through the same view."""
-        read_prompt(self.model, self.cache, text, self.view)
+        prefill(self.model, self.cache, text, self.view)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """Random keys and values in the ring."""
+        """Fills the ring buffer with random keys and values, for timing."""
         self.cache.fill_random(generator)
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """Accepted nodes of a tree move to consecutive slots; a chain's stand there already."""
         if self.shape.levels and accepted.nodes is not None:
             shift = self.cache.shift
@@ -227,7 +228,7 @@ PROMPT_CHUNK = 128
 """Tokens of a prompt that pass at once; a ring has room for as many beyond its window."""
 
 
-def read_prompt(model: Transformer, cache: KVCache, text: Text, view: Window | None = None) -> None:
+def prefill(model: Transformer, cache: KVCache, text: Text, view: Window | None = None) -> None:
     """Fill a cache for the first `lengths` tokens of each text, one text after the other.
 
     Always by the torch backend: reading a prompt is not what is measured. Synchronises.
@@ -242,13 +243,13 @@ def read_prompt(model: Transformer, cache: KVCache, text: Text, view: Window | N
             model.hidden(tokens, one, Block(lengths=at, depths=depths, view=view), backend)
 
 
-class NgramDraft:
+class NgramDrafter:
     """A chain copied from the text itself (prompt lookup decoding)."""
 
     cache_bytes = 0
     most_new = UNLIMITED
 
-    def __init__(self, shape: Shape, *, longest: int = 3) -> None:
+    def __init__(self, shape: DraftShape, *, longest: int = 3) -> None:
         """Raises UsageError for a tree, or a match of no tokens."""
         if shape.levels:
             raise UsageError("an n-gram draft is a chain: it has one continuation, no tree")
@@ -257,22 +258,22 @@ class NgramDraft:
         self.shape, self.longest = shape, longest
         self.reach = shape.drafted
 
-    def read_prompt(self, text: Text) -> None:
-        """The text is all it needs."""
+    def prefill(self, text: Text) -> None:
+        """Does nothing: n-gram look-up needs the text alone."""
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """The text is all it needs."""
+        """Does nothing: n-gram look-up needs the text alone."""
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
-        """The text is all it needs."""
+    def rollback(self, text: Text, accepted: Accepted) -> None:
+        """Does nothing: n-gram look-up needs the text alone."""
 
     def step(self, text: Text, noise: Noise) -> Tensor:
         """The whole look-up: it gives all tokens at once."""
         return self.propose(text, noise).tokens[:, 0]
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Draft.propose`. A match so near the end that its continuation runs out is repeated:
-        it continues with itself."""
+        """Drafts what followed the longest match (`Drafter.propose`). A match so near the end that
+        its continuation runs out continues with itself."""
         last = text.lengths.long()[:, None]
         source = self._match(text.tokens, last)
         ahead = torch.arange(self.shape.drafted, device=last.device)

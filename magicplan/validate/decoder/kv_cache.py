@@ -92,22 +92,22 @@ class KVCache:
 
     @property
     def batch(self) -> int:
-        """Sequences."""
+        """The number of sequences that the cache holds."""
         return self.layers[0].page_table.shape[0]
 
     @property
     def capacity(self) -> int:
-        """Tokens of a sequence that can be addressed."""
+        """The most tokens of a sequence that the cache's pages can address."""
         return self.layers[0].capacity
 
     @property
     def page_size(self) -> int:
-        """Slots of a page."""
+        """The number of token slots a page."""
         return self.layers[0].page_size
 
     @property
     def bytes(self) -> int:
-        """Bytes of all keys and values."""
+        """The bytes of all keys and values of the cache."""
         first = self.layers[0]
         return 2 * len(self.layers) * first.key.numel() * first.key.element_size()
 

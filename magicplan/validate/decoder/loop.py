@@ -19,11 +19,11 @@ from magicplan.kernels.backend import Accepted, Backend, Noise
 from magicplan.validate.decoder.drafts import (
     SHORTEST_PROMPT,
     UNLIMITED,
-    Draft,
+    Drafter,
     Proposal,
     Text,
     emitted,
-    read_prompt,
+    prefill,
 )
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.sampling import Sampling
@@ -51,7 +51,7 @@ class Counters:
 
     @classmethod
     def zero(cls, batch: int, most: int, device: torch.device) -> Counters:
-        """Nothing counted."""
+        """Counters at zero for that many sequences."""
         each = [torch.zeros(batch, dtype=torch.int64, device=device) for _ in range(4)]
         by_count = torch.zeros(batch, most + 1, dtype=torch.int64, device=device)
         return cls(
@@ -66,7 +66,7 @@ class Counters:
         self.by_count.scatter_add_(1, count[:, None], live[:, None].long())
 
     def clear(self) -> None:
-        """Back to nothing, in place."""
+        """Sets every counter to zero, in place."""
         for values in (self.rounds, self.accepted, self.tested, self.emitted, self.by_count):
             values.zero_()
 
@@ -96,7 +96,7 @@ class Decoder:
         cache: KVCache,
         backend: Backend,
         *,
-        draft: Draft | None = None,
+        draft: Drafter | None = None,
         sampling: Sampling | None = None,
         end_tokens: Sequence[int] = (),
         law: SimulatedLaw | None = None,
@@ -152,9 +152,9 @@ class Decoder:
         self.text.lengths.copy_(counts - 1)
         self.limit.copy_(counts + new_tokens)
         self._reset()
-        read_prompt(self.model, self.cache, self.text)
+        prefill(self.model, self.cache, self.text)
         if self.draft:
-            self.draft.read_prompt(self.text)
+            self.draft.prefill(self.text)
 
     def fill_random(self, ctx_tokens: int, seed: int = 0) -> None:
         """A context of random tokens, keys and values, for timing.
@@ -190,7 +190,7 @@ class Decoder:
     # steps; none waits for the device
 
     def decode_step(self) -> None:
-        """One token a sequence, without a draft."""
+        """Decodes one token a sequence without a draft."""
         logits = self._forward(self.text.last(), self._here, None)
         if self.sampling.greedy:
             token = self.model.choose(logits[:, -1])
@@ -200,17 +200,17 @@ class Decoder:
         self.commit(self.text.tokens[:, :0], Accepted(count=self._none, token=token), drafted=0)
 
     def round(self) -> None:
-        """Draft, verify, advance."""
+        """Runs one round of speculation: drafts, verifies, advances the text."""
         proposal = self.propose()
         accepted = self.verify_step(proposal)
         self.commit(self._path(proposal, accepted), accepted, drafted=self._draft.shape.drafted)
 
     def propose(self) -> Proposal:
-        """All draft passes of a round."""
+        """Runs all draft passes of a round."""
         return self._draft.propose(self.text, self.noise)
 
     def draft_step(self) -> Tensor:
-        """One draft pass; [B] tokens."""
+        """Runs one draft pass; its tokens are [B]."""
         return self._draft.step(self.text, self.noise)
 
     def verify_step(self, proposal: Proposal) -> Accepted:
@@ -222,7 +222,7 @@ class Decoder:
         if shape.levels and accepted.nodes is not None:
             for layer in self.cache.layers:
                 self.backend.compact(layer, self.text.lengths, accepted.nodes)
-        self._draft.settle(self.text, accepted)
+        self._draft.rollback(self.text, accepted)
         return accepted
 
     def _forward(self, tokens: Tensor, depths: Tensor, tree: Tensor | None) -> Tensor:
@@ -276,7 +276,7 @@ class Decoder:
         self.done.logical_or_(ended | (lengths + 1 >= self.limit))
 
     @property
-    def _draft(self) -> Draft:
+    def _draft(self) -> Drafter:
         if self.draft is None:
             raise UsageError("this decoder has no draft: only decode_step is possible")
         return self.draft

@@ -33,7 +33,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
-        """Is the most probable token always taken?"""
+        """Whether the most probable token is always taken."""
         return self.temperature == 0
 
     def law(self, logits: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Backend, Noise
-from magicplan.validate.decoder.draft_shape import Shape
+from magicplan.validate.decoder.draft_shape import DraftShape
 
 NODE = 65535
 """The noise's node of the draw, beyond every draft's."""
@@ -28,7 +28,11 @@ class SimulatedLaw:
     """
 
     def __init__(
-        self, shape: Shape, rates: Sequence[float], backend: Backend, device: torch.device | str
+        self,
+        shape: DraftShape,
+        rates: Sequence[float],
+        backend: Backend,
+        device: torch.device | str,
     ) -> None:
         if not rates or not all(0 <= rate <= 1 for rate in rates) or math.fsum(rates) > 1 + 1e-9:
             raise UsageError("acceptance rates are probabilities that sum to at most 1")

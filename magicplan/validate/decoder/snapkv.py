@@ -17,8 +17,8 @@ from magicplan.errors import UsageError
 from magicplan.kernels import load
 from magicplan.kernels.backend import Accepted, Backend, LayerCache
 from magicplan.kernels.torch_attention import gather
-from magicplan.validate.decoder.draft_shape import Shape
-from magicplan.validate.decoder.drafts import OwnCacheDraft, Text
+from magicplan.validate.decoder.draft_shape import DraftShape
+from magicplan.validate.decoder.drafts import OwnCacheDrafter, Text
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.sampling import Sampling
 from magicplan.validate.decoder.transformer import Block, Transformer
@@ -67,7 +67,7 @@ def select(
     return kept, before + seen
 
 
-class SnapKVDraft(OwnCacheDraft):
+class SnapKVDrafter(OwnCacheDrafter):
     """Self-speculation on a selection of the target's cache, made when the prompt has been read."""
 
     def __init__(
@@ -75,7 +75,7 @@ class SnapKVDraft(OwnCacheDraft):
         model: Transformer,
         cache: KVCache,
         backend: Backend,
-        shape: Shape,
+        shape: DraftShape,
         *,
         budget: int,
         source: KVCache,
@@ -90,7 +90,7 @@ class SnapKVDraft(OwnCacheDraft):
         if budget <= OBSERVED:
             raise UsageError(f"a SnapKV budget of {budget} tokens: expected more than {OBSERVED}")
 
-    def read_prompt(self, text: Text) -> None:
+    def prefill(self, text: Text) -> None:
         """Score with each prompt's last tokens, and copy what each KV head keeps."""
         for b, length in enumerate(text.lengths.tolist()):
             seen = min(OBSERVED, length)
@@ -104,11 +104,11 @@ class SnapKVDraft(OwnCacheDraft):
             self.shift[b] = min(self.budget, length) - length
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
-        """A random selection of the whole budget."""
+        """Fills the whole budget with a random selection, for timing."""
         super().fill_random(ctx_tokens, generator)
         self.shift.fill_(min(self.budget, ctx_tokens) - ctx_tokens)
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """Committed tokens as the target computed them; its cache is repaired already."""
         step = torch.arange(self.shape.most + 1, device=self.model.device)
         slots = text.lengths[:, None] + step
@@ -131,6 +131,6 @@ class SnapKVDraft(OwnCacheDraft):
 
 
 def _place(cache: LayerCache, slots: Tensor) -> tuple[Tensor, Tensor]:
-    """Page and row of slots [B, n]."""
+    """The page and the row within it of slots [B, n]."""
     page = cache.page_table.gather(1, slots.long() // cache.page_size)
     return page.long(), slots.long() % cache.page_size

@@ -24,14 +24,16 @@ from magicplan.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Ranks:
-    """This process among `count`; alone (1), every operation gives its input back."""
+class RankGroup:
+    """The tensor-parallel ranks, `count` of them, and this process's place among them; with a
+    single one, every operation gives its input back."""
 
     rank: int = 0
     count: int = 1
 
     def first(self, value: Any) -> Any:
-        """What rank 0 holds. Where ranks decide by their own clocks, all must decide alike."""
+        """The value of rank 0, on every rank: where ranks decide by their own clocks, all must
+        decide alike."""
         if self.count == 1:
             return value
         box = [value]
@@ -39,7 +41,7 @@ class Ranks:
         return box[0]
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum over ranks, in place."""
+        """Sums a tensor over all ranks, in place."""
         if self.count > 1:
             dist.all_reduce(values)
         return values
@@ -66,17 +68,17 @@ class Ranks:
         return parts.movedim(0, -2).flatten(-2)
 
     def _gathered(self, values: Tensor) -> Tensor:
-        """[count, ...]."""
+        """The tensors of all ranks, [count, ...]."""
         out = values.new_empty((self.count, *values.shape))
         dist.all_gather(list(out.unbind(0)), values.contiguous())
         return out
 
 
-ALONE = Ranks()
+ALONE = RankGroup()
 
 
 def all_reduce_seconds(
-    ranks: Ranks,
+    ranks: RankGroup,
     message_bytes: Sequence[int],
     *,
     device: torch.device,
@@ -117,7 +119,7 @@ def _timed(call: Callable[[], object], device: torch.device) -> float:
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[Ranks]:
+def joined(device: torch.device) -> Iterator[RankGroup]:
     """The ranks torchrun started (its RANK and WORLD_SIZE), or `ALONE` without it.
 
     NCCL on CUDA, gloo on the CPU. Leaves the group at the end whatever happened: gloo processes
@@ -133,6 +135,6 @@ def joined(device: torch.device) -> Iterator[Ranks]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
-        yield Ranks(dist.get_rank(), dist.get_world_size())
+        yield RankGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()

@@ -19,7 +19,7 @@ from magicplan.kernels.torch_attention import rotate
 from magicplan.validate.decoder.checkpoint import Checkpoint
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.llama_config import LlamaConfig
-from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.decoder.weights import (
     LayerWeights,
     Shard,
@@ -57,7 +57,7 @@ class Transformer:
         config: LlamaConfig,
         weights: Weights,
         *,
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = ALONE,
         origin: str = "random",
     ) -> None:
         self.config, self.weights, self.ranks, self.origin = config, weights, ranks, origin
@@ -76,7 +76,7 @@ class Transformer:
         dtype: torch.dtype = torch.float32,
         seed: int = 0,
         attention_scale: float = 1.0,
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = ALONE,
     ) -> Transformer:
         """Random weights that depend on the seed alone, not on device count."""
         read = random_reader(torch.device(device), dtype, seed, attention_scale)
@@ -92,7 +92,7 @@ class Transformer:
         *,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
-        ranks: Ranks = ALONE,
+        ranks: RankGroup = ALONE,
     ) -> Transformer:
         """The weights of a local Hugging Face folder.
 
@@ -154,7 +154,7 @@ class Transformer:
         backend: Backend,
         watch: Watch | None = None,
     ) -> Tensor:
-        """The same up to the last layer, [B, T, hidden]: all that reading a prompt needs."""
+        """Hidden states after the last layer, [B, T, hidden]: all that prefill needs."""
         x = F.embedding(tokens, self.weights.embedding)
         for number, (layer, kv) in enumerate(zip(self.weights.layers, cache.layers, strict=True)):
             seen = None if watch is None else (lambda q, n=number: watch(n, q))
@@ -168,7 +168,7 @@ class Transformer:
         return self.ranks.choose(logits)
 
     def whole(self, logits: Tensor) -> Tensor:
-        """[..., V] from logits [..., V / ranks]."""
+        """The logits of the whole vocabulary, [..., V], from this rank's part, [..., V / ranks]."""
         return self.ranks.whole(logits)
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:

@@ -15,17 +15,17 @@ from torch import Tensor
 
 from magicplan.errors import UsageError
 from magicplan.kernels.backend import Accepted, Noise
-from magicplan.validate.decoder.drafts import ModelDraft, Proposal, Text, emitted
+from magicplan.validate.decoder.drafts import ModelDrafter, Proposal, Text, emitted
 from magicplan.validate.decoder.transformer import Block
 
 INNER_SEED = 1 << 62
 """Inner rounds draw from a key of their own: no number serves two levels."""
 
 
-class TriForceDraft:
+class TriForceDrafter:
     """`inner` drafts chains for `middle`, the target on a part of its cache, `rounds` times."""
 
-    def __init__(self, middle: ModelDraft, inner: ModelDraft, *, rounds: int) -> None:
+    def __init__(self, middle: ModelDrafter, inner: ModelDrafter, *, rounds: int) -> None:
         """Raises UsageError for trees, or for no inner round."""
         if middle.shape.levels or inner.shape.levels:
             raise UsageError("TriForce drafts are chains on both levels, not trees")
@@ -37,27 +37,30 @@ class TriForceDraft:
         self.reach = self.shape.drafted + beyond
         self.most_new = min(inner.most_new, middle.most_new - beyond)
 
-    def read_prompt(self, text: Text) -> None:
-        """Both levels read it; the target has."""
-        self.middle.read_prompt(text)
-        self.inner.read_prompt(text)
+    def prefill(self, text: Text) -> None:
+        """Fills the caches of both levels; the target's is filled already."""
+        self.middle.prefill(text)
+        self.inner.prefill(text)
 
     def fill_random(self, ctx_tokens: int, generator: torch.Generator) -> None:
         """Caches of both levels; the target's is filled."""
         self.middle.fill_random(ctx_tokens, generator)
         self.inner.fill_random(ctx_tokens, generator)
 
-    def settle(self, text: Text, accepted: Accepted) -> None:
+    def rollback(self, text: Text, accepted: Accepted) -> None:
         """The small model's chain stands where it belongs."""
-        self.middle.settle(text, accepted)
+        self.middle.rollback(text, accepted)
 
     def step(self, text: Text, noise: Noise) -> Tensor:
         """One inner round: the small model's chain and its verification by the middle level."""
         return self._inner_round(text, noise)[1].token
 
     def propose(self, text: Text, noise: Noise) -> Proposal:
-        """See `Draft.propose`. Where a sequence has fewer tokens than the chain, the rest is token
-        0 with certainty as its law: accepted as often as the target itself would draw it."""
+        """Drafts a round's chain (`Drafter.propose`).
+
+        A sequence with fewer tokens than the chain is filled up with token 0, drafted with
+        certainty as its law: accepted as often as the target itself would draw it.
+        """
         start, width = text.lengths, self.inner.shape.drafted + 1
         at = Text(tokens=text.tokens, lengths=start.clone())
         step = torch.arange(width, device=start.device)

@@ -42,7 +42,7 @@ class Shard:
                 )
 
     def part(self, count: int) -> slice:
-        """This rank's part of `count` rows."""
+        """The rows, of `count`, that this rank holds."""
         each = count // self.ranks
         return slice(self.rank * each, (self.rank + 1) * each)
 

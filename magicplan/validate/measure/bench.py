@@ -10,7 +10,7 @@ import torch
 
 from magicplan.kernels.backend import Backend
 from magicplan.validate.decoder.build import DraftPlan, build_decoder, decoder_bytes
-from magicplan.validate.decoder.drafts import Draft
+from magicplan.validate.decoder.drafts import Drafter
 from magicplan.validate.decoder.kv_cache import PAGE, KVCache
 from magicplan.validate.decoder.loop import Decoder
 from magicplan.validate.decoder.transformer import Transformer
@@ -82,7 +82,7 @@ class DecoderBench:
 
 
 class LoadedDecoder:
-    """See `measure.Loaded`. All shapes share one target cache.
+    """A decoder ready to be timed (`cells.Loaded`); all draft shapes share one target cache.
 
     Rounds commit on a text of their own, so that other steps stay at `ctx`. Both write behind
     `ctx`: where caches decide what is accepted, rounds have to come first.
@@ -138,11 +138,11 @@ class LoadedDecoder:
             decoder.fill_random(self.ctx, bench.seed)
         self._cache, self._text = decoder.cache, tokens.clone()
 
-    def _fill_draft(self, decoder: Decoder, draft: Draft) -> None:
-        """The same for another draft on the target's cache."""
+    def _fill_draft(self, decoder: Decoder, draft: Drafter) -> None:
+        """Fills the own caches of another drafter that shares the target's cache."""
         self._place(decoder)
         if self.bench.prompts:
-            draft.read_prompt(decoder.text)
+            draft.prefill(decoder.text)
         else:
             generator = torch.Generator(device=self.bench.model.device)
             draft.fill_random(self.ctx, generator.manual_seed(self.bench.seed))
@@ -173,12 +173,12 @@ class LoadedDecoder:
         return _still(decoder, lambda: decoder.verify_step(proposal))
 
     def draft(self, point: Point) -> Step:
-        """All draft passes of one round."""
+        """Times all draft passes of one round; nothing is committed."""
         decoder = self._decoder(_parents(point))
         return _still(decoder, decoder.propose)
 
     def round(self, point: Point) -> Step:
-        """A round that commits what it accepts."""
+        """Times a whole round, which commits what it accepts."""
         decoder = self._committer(_parents(point))
 
         def step() -> None:

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING, Any
 from magicplan.validate.measure.clock import Clock, Samples, Step, clock_of
 
 if TYPE_CHECKING:
-    from magicplan.validate.decoder.tensor_parallel import Ranks
+    from magicplan.validate.decoder.tensor_parallel import RankGroup
 
 BEST_OF = 3
 PROBE_BYTES = 2**28
-"""Many times a CPU's cache."""
+"""Bytes that a probe of memory bandwidth reads: many times a CPU's last-level cache."""
 LAUNCHES = 200
 MESSAGES = tuple(4**k for k in range(5, 13))
 """Bytes of the sums over ranks that are timed: 1 KiB to 16 MiB."""
 EDGES = {"cpu": (256, 1024, 2048), "cuda": (4096, 8192)}
-"""Of the square products that give the matrix rate; a CPU's first one says what the next take."""
+"""Edge lengths of the square products that give the matrix rate; a CPU's first one tells how long
+the next ones take."""
 MATRIX_SECONDS = 4.0
 """A larger product is not tried where its runs would take longer: 16-bit products of a CPU without
 such instructions run at a thousandth of its rate."""
@@ -31,16 +32,16 @@ such instructions run at a thousandth of its rate."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ceilings:
-    """Peaks of one device in this run."""
+    """The highest rates of one device that this run measured."""
 
     read_bytes_per_s: float
-    """One stream of reads."""
+    """Bandwidth of one stream of reads."""
     copy_bytes_per_s: float
-    """Bytes read plus bytes written."""
+    """Bandwidth of a copy, bytes read plus bytes written."""
     matrix_flops_per_s: dict[str, float]
-    """Dense product by dtype."""
+    """Rate of dense matrix products, by dtype."""
     launch_seconds: float
-    """One empty operation, launched from Python."""
+    """Time of one empty operation, launched from Python."""
     replay_seconds: float | None
     """One empty kernel inside a CUDA graph; None on a CPU."""
     all_reduce: list[tuple[int, float]]
@@ -48,11 +49,11 @@ class Ceilings:
     ranks: int
 
     def as_dict(self) -> dict[str, Any]:
-        """As JSON."""
+        """The ceilings as JSON holds them."""
         return asdict(self)
 
 
-def ceilings(device: str, dtypes: tuple[str, ...], ranks: Ranks | None = None) -> Ceilings:
+def ceilings(device: str, dtypes: tuple[str, ...], ranks: RankGroup | None = None) -> Ceilings:
     """Measure them; takes a few seconds and up to 2 GiB on a GPU, 0.5 GiB on a CPU."""
     import torch
 
@@ -131,7 +132,7 @@ def _launches(device: str) -> tuple[float, float | None]:
 
 
 class Probe:
-    """The same read between points: a neighbour on the memory bus shows only here.
+    """A read of memory timed between points: a neighbour on the memory bus shows only here.
 
     `best_bytes_per_s` is the fastest seen so far: a ceiling measured beside a neighbour is raised.
     """

@@ -21,7 +21,7 @@ DRIFT = 1.15
 STRETCH = 16
 """Steps between two looks of the host at what a generation has yielded."""
 ALLOCATOR_WORDS = ("out of memory", "can't allocate memory", "not enough memory")
-"""In what the allocators of a GPU and of a CPU raise."""
+"""Words in the errors that the allocators of a GPU and of a CPU raise when memory runs out."""
 Line = dict[str, Any]
 T = TypeVar("T")
 
@@ -33,7 +33,7 @@ class Loaded(Protocol):
         """One pass of the target over so many tokens a sequence; nothing is committed."""
 
     def verify(self, point: Point) -> Step:
-        """The same over a round's chain or tree."""
+        """One verification: a target pass over a round's chain or tree; nothing is committed."""
 
     def draft(self, point: Point) -> Step:
         """All draft passes of a round; nothing is committed."""
@@ -52,19 +52,19 @@ class Loaded(Protocol):
 
 
 class Bench(Protocol):
-    """A model and a draft on a device."""
+    """A model and a draft on a device, which load workloads to be timed."""
 
     device: str
 
     @property
     def simulated(self) -> bool:
-        """Does a law decide what is accepted, whatever the caches hold?"""
+        """Whether a stated acceptance law decides what is accepted, whatever the caches hold."""
 
     def load(self, batch: int, ctx: int, points: Sequence[Point]) -> Loaded:
         """Allocate and fill the caches for these rounds at this length."""
 
     def needed_bytes(self, batch: int, ctx: int, points: Sequence[Point]) -> float:
-        """What `load` and the steps will allocate beside the weights."""
+        """The bytes that `load` and the steps will allocate beside the weights."""
 
 
 def calibrate_at(
@@ -212,7 +212,7 @@ def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
 
 
 def _largest_batch(bench: Bench, points: Sequence[Point], most: int, free: float) -> str:
-    """In words: the largest batch up to `most` that is predicted to fit."""
+    """A sentence that names the largest batch up to `most` that is predicted to fit."""
     while most and bench.needed_bytes(most, points[0].ctx, points) > free:
         most -= 1
     return f"the largest batch at this context is {most}" if most else "no batch fits here"
@@ -281,7 +281,7 @@ def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line
             start = time.perf_counter()
             for _ in range(steps):
                 ready[name]()
-            settle(bench.device)
+            synchronise(bench.device)
             found[name]["seconds"] += time.perf_counter() - start
             found[name]["tokens"] += loaded.emitted(point)
             found[name]["steps"] += steps
@@ -289,7 +289,7 @@ def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line
     return found | {"speedup": rate["speculative"] / rate["plain"]}
 
 
-def settle(device: str) -> None:
+def synchronise(device: str) -> None:
     """Wait until the device has done what it was given."""
     if device == "cuda":
         import torch

@@ -24,7 +24,7 @@ Step = Callable[[], Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Interval:
+class MedianInterval:
     """A median and the ends of its 95 % interval, seconds."""
 
     median: float
@@ -44,14 +44,15 @@ class Samples:
     own: list[float] = field(default_factory=list)
 
     def add(self, one: tuple[float, float | None]) -> None:
-        """Wall time and the thread's own."""
+        """Adds one run's wall time and the thread's own time, seconds."""
         self.wall.append(one[0])
         if one[1] is not None:
             self.own.append(one[1])
 
     @property
     def judged(self) -> list[float]:
-        """The times that count."""
+        """The samples that are judged, seconds: the thread's own times where they were taken, else
+        wall times."""
         return self.own or self.wall
 
     @property
@@ -62,16 +63,16 @@ class Samples:
         return float(np.median(np.asarray(self.wall) / np.maximum(self.own, 1e-9)))
 
     def as_dict(self) -> dict[str, list[float]]:
-        """Every sample, to the tenth of a microsecond."""
+        """Every sample in seconds, rounded to a tenth of a microsecond."""
         kept = {"wall": self.wall} | ({"own": self.own} if self.own else {})
         return {name: [round(value, 7) for value in values] for name, values in kept.items()}
 
 
-def interval(samples: list[float], seed: int = 0) -> Interval:
+def interval(samples: list[float], seed: int = 0) -> MedianInterval:
     """The median and its bootstrap 95 % interval (percentile method)."""
     values = np.asarray(samples, dtype=np.float64)
     if values.size < 3 or values.min() == values.max():
-        return Interval(median=float(np.median(values)), low=values.min(), high=values.max())
+        return MedianInterval(median=float(np.median(values)), low=values.min(), high=values.max())
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -82,11 +83,13 @@ def interval(samples: list[float], seed: int = 0) -> Interval:
         vectorized=True,
         rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(median=float(np.median(values)), low=float(found.low), high=float(found.high))
+    return MedianInterval(
+        median=float(np.median(values)), low=float(found.low), high=float(found.high)
+    )
 
 
 class Clock(Protocol):
-    """How one run of a step is timed on a device."""
+    """A way of timing one run of a step on a device."""
 
     def prepared(self, step: Step) -> Step:
         """The step in the form that is timed: itself, or a replay of its graph."""
@@ -113,11 +116,11 @@ class CpuClock:
         self.alone, self.agreed = threads == 1 and agreed is _own, agreed
 
     def prepared(self, step: Step) -> Step:
-        """A CPU runs the step as it is."""
+        """The step itself: a CPU needs no preparation."""
         return step
 
     def time(self, step: Step) -> tuple[float, float | None]:
-        """Seconds of one call."""
+        """The seconds of one call of the step."""
         wall, cpu = time.perf_counter(), time.thread_time()
         step()
         own = time.thread_time() - cpu

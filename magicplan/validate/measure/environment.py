@@ -22,9 +22,9 @@ import magicplan
 
 SAMPLE_SECONDS = 0.1
 THROTTLED_SHARE = 0.05
-"""Of clock samples with a slowdown bit, above which a point is flagged."""
+"""The share of clock samples with a slowdown bit above which a point is flagged."""
 CLOCK_SPREAD = 0.03
-"""Of the SM clock during a point, above which it is flagged."""
+"""The relative spread of the SM clock during a point above which the point is flagged."""
 
 
 def environment(device: str, *, threads: int, seed: int, dtype: str) -> dict[str, Any]:

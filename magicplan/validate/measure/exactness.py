@@ -11,7 +11,7 @@ from magicplan.kernels.backend import Backend
 from magicplan.model_specs.shape import ModelShape
 from magicplan.validate.decoder.build import DraftPlan, build_decoder
 from magicplan.validate.decoder.llama_config import LlamaConfig
-from magicplan.validate.decoder.tensor_parallel import ALONE, Ranks
+from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.decoder.transformer import Transformer
 
 SHAPE = ModelShape(
@@ -27,11 +27,12 @@ PLANS = {
     "ngram": DraftPlan(kind="ngram", parents=(-1, 0, 1, 2)),
 }
 BUDGET = 40
-"""Of the kind asked for: more than SnapKV observes, less than the longest prompt."""
+"""Tokens of the cache that sparse drafts read in the gate: more than SnapKV observes, less than the
+longest prompt."""
 
 
 def exactness_gate(
-    backend: Backend, device: str, seed: int = 0, ranks: Ranks = ALONE, asked: str = "self"
+    backend: Backend, device: str, seed: int = 0, ranks: RankGroup = ALONE, asked: str = "self"
 ) -> dict[str, Any]:
     """Greedy decoding of three ragged sequences, with every draft against without; of a model that
     ranks share, against one process too.

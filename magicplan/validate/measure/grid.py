@@ -45,18 +45,18 @@ class Point:
 
     @property
     def query_tokens(self) -> int:
-        """Tokens a sequence that verification feeds."""
+        """The number of tokens a sequence that verification feeds."""
         return self.tree.size if self.tree else self.gamma + 1
 
     @property
     def depth(self) -> int:
-        """Draft passes of a round."""
+        """The number of draft passes of a round."""
         return self.tree.depth - 1 if self.tree else self.gamma
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CalibrationPoint:
-    """Where this device is fitted: decode, drafts and verification of several widths."""
+    """A workload that a device is calibrated on: decode, drafts, verification of several widths."""
 
     batch: int
     ctx: int
@@ -64,12 +64,12 @@ class CalibrationPoint:
 
     @property
     def id(self) -> str:
-        """Never that of a `Point`."""
+        """An identifier of the point, which no `Point` has."""
         return f"calibration-b{self.batch}-s{self.ctx}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Grid:
+class MeasuringGrid:
     """Calibration points and the points to predict; no (batch, ctx) is in both."""
 
     calibration: tuple[CalibrationPoint, ...]
@@ -112,7 +112,7 @@ SWEPT = {"cpu": (4, 16384), "cuda": (8, 32768), "tiny": (4, 1024)}
 
 def grid_of(
     text: str, device: str, *, gammas: list[int] | None = None, trees: list[Tree] | None = None
-) -> Grid:
+) -> MeasuringGrid:
     """The grid `quick`, `full`, `tiny` or of a CSV file. Raises UsageError, SpecError.
 
     `tiny` serves tests. Without `gammas` every cell has one draft length and one cell all of them;
@@ -134,7 +134,7 @@ def grid_of(
     for b, s, _ in rows:
         points += [Point(batch=b, ctx=s, gamma=t.depth - 1, tree=t) for t in trees or ()]
     points.sort(key=lambda p: [(b, s) for b, s, _ in rows].index((p.batch, p.ctx)))
-    return Grid(
+    return MeasuringGrid(
         calibration=tuple(CalibrationPoint(batch=b, ctx=s) for b, s in fitted),
         points=tuple(points),
     )

@@ -64,11 +64,7 @@ def candidate(name: str, gpu: str, **changes: Any) -> Candidate:
         bound="kv", meets=True, binding="TTFT p95", violations={},
         ends={"tpot_p95_seconds": (0.018, 0.025), "capacity_requests_per_s": (9.0, 15.0)},
     )  # fmt: skip
-    found = dataclasses.replace(base, **changes)
-    if found.verdict:
-        return found
-    said = plan_verdict(found.best, found.slo, found.intervals, found.reachable)
-    return dataclasses.replace(found, verdict=said)
+    return dataclasses.replace(base, **changes)
 
 
 def failing(name: str, gpu: str) -> Candidate:
@@ -278,7 +274,11 @@ def a_plan(**changes: Any) -> Plan:
         observed=observation(),
         question=question_of(request_from({"requests_per_s": 1})),
     )  # fmt: skip
-    return dataclasses.replace(base, **changes)
+    found = dataclasses.replace(base, **changes)
+    if found.verdict:
+        return found
+    said = plan_verdict(found.best, found.slo, found.intervals, found.reachable)
+    return dataclasses.replace(found, verdict=said)
 
 
 def hopeless() -> Plan:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from magicplan.planning.result import Launch, Plan
+from magicplan.planning.verdict import mix_verdict
 from magicplan.report.document import html, markdown
 from magicplan.report.document.page import Page
 from tests.report.capacity.a_plan import a_plan
@@ -28,7 +29,8 @@ def mixed_plan() -> Plan:
         for part in fleet.parts
     )  # fmt: skip
     return replace(
-        a_plan(), answer="mixed", mixed=replace(fleet, parts=parts), verdict="a mix",
+        a_plan(), answer="mixed", mixed=replace(fleet, parts=parts),
+        verdict=mix_verdict(fleet.gpus, fleet.cost_usd_per_hour, a_plan().best),
         launch=tuple(one for part in parts for one in part.launch),
     )  # fmt: skip
 
@@ -69,8 +71,11 @@ def test_what_follows_is_said_to_be_of_one_kind(found: Page) -> None:
     assert titles[:2] == ["Buy and launch", "One kind alone"]
     assert "Limits" not in titles
     broken = replace(mixed_plan().best, meets=False, violations={"available": 2.0})
-    text = on_a_terminal(page_of(replace(mixed_plan(), best=broken)), width=140)
-    assert "The best of one kind, 4 x h100-sxm, breaks a limit: the GPUs at hand." in text
+    fleet = a_fleet()
+    said = mix_verdict(fleet.gpus, fleet.cost_usd_per_hour, broken)
+    assert said.endswith("The best of one kind, 4 x h100-sxm, breaks a limit: the GPUs at hand.")
+    text = on_a_terminal(page_of(replace(mixed_plan(), best=broken, verdict=said)), width=140)
+    assert "2 times the limit" in text
 
 
 def test_energy_that_is_not_known_is_said() -> None:

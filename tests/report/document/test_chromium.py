@@ -18,7 +18,7 @@ playwright = pytest.importorskip(
     "playwright.sync_api", reason="needs playwright to drive a browser"
 )
 pytest.importorskip("jinja2", reason="needs the report extra")
-pytest.importorskip("plotly", reason="needs the report extra")
+pytest.importorskip("vl_convert", reason="needs the report extra")
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 pytestmark = [
@@ -82,10 +82,9 @@ class Opened:
 
 
 UNDRAWN = """() => [...document.querySelectorAll('.plot')].filter(box => {
-  const marks = box.querySelectorAll('.scatterlayer path, .barlayer path, .heatmaplayer image');
+  const marks = box.querySelectorAll('svg .mark-symbol path, svg .mark-rect path');
   const size = box.getBoundingClientRect();
-  return !box.querySelector('svg.main-svg') || marks.length === 0 || size.height < 150
-    || size.width < 150;
+  return !box.querySelector('svg') || marks.length === 0 || size.height < 100 || size.width < 150;
 }).map(box => box.id)"""
 OVERFLOW = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
 WIDER = """() => [...document.querySelectorAll('main *')]
@@ -147,10 +146,12 @@ def test_every_schema_is_drawn_silent_and_fits(browser: Any, folder: Path) -> No
         assert opened.ask(OVERFLOW) <= 0
 
 
-SETTLED = """() => [...document.querySelectorAll('.plot')].every(box =>
-  Math.abs(box.querySelector('svg.main-svg').getBoundingClientRect().width
-    - box.getBoundingClientRect().width) < 2)"""
-AXIS_INK = "() => getComputedStyle(document.querySelector('.plot .xtick text')).fill"
+SETTLED = """() => [...document.querySelectorAll('.plot')].every(box => {
+  const drawing = JSON.parse(document.querySelector(`[data-plot=${box.id}]`).textContent);
+  const wide = Math.max(box.clientWidth, drawing.usermeta.least_width);
+  return Math.abs(box.querySelector('svg').getBoundingClientRect().width - wide) < 3;
+})"""
+AXIS_INK = "() => getComputedStyle(document.querySelector('.plot .role-axis-label text')).fill"
 
 
 def test_plots_follow_the_theme_and_the_window(browser: Any, folder: Path) -> None:
@@ -164,6 +165,7 @@ def test_plots_follow_the_theme_and_the_window(browser: Any, folder: Path) -> No
         opened.page.emulate_media(media="screen")
         for width in (900, 500, 1300):
             opened.page.set_viewport_size({"width": width, "height": 900})
+            opened.page.wait_for_timeout(200)  # a drag is one new drawing, a moment after its end
             opened.page.wait_for_function(SETTLED)
             assert opened.ask(UNDRAWN) == []
             assert opened.ask(OVERFLOW) <= 0
@@ -172,12 +174,12 @@ def test_plots_follow_the_theme_and_the_window(browser: Any, folder: Path) -> No
 
 def test_a_plot_answers_the_mouse(browser: Any, folder: Path) -> None:
     with Opened(browser, report("hopeless", folder)) as opened:
-        plot = opened.page.locator(".plot").filter(has=opened.page.locator(".barlayer")).first
+        plot = opened.page.locator(".plot").filter(has=opened.page.locator(".mark-rect")).first
         plot.scroll_into_view_if_needed()
-        plot.locator(".barlayer path").first.hover(force=True)
-        hover = plot.locator(".hoverlayer text").first
-        hover.wait_for(state="attached")
-        assert "weights" in hover.inner_html()
+        plot.locator(".mark-rect.role-mark path").first.hover(force=True)
+        hover = opened.page.locator("#vg-tooltip-element.visible")
+        hover.wait_for()
+        assert "weights" in hover.inner_text()
 
 
 def test_the_keyboard_reaches_everything_and_copies(browser: Any, folder: Path) -> None:
@@ -196,10 +198,10 @@ def test_the_keyboard_reaches_everything_and_copies(browser: Any, folder: Path) 
         opened.page.keyboard.press("Enter")
         opened.page.wait_for_selector("#said:has-text('Copied')", state="attached")
         assert opened.ask("() => navigator.clipboard.readText()").startswith("vllm serve")
-        opened.page.locator("summary").first.focus()
+        opened.page.locator("figure > details summary").first.focus()
         opened.page.keyboard.press("Enter")
-        assert opened.ask("() => document.querySelector('details').open")
-        assert opened.page.locator(".plot svg.main-svg:not([aria-hidden])").count() == 0
+        assert opened.ask("() => document.querySelector('figure > details').open")
+        assert opened.page.locator(".plot .vega-embed > svg:not([aria-hidden])").count() == 0
         unnamed = (
             "() => [...document.querySelectorAll('button')].filter(b => !b.textContent.trim() "
         )
@@ -210,7 +212,6 @@ def test_paper_is_light_and_without_controls(browser: Any, folder: Path) -> None
     with Opened(browser, report("plan", folder), scheme="dark") as opened:
         on_screen = opened.ask(AXIS_INK)
         opened.page.emulate_media(media="print")
-        opened.page.wait_for_selector("html.paper", state="attached")
         assert opened.ask("() => getComputedStyle(document.body).backgroundColor") == (
             "rgb(255, 255, 255)"
         )
@@ -227,6 +228,6 @@ def test_without_scripts_the_tables_remain(browser: Any, folder: Path) -> None:
     page = context.new_page()
     page.goto(report("hopeless", folder).as_uri())
     assert "figures are not drawn" in page.inner_text("noscript")
-    page.locator("summary").first.click()
+    page.locator("figure > details summary").first.click()
     assert page.locator("details[open] table").count() == 1
     context.close()

@@ -1,20 +1,22 @@
-"""Figures as numbers, by hand; drawings are valid plotly figures; tables say the same."""
+"""Figures as numbers, by hand; drawings are valid Vega-Lite; tables say the same."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import Any
 
 import pytest
-from magicplan.report.document.plotting import draw
-from magicplan.report.document.scales import position
 
 from magicplan.report.capacity import figures
-from magicplan.report.document.charts import Bars, Chart, HeatMap, Scale, Series, show
+from magicplan.report.document.charts import Bars, Chart, HeatMap, Scale, Series, TreePanel, Trees
 from magicplan.report.document.figure_tables import grid_of
 from magicplan.report.document.page import Plot
 from magicplan.report.document.record import Record
+from magicplan.report.document.vega.drawing import draw
+from magicplan.report.document.vega.heat_map import position
+from magicplan.units import show
 from tests.report.capacity.a_plan import NASTY, a_plan, candidates, failing
 from tests.report.documents import documents
 
@@ -61,7 +63,7 @@ def test_a_speedup_map_has_losses_gains_and_what_does_not_fit(plan: Record) -> N
     assert figure.texts[3][3] == "no fit"
     assert figure.texts[2][0] == "off"
     assert figure.texts[0][0] == "2.10x\nγ 5"
-    assert figure.cells[0][0] == "2.10x, γ 5, 0.8-2.8"
+    assert figure.cells[0][0] == "2.10x\nγ 5\n0.8-2.8"
     assert figure.cells[2][0] == "off"  # does not draft
     ((_, contexts, batches),) = figure.lines
     assert contexts == (None, None, 1800.0, 5000.0)
@@ -81,9 +83,9 @@ def test_a_pareto_chart_groups_by_gpu_and_sets_losers_apart(plan: Record) -> Non
     assert names["Pareto front"].high == (None,)  # a queue without end
     assert not names["h100-sxm"].low  # it says its own, so that bars stay few
     assert names["h100-sxm"].labels == ("4 x h100-sxm TP2 eagle3, 80 % 18 to 25 ms",)
-    (bars,) = [t for t in draw(chart)["data"] if t["name"] == "Pareto front"]
-    assert bars["error_y"]["array"] == [0.0]
-    assert bars["error_y"]["arrayminus"] == pytest.approx([0.002])
+    (whisker,) = [row for row in drawn(chart, "rule") if row["series"] == "Pareto front"]
+    assert whisker["low"] == 0.012
+    assert whisker["high"] == whisker["y"]  # no end: it stops at its point
     assert chart.floors == ((0.04, "limit"),)
     by_cost = figures.pareto(plan, against="cost")
     assert "breaks a limit" not in [s.name for s in by_cost.series]  # it has no price
@@ -115,9 +117,8 @@ def test_sensitivity_passes_the_plan_and_ends_where_nothing_fits(plan: Record) -
     assert list(zip(traffic.x, traffic.y, strict=True)) == [(0.5, 2), (1, 4), (1.5, 6), (2, 8)]
     assert list(zip(traffic.low, traffic.high, strict=True)) == [(1, 4), (3, 6), (5, 8), (7, None)]
     assert acceptance.low[acceptance.x.index(1.0)] == 3  # every line passes the plan's own interval
-    ribbons = [t for t in draw(chart)["data"] if not t.get("showlegend", True)]
-    assert {t["legendgroup"] for t in ribbons} == {"traffic", "acceptance"}  # hidden with theirs
-    assert ribbons[0]["x"] == [0.5, 1.0, 1.5]  # at 2 it has no end
+    ribbon = [row["x"] for row in drawn(chart, "area") if row["series"] == traffic.name]
+    assert ribbon == [0.5, 1.0, 1.5]  # at 2 it has no end
 
 
 def test_errors_against_a_server_in_percent(plan: Record) -> None:
@@ -170,47 +171,61 @@ EMPTY = HeatMap(
 )  # fmt: skip
 
 
-def drawn_plots() -> list[Any]:
-    from magicplan.report.pages import PAGES
+TREES = Trees(
+    panels=(
+        TreePanel(title=NASTY, parents=(-1, 0, 0, 1), weights=(1.0, 0.6, 0.2, 0.3), says="1.5x"),
+        TreePanel(title="fits nowhere", parents=(), weights=()),
+    ),
+    across=2,
+)
 
-    found: list[Any] = [CHART, BARS, EMPTY]
+
+def drawn_plots() -> list[Any]:
+    from magicplan.report.pages import page_of
+
+    found: list[Any] = [CHART, BARS, EMPTY, TREES]
     for name, text in documents().items():
         if name != "run":
-            document = json.loads(text)
-            page = PAGES[document["schema"]](Record(data=document, file=name))
+            page = page_of(json.loads(text), name)
             found += [b.figure for s in page.sections for b in s.blocks if isinstance(b, Plot)]
     return found
 
 
-def painted(value: Any) -> Any:
-    """The same with a real colour for every name of the style sheet."""
-    if isinstance(value, dict):
-        return {key: painted(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [painted(entry) for entry in value]
-    return "#123456" if isinstance(value, str) and value.startswith("var(--") else value
+def drawn(figure: Any, mark: str) -> list[dict[str, Any]]:
+    """Rows of all layers of a mark."""
+    layers = [layer for layer in draw(figure)["layer"] if "data" in layer and "mark" in layer]
+    return [
+        row for layer in layers if layer["mark"]["type"] == mark for row in layer["data"]["values"]
+    ]
 
 
-def test_every_drawing_is_a_valid_plotly_figure() -> None:
-    go = pytest.importorskip("plotly.graph_objects", reason="needs the report extra")
+def test_every_drawing_is_valid_vega_lite() -> None:
+    """By the schema that altair ships, and by the compiler that draws it, without a warning."""
+    altair = pytest.importorskip("altair", reason="needs the dev extra")
+    vl_convert = pytest.importorskip("vl_convert", reason="needs the report extra")
     for figure in drawn_plots():
         drawing = draw(figure)
-        json.dumps(drawing, allow_nan=False)
-        assert len(go.Figure(painted(drawing)).data) == len(drawing["data"])
+        text = json.dumps(drawing, allow_nan=False)
+        altair.LayerChart.from_dict(drawing, validate=True)
+        compiled = vl_convert.vegalite_to_vega(text)
+        assert compiled["marks"], type(figure)
+        assert "<svg" in vl_convert.vegalite_to_svg(text)
 
 
-def strings(value: Any) -> list[str]:
+def expressions(value: Any, key: str = "") -> list[str]:
     if isinstance(value, dict):
-        return [text for entry in value.values() for text in strings(entry)]
+        return [text for k, entry in value.items() for text in expressions(entry, k)]
     if isinstance(value, list):
-        return [text for entry in value for text in strings(entry)]
-    return [value] if isinstance(value, str) else []
+        return [text for entry in value for text in expressions(entry, key)]
+    return [value] if isinstance(value, str) and key in ("labelExpr", "expr", "test") else []
 
 
-def test_drawings_hold_no_markup_but_line_breaks() -> None:
+def test_names_reach_expressions_only_as_json_strings() -> None:
+    """What is left of an expression without its strings holds nothing from a file."""
     for figure in drawn_plots():
-        for text in strings(draw(figure)):
-            assert "<" not in text.replace("<br>", ""), text
+        for text in expressions(draw(figure)):
+            code = re.sub(r'"(?:[^"\\]|\\.)*"', "", text)
+            assert "alert" not in code, code
 
 
 def test_every_drawn_number_stands_in_the_table() -> None:
@@ -224,12 +239,38 @@ def test_every_drawn_number_stands_in_the_table() -> None:
         elif isinstance(figure, Bars):
             for _, values in figure.parts:
                 assert {show(value, figure.value.unit) for value in values} <= cells
+        elif isinstance(figure, Trees):
+            assert {panel.title for panel in figure.panels} <= cells
         else:
             assert {cell for row in figure.cells for cell in row} <= cells
 
 
 def test_a_longer_palette_than_colours_starts_over() -> None:
     series = tuple(Series(name=str(i), x=(1.0,), y=(1.0,)) for i in range(9))
-    data = draw(Chart(x=Scale(title="x"), y=Scale(title="y"), series=series))["data"]
-    assert data[0]["marker"]["color"] == data[8]["marker"]["color"]
-    assert data[0]["marker"]["symbol"] != data[1]["marker"]["symbol"]
+    (layer,) = draw(Chart(x=Scale(title="x"), y=Scale(title="y"), series=series))["layer"]
+    colours = layer["encoding"]["color"]["scale"]["range"]
+    shapes = layer["encoding"]["shape"]["scale"]["range"]
+    assert colours[0] == colours[8]
+    assert shapes[0] != shapes[8]
+
+
+def test_losses_and_gains_meet_at_the_middle() -> None:
+    figure = HeatMap(
+        x=Scale(title="x"), y=Scale(title="y"), value=Scale(title="v"), columns=(1.0, 2.0, 3.0),
+        rows=(1.0,), values=((0.8, 1.0, 1.4),), texts=(("a", "b", "c"),), middle=1.0,
+    )  # fmt: skip
+    low, middle, high = drawn(figure, "rect")
+    assert (low["colour"], high["colour"]) == ("var(--loss)", "var(--gain)")
+    assert middle["strength"] == 0
+    assert low["strength"] == pytest.approx(high["strength"] / 2)  # 0.2 below, 0.4 above
+
+
+def test_a_tree_is_drawn_level_by_level_with_parents_over_their_children() -> None:
+    nodes = drawn(TREES, "point")
+    assert [node["y"] for node in nodes] == pytest.approx([0.3, 0.61, 0.61, 0.92])
+    root, first, second, leaf = (node["x"] for node in nodes)
+    assert first == leaf < second
+    assert root == pytest.approx((first + second) / 2)
+    strengths = [node["strength"] for node in nodes]
+    assert strengths == sorted(strengths, reverse=True)[:1] + strengths[1:]
+    assert strengths[2] < strengths[3] < strengths[1]  # 0.2, 0.3, 0.6

@@ -10,7 +10,7 @@ import torch
 
 from magicplan.validate.decoder.build import DraftPlan, build_decoder
 from magicplan.validate.decoder.sampling import Sampling
-from magicplan.validate.decoder.tensor_parallel import Ranks, all_reduce_seconds, joined
+from magicplan.validate.decoder.tensor_parallel import RankGroup, all_reduce_seconds, joined
 from magicplan.validate.decoder.transformer import Transformer
 from tests.validate.decoder import tiny
 
@@ -24,7 +24,7 @@ PLANS = {
 CONFIG = tiny.config(qkv_bias=True, output_bias=True, ffn_bias=True, vocab=62)
 
 
-def generated(ranks: Ranks) -> dict[str, list[list[int]]]:
+def generated(ranks: RankGroup) -> dict[str, list[list[int]]]:
     """Tokens of every plan, greedy, and of a sampled chain."""
     model = Transformer.random(CONFIG, seed=1, attention_scale=2.0, ranks=ranks)
     prompts = tiny.prompts(50, 20)

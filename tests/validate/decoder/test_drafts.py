@@ -12,11 +12,11 @@ from magicplan.errors import UsageError
 from magicplan.kernels.backend import LayerCache, Noise, Window, identity_pages
 from magicplan.kernels.torch_attention import gather
 from magicplan.validate.decoder.build import DraftPlan, build_decoder
-from magicplan.validate.decoder.draft_shape import Shape
-from magicplan.validate.decoder.drafts import NgramDraft, Text
+from magicplan.validate.decoder.draft_shape import DraftShape
+from magicplan.validate.decoder.drafts import NgramDrafter, Text
 from magicplan.validate.decoder.kv_cache import KVCache, full_bytes, ring_bytes
 from magicplan.validate.decoder.sampling import Sampling
-from magicplan.validate.decoder.snapkv import OBSERVED, SnapKVDraft, select
+from magicplan.validate.decoder.snapkv import OBSERVED, SnapKVDrafter, select
 from tests.validate.decoder import tiny
 
 MODEL, SMALL = tiny.model(), tiny.model(layers=2)
@@ -31,7 +31,7 @@ def noise(batch: int = 1) -> Noise:
 
 
 def test_levels_name_parents_and_ranks() -> None:
-    shape = Shape.tree((-1, 0, 0, 1, 1, 2, 3))
+    shape = DraftShape.tree((-1, 0, 0, 1, 1, 2, 3))
     assert [(level.start, level.end, level.widest) for level in shape.levels] == [
         (1, 3, 2), (3, 6, 2), (6, 7, 1),
     ]  # fmt: skip
@@ -46,9 +46,9 @@ def test_levels_name_parents_and_ranks() -> None:
 )
 def test_what_is_no_draft_tree_is_refused(parents: tuple[int, ...], what: str) -> None:
     with pytest.raises(UsageError, match=what):
-        Shape.tree(parents)
+        DraftShape.tree(parents)
     with pytest.raises(UsageError, match="gamma 0"):
-        Shape.chain(0)
+        DraftShape.chain(0)
 
 
 # n-grams
@@ -57,7 +57,7 @@ def test_what_is_no_draft_tree_is_refused(parents: tuple[int, ...], what: str) -
 def proposed(words: list[int], gamma: int = 4, longest: int = 3) -> list[int]:
     tokens = torch.tensor([[*words, 99, 98, 97, 96, 95]])
     text = Text(tokens=tokens, lengths=torch.tensor([len(words) - 1], dtype=torch.int32))
-    draft = NgramDraft(Shape.chain(gamma), longest=longest)
+    draft = NgramDrafter(DraftShape.chain(gamma), longest=longest)
     return draft.propose(text, noise()).tokens[0].tolist()
 
 
@@ -77,7 +77,7 @@ def test_a_match_near_the_end_repeats_itself_and_none_repeats_the_last() -> None
 
 def test_an_ngram_of_nothing_is_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
-        NgramDraft(Shape.chain(1), longest=0)
+        NgramDrafter(DraftShape.chain(1), longest=0)
 
 
 # sampling laws
@@ -162,7 +162,7 @@ def test_generated_tokens_stand_in_the_selection_as_the_target_computed_them(
     for _ in range(6):
         decoder.round()
     draft = decoder.draft
-    assert isinstance(draft, SnapKVDraft)
+    assert isinstance(draft, SnapKVDrafter)
     assert int(decoder.counters.accepted.sum()) > 0
     for b, length in enumerate(decoder.text.lengths.tolist()):
         slots = torch.arange(len(prompts[b]) - 1, length)[None]

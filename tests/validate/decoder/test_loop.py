@@ -8,8 +8,8 @@ import torch
 from magicplan import kernels
 from magicplan.errors import MagicplanError, UsageError
 from magicplan.validate.decoder.build import KINDS, DraftPlan, build_decoder, decoder_bytes
-from magicplan.validate.decoder.draft_shape import Shape
-from magicplan.validate.decoder.drafts import ModelDraft
+from magicplan.validate.decoder.draft_shape import DraftShape
+from magicplan.validate.decoder.drafts import ModelDrafter
 from magicplan.validate.decoder.kv_cache import KVCache
 from magicplan.validate.decoder.loop import Decoder
 from magicplan.validate.decoder.sampling import Sampling
@@ -161,7 +161,7 @@ def node_logits(tree: tuple[int, ...], tokens: list[int]) -> torch.Tensor:
     """One verification pass over a tree behind a prompt."""
     one = decoder(None, batch=1, tokens=100)
     one.start([PROMPTS[1]], 10)
-    shape = Shape.tree(tree)
+    shape = DraftShape.tree(tree)
     block = Block(lengths=one.text.lengths, depths=shape.topology.depths, tree=shape.seen)
     root = [PROMPTS[1][-1], *tokens]
     return MODEL.forward(torch.tensor([root]), one.cache, block, tiny.backend())[0]
@@ -265,12 +265,12 @@ def test_what_cannot_run_is_refused() -> None:
 def test_a_custom_draft_fits_in() -> None:
     """A draft is anything with `propose`; a wrong one costs rounds, never tokens."""
 
-    class Wrong(ModelDraft):
+    class Wrong(ModelDrafter):
         def _first(self, text):  # type: ignore[no-untyped-def]
             return -super()._first(text)
 
     cache = KVCache.full(MODEL.shard, 3, 140, device=MODEL.device, dtype=MODEL.dtype, page_size=16)
-    draft = Wrong(MODEL, cache, tiny.backend(), Shape.chain(3), view=None, sampling=Sampling())
+    draft = Wrong(MODEL, cache, tiny.backend(), DraftShape.chain(3), view=None, sampling=Sampling())
     wrong = Decoder(MODEL, cache, tiny.backend(), draft=draft)
     assert wrong.generate(PROMPTS, NEW) == plain()
     assert int(wrong.counters.accepted.sum()) == 0

@@ -8,7 +8,13 @@ import pytest
 
 from magicplan.errors import BadQuantity, SpecError, UsageError
 from magicplan.roofline.trees import Tree
-from magicplan.validate.measure.grid import CalibrationPoint, Grid, Point, grid_of, parse_gammas
+from magicplan.validate.measure.grid import (
+    CalibrationPoint,
+    MeasuringGrid,
+    Point,
+    grid_of,
+    parse_gammas,
+)
 
 TREE = Tree(parents=(-1, 0, 0, 1))
 
@@ -37,7 +43,9 @@ def test_quick_reaches_four_times_longer_and_eight_times_wider() -> None:
 
 def test_a_calibration_cell_is_refused_as_a_point() -> None:
     with pytest.raises(UsageError, match="batch 2 at 512 tokens is a calibration point"):
-        Grid(calibration=(CalibrationPoint(batch=2, ctx=512),), points=(Point(batch=2, ctx=512),))
+        MeasuringGrid(
+            calibration=(CalibrationPoint(batch=2, ctx=512),), points=(Point(batch=2, ctx=512),)
+        )
 
 
 def test_ids_tell_trees_apart() -> None:

@@ -36,10 +36,9 @@ def draw_heat_map(figure: HeatMap) -> Spec:
     }  # fmt: skip
     named = list(dict.fromkeys(name for row in figure.classes for name in row if name))
     colours = [f"var(--s{index % COLOURS + 1})" for index in range(len(named))]
-    classes: Spec = (
-        {"scale": {"domain": named, "range": colours}, "legend": {"symbolOpacity": 0.5}}
-        if named else BARE
-    )  # fmt: skip
+    legend = {"symbolOpacity": 0.5, "orient": "bottom"}
+    coloured = {"scale": {"domain": named, "range": colours}, "legend": legend}
+    classes: Spec = coloured if named else BARE
     look = {"color": nominal("colour", **classes), "opacity": quantity("strength", **BARE)}
     told = tooltip(("where", "at"), ("text", figure.value.title), ("more", "also"))
     cell = {"type": "rect", "stroke": "var(--surface)", "strokeWidth": 2}
@@ -102,7 +101,7 @@ def _lines(figure: HeatMap, x: Spec, y: Spec) -> Iterator[Spec]:
         for context, batch in zip(contexts, batches, strict=True)
         if context is not None and batch is not None
     ]
-    rows = [row for row in rows if None not in row.values()]
+    rows = [row | {"order": at} for at, row in enumerate(rows) if None not in row.values()]
     if not rows:
         return
     dashes = [DASHES[index % len(DASHES)] for index in range(len(names))]
@@ -110,21 +109,11 @@ def _lines(figure: HeatMap, x: Spec, y: Spec) -> Iterator[Spec]:
     dashed = nominal(
         "name",
         scale={"domain": names, "range": dashes},
-        legend={
-            "symbolType": "M-1,0L1,0",
-            "symbolStrokeColor": "var(--ink)",
-            "symbolStrokeWidth": 2,
-            "symbolSize": 400,
-            "symbolFillColor": "transparent",
-        },
+        legend={"symbolStrokeColor": "var(--ink)", "symbolSize": 300},
     )
-    line = {
-        "type": "line",
-        "color": "var(--ink)",
-        "strokeWidth": 2,
-        "point": {"size": 25, "color": "var(--ink)"},
-    }
-    yield layer(line, rows, look | {"strokeDash": dashed, "order": {"value": None}})
+    line = {"type": "line", "color": "var(--ink)", "strokeWidth": 2}
+    yield layer(line, rows, look | {"strokeDash": dashed, "order": quantity("order")})
+    yield layer({"type": "point", "filled": True, "size": 25, "color": "var(--ink)"}, rows, look)
 
 
 def _places(channel: str, scale: Scale, ticks: Numbers) -> Spec:
