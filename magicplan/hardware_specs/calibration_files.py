@@ -40,7 +40,6 @@ def _calibration(table: Table) -> Calibration:
         speedup_residual=table.table("speedup_residual", {}).record(Residual),
         linear=_by_dtype(table, "linear", LinearFit),
         attention=_by_dtype(table, "attention", AttentionFit),
-        draft_attention=_by_dtype(table, "draft_attention", AttentionFit),
         accelerator=table.get("accelerator", str, ""),
         collective=table.table("collective", {}).record(CollectiveFit),
         host=table.table("host", {}).record(HostFit),

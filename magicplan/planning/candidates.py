@@ -180,7 +180,8 @@ def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
     host = row.resolved.machine.calibration.host.pass_seconds(batch, batch * (gamma + 1))
     cost = step_cost(ops, row.resolved.machine, host)
     verify = float(cost.seconds)
-    overhead = row.resolved.machine.calibration.host.round_seconds if gamma else 0.0
+    host_fit = row.resolved.machine.calibration.host
+    overhead = host_fit.between_passes_seconds(batch) if gamma else 0.0
     drafting = float(choice.sized.state.round_seconds[i, 0]) - verify - overhead
     return cost, ops, max(drafting, 0.0) if gamma else 0.0
 
@@ -194,8 +195,8 @@ def step_ends(choice: Choice) -> tuple[float, float]:
 
 def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:
     i, state = choice.index, choice.sized.state
-    overhead = choice.row.resolved.machine.calibration.host.round_seconds
-    overhead = overhead if state.gamma[i, 0] else 0.0
+    host, batch = choice.row.resolved.machine.calibration.host, float(choice.sized.batch[i])
+    overhead = host.between_passes_seconds(max(batch, 1.0)) if state.gamma[i, 0] else 0.0
     prefill = max(float(state.step_seconds[i, 0] - state.round_seconds[i, 0]), 0.0)
     parts = {
         f"{kind}_seconds": float(getattr(cost, f"{kind}_seconds"))

@@ -201,7 +201,7 @@ def _states(run: Run, resolved: Resolved, load: Load) -> tuple[Replica, Steady]:
         tp=np.asarray([_degree(run.ask.tp)]),
         pp=np.asarray([float(run.ask.pp or 1)]),
     )
-    longest = run.ask.max_gamma if resolved.draft else 0
+    longest = resolved.max_gamma if resolved.draft else 0
     r = replica(resolved.model, resolved.machine, layout, load, limits, longest)
     spec = Speculation(
         draft=resolved.draft,

@@ -17,8 +17,8 @@ from magicplan.roofline.traffic import FULL
 from magicplan.serving.replica import Replica, Speculation, prompts_of, room_of
 from magicplan.serving.step_time import (
     catching_up_seconds,
+    chain_passes,
     decode_seconds,
-    drafting_passes,
     row_table,
 )
 
@@ -86,9 +86,10 @@ def _drafting(r: Replica, spec: Speculation, batch: Array) -> Array:
         return np.zeros(batch.size)
     ctx = np.broadcast_to(r.contexts.mean(), (batch.size, 1))
     asked = spec.draft, r.layout, r.machine, batch, ctx
-    one = drafting_passes(*asked, np.ones(1))[0, :, 0]
+    passes = chain_passes(*asked, np.asarray([float(spec.gamma)]))[0, :, 0]
     first = catching_up_seconds(*asked)[0]
-    return np.asarray(spec.gamma * one + first + r.machine.calibration.host.round_seconds)
+    between = r.machine.calibration.host.between_passes_seconds(batch)
+    return np.asarray(passes + first + between)
 
 
 def acceptor(r: Replica, spec: Speculation, rng: np.random.Generator) -> Accept:

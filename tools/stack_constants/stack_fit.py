@@ -225,3 +225,9 @@ def _predict(x: Array, parts: _DenseStep) -> Array:
 def constants(host: HostFit) -> dict[str, float]:
     """Host constants as TOML numbers; what a fit left at its bound of 0 is 0."""
     return {name: round(float(f"{value:.4g}"), 12) for name, value in asdict(host).items()}
+
+
+def rounded(residual: Residual) -> dict[str, object]:
+    """A residual as a TOML table."""
+    data = asdict(residual)
+    return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
