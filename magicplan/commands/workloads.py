@@ -20,10 +20,9 @@ def predict(options: Options, json: Json = False) -> None:
 
     Example: magicplan predict --gpu a100 --batch 128 --ctx 64k
     """
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.predict import answered
 
-    put(answer(resolve(request_of(options, grid=False))).to_dict(), json=json)
+    put(answered(request_of(options, grid=False)).to_dict(), json=json)
 
 
 @workload(batch="1..256*4", ctx="4k..128k*2")
@@ -56,14 +55,15 @@ def sweep(
             raise UsageError("--choice is for one --gpu, without --csv")
         _choice(options, settings, json, figure)
         return
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.contenders import settled
+    from magicplan.prediction.predict import answered
     from magicplan.report import sweep as report
 
-    results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
+    if settings and len(names) > 1:
+        raise UsageError("--settings is for one accelerator: give one --gpu")
+    requests = [request_of(options | {"gpu": name}, grid=True) for name in names]
+    results = [answered(settled(request) if settings else request) for request in requests]
     if settings:
-        if len(results) > 1:
-            raise UsageError("--settings is for one accelerator: give one --gpu")
         from magicplan.engines.nearest import settings as settings_of
         from magicplan.report.settings import as_dict
 
@@ -94,7 +94,7 @@ def _choice(options: Options, settings: str | None, json: bool, figure: Path | N
 def _all_drafts(options: Options, why: str) -> None:
     """Say that a draft was named in vain."""
     named = [name for name in ("draft_kv", "draft_dtype") if options.get(name)]
-    if named or options.get("draft", "self") != "self":
+    if named or options.get("draft", "auto") != "auto":
         say(f"--draft, --draft-kv and --draft-dtype are not used: {why}")
 
 
@@ -123,11 +123,10 @@ def explain(options: Options, json: Json = False) -> None:
     Example: magicplan explain --gpu h100 --batch 32 --ctx 32k
     """
     from magicplan.prediction.closed_forms import closed_forms
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.predict import answered
     from magicplan.report.formulas.explain import as_dict
 
-    result = answer(resolve(request_of(options, grid=False)))
+    result = answered(request_of(options, grid=False))
     put(as_dict(closed_forms(result)), json=json)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.fields import Table, parse_json, read_text
+from magicplan.prediction.contenders import settled
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
@@ -88,6 +89,7 @@ def _document(point: TreePoint) -> dict[str, Any]:
 
 def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12) -> TreePlan:
     """The best tree in every cell. Raises UsageError for a draft that grows no trees."""
+    request = settled(request, trees=True)
     ask = resolve(request)
     draft = ask.draft
     if draft is None or not draft.grows_trees:
@@ -186,6 +188,7 @@ class Valued:
 
 def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> Valued:
     """Time and worth of every tree. Raises UsageError for a grid or a draft without trees."""
+    request = settled(request, trees=True)
     ask = resolve(request)
     draft = ask.draft
     if not ask.scalar:

@@ -67,10 +67,12 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     if ask.draft == "none":
         return None
     name, rest = split_name(ask.draft)
+    if name == "auto":
+        raise FieldError("draft", "auto: this question takes a draft by name, or none")
     small, _, inner = rest.partition(":")
     if not name.strip():
         raise FieldError(
-            "draft", f"is empty; expected none, {', '.join(DRAFTS)} or a smaller model"
+            "draft", f"is empty; expected auto, none, {', '.join(DRAFTS)} or a smaller model"
         )
     view = parse_view(ask.draft_kv) if ask.draft_kv else None
     _refuse_formats(ask, name, view)
@@ -120,8 +122,10 @@ def _small(ask: Request, name: str, small: str) -> ModelShape | None:
         try:
             return model_specs.load(ask.draft)
         except UnknownName:
-            hint = f"a draft is none, {', '.join(DRAFTS)}, a model or a path to its config.json"
-            known = ("none", *DRAFTS, *model_specs.names())
+            hint = (
+                f"a draft is auto, none, {', '.join(DRAFTS)}, a model or a path to its config.json"
+            )
+            known = ("auto", "none", *DRAFTS, *model_specs.names())
             raise UnknownName("draft", ask.draft, known, hint) from None
     if small and not (DRAFTS[name].small or DRAFTS[name].takes_small):
         raise FieldError("draft", f"{ask.draft}: {name} takes no smaller model")

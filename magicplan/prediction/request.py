@@ -30,7 +30,8 @@ class Request:
     kv_dtype: str | None = None
     stack: str = "vllm"
     memory_fraction: float = 0.92
-    draft: str = "self"
+    draft: str = "auto"
+    """`auto` is the best draft that the stack runs and that exists for the model."""
     draft_kv: str | None = None
     draft_dtype: str | None = None
     acceptance: str = "auto"
@@ -48,11 +49,14 @@ class Request:
     """Whether the host launches collectives one by one, outside CUDA graphs."""
 
     def __post_init__(self) -> None:
-        """Spellings of the field become ours, whoever asks: "BFloat16", "TensorRT-LLM@1.0"."""
+        """Spellings of the field become ours, whoever asks: "BFloat16", "TensorRT-LLM@1.0"; a
+        cache view or a format of a draft that is not named is the self-draft's."""
         for name, read in SPELLED.items():
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, read(value))
+        if self.draft == "auto" and (self.draft_kv is not None or self.draft_dtype is not None):
+            object.__setattr__(self, "draft", "self")
 
 
 SPELLED = {

@@ -12,7 +12,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.prediction.break_even import BreakEven, break_even
 from magicplan.prediction.placement import Placement
 from magicplan.prediction.resolve import Resolved
-from magicplan.prediction.verdict import Verdict, grid_verdict, workload_verdict
+from magicplan.prediction.verdict import Verdict, at_words, grid_verdict, workload_verdict
 from magicplan.roofline.speculation import Rounds, Scene
 from magicplan.roofline.timing import StepCost
 from magicplan.roofline.traffic import Op
@@ -114,6 +114,13 @@ class Round:
     speedup: Cells
     speedup_low: Cells
     speedup_high: Cells
+    runs_on_stack: Any = True
+    exists_for_model: Any = True
+    head: Any = None
+    """Hugging Face id of the head that it drafts with, where it needs one."""
+    size: int | None = None
+    """Nodes of a tree, its root counted; None for a chain. A tree's `gamma` is its depth below the
+    root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -136,8 +143,12 @@ class Prediction:
     baseline: Step
     best: Round
     gammas: tuple[Round, ...]
+    alternative: Round | None
+    """The fastest round that exists for the model and that another stack runs, not this one."""
     ideal: Ideal
     assumptions: tuple[str, ...]
+    beside: str = field(repr=False)
+    """A sentence on the alternative, where it is better."""
     resolved: Resolved = field(repr=False)
     placement: Placement = field(repr=False)
     scene: Scene = field(repr=False)
@@ -154,7 +165,10 @@ class Prediction:
     def verdict(self) -> Verdict:
         """Whether to speculate, for one workload or for every cell of a grid."""
         if not np.ndim(self.workload.batch):
-            return workload_verdict(str(self.baseline.bound), self.best, self.gammas)
+            where = at_words(self.deployment.stack, float(self.workload.ctx_tokens))
+            return workload_verdict(
+                str(self.baseline.bound), self.best, self.gammas, where, self.beside
+            )
         cells = (self.memory.fits, self.workload.batch, self.workload.ctx_tokens)
         return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.gammas)
 
@@ -166,6 +180,7 @@ class Prediction:
         document["verdict"] = self.verdict.to_dict()
         document["baseline"] = self._plain(self.baseline)
         document["best"] = self._plain(self.best)
+        document["alternative"] = self.alternative and self._plain(self.alternative)
         document["gammas"] = [self._plain(entry) for entry in self.gammas]
         document["break_even"] = self._plain(self.break_even)
         document["wanted_speedup"] = self.resolved.request.want_speedup

@@ -167,10 +167,18 @@ def _with_axis(layout: Deployment) -> Deployment:
     )
 
 
-def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma: int) -> Rounds:
-    """Every draft length from 0 to `max_gamma`; no draft leaves gamma 0 alone."""
+def rounds(
+    scene: Scene,
+    draft: Draft | None,
+    acceptance: Acceptance,
+    max_gamma: int,
+    verified: Array | None = None,
+) -> Rounds:
+    """Every draft length from 0 to `max_gamma`; no draft leaves gamma 0 alone. `verified` is what
+    verification takes after 0, 1, ... drafted tokens, [batch, ctx, gamma], where that is known."""
     gammas = np.arange((max_gamma if draft else 0) + 1, dtype=np.float64)
-    verify = verify_seconds(scene, gammas + 1)
+    known = verified is not None and verified.shape[-1] >= gammas.size
+    verify = verified[..., : gammas.size] if known else verify_seconds(scene, gammas + 1)  # type: ignore[index]
     baseline = verify[..., :1]
     drafting = _drafting(scene, draft, gammas)
     calibration, own = scene.machine.calibration, draft is not None and draft.own_vocabulary
