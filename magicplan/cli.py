@@ -19,6 +19,7 @@ app = typer.Typer(
 for command in (
     workloads.predict,
     workloads.sweep,
+    workloads.schedule,
     workloads.regimes,
     workloads.explain,
     workloads.drafts,
