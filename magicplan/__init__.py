@@ -49,8 +49,28 @@ _HOMES = {
 }  # fmt: skip
 
 
+_RESULTS = {
+    "choose": "prediction.choose.Choice", "drafts": "prediction.compare_drafts.Comparison",
+    "mixed_fleet": "planning.result.MixedFleet", "plan": "planning.result.Plan",
+    "predict": "prediction.result.Prediction", "trees": "prediction.adaptive_trees.TreePlan",
+    "with_observed": "planning.result.Plan",
+}  # fmt: skip
+"""What each of them returns, which a notebook shows as its page."""
+
+
+def _repr_html_(answer: Any) -> str:
+    """An answer as a notebook shows it. Rooms below know no report, so it is hung on from here."""
+    from magicplan.report.document.notebook import fragment
+    from magicplan.report.pages import page_of
+
+    return fragment(page_of(answer.to_dict(), type(answer).__name__))
+
+
 def __getattr__(name: str) -> Any:
     """Load what is asked for, when it is: importing magicplan alone stays instant."""
     if name in _HOMES:
+        if name in _RESULTS:
+            room, _, result = _RESULTS[name].rpartition(".")
+            getattr(import_module(f"magicplan.{room}"), result)._repr_html_ = _repr_html_
         return getattr(import_module(f"magicplan.{_HOMES[name]}"), name)
     raise AttributeError(f"module 'magicplan' has no attribute {name!r}")

@@ -3,37 +3,51 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from magicplan import __version__
 from magicplan.commands import facts, measurements, plans, validation, workloads
 from magicplan.commands.options import say
 from magicplan.errors import FieldError, MagicplanError, option
 
 app = typer.Typer(
-    add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Roofline planning for LLM decoding: what binds a step, and does speculation pay?",
 )
-for command in (
-    workloads.predict,
-    workloads.sweep,
-    workloads.schedule,
-    workloads.regimes,
-    workloads.explain,
-    workloads.drafts,
-    workloads.tree,
-    plans.plan,
-    plans.fleet,
-    plans.report,
-    validation.validate,
-    measurements.calibrate,
-    measurements.replay,
-    facts.gpus,
-    facts.models,
-):
-    app.command()(command)
+COMMANDS = {
+    "One workload or a grid": (
+        workloads.predict, workloads.sweep, workloads.schedule, workloads.regimes,
+        workloads.explain, workloads.drafts, workloads.tree,
+    ),
+    "Capacity and reports": (plans.plan, plans.fleet, plans.report),
+    "Against measurements": (
+        validation.validate, measurements.calibrate, measurements.replay,
+    ),
+    "What is known": (facts.gpus, facts.models, facts.stacks),
+}  # fmt: skip
+"""Commands by their panel of help."""
+for panel, commands in COMMANDS.items():
+    for command in commands:
+        app.command(rich_help_panel=panel)(command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"magicplan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Roofline planning for LLM decoding: what binds a step, and does speculation pay?"""
 
 
 def main() -> None:

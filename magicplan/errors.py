@@ -29,10 +29,17 @@ class UsageError(MagicplanError):
 
 
 class UnknownName(UsageError):
-    """A name that is not known; the message offers near matches."""
+    """A name that is not known; the message offers near matches.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        near = difflib.get_close_matches(name.lower(), list(known), n=4, cutoff=0.5)
+    `like` is what the known names are compared with, where that is not the whole name; `cutoff` is
+    the least likeness offered, from 0 to 1.
+    """
+
+    def __init__(
+        self, kind: str, name: str, known: Iterable[str], hint: str = "", *, like: str = "",
+        cutoff: float = 0.5,
+    ) -> None:  # fmt: skip
+        near = difflib.get_close_matches(like or name.lower(), list(known), n=4, cutoff=cutoff)
         offer = f"; did you mean {', '.join(near)}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}{offer}{'; ' + hint if hint else ''}")
 

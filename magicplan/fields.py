@@ -2,7 +2,8 @@
 
 A value of a question (a keyword, an option) is refused with a `FieldError` that carries its field;
 a value of a file with a `SpecError` that carries file, line and dotted field. Files are read up to
-a size, so that none fills the memory.
+a size, so that none fills the memory. Annotations of frozen records are the schema, as in msgspec,
+whose errors leave out the wrong value and the keys of tables.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ from magicplan.errors import FieldError, SpecError
 
 MOST_BYTES = 64 * 2**20
 """Size of the largest file of settings or of results that is read, some hundred times the usual."""
+UNBOUNDED = 1e15
+"""Upper end of a span from which an error leaves it out."""
 LONGEST_SHOWN = 60
 KEY = r"[\w.\-]+|\"[^\"]*\"|'[^']*'"
 
@@ -44,7 +47,7 @@ def is_number(value: object) -> bool:
 
 def shown(value: object) -> str:
     """A value as an error repeats it, cut where it is long."""
-    text = f"{value:.10g}" if is_number(value) else repr(value)
+    text = f"{value:.10g}" if isinstance(value, float) else repr(value)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
@@ -58,12 +61,17 @@ def refuse(name: str, value: object, expected: str) -> NoReturn:
 def number(name: str, value: Any, *, low: float, high: float, above: bool = False) -> float:
     """A number from `low` (or above it) to `high`. Raises FieldError."""
     if not is_number(value) or not low <= value <= high or (above and value == low):
-        if high == math.inf:
-            span = f"above {low:g}" if above else f"of {low:g} or more"
-        else:
-            span = f"above {low:g}, up to {high:g}" if above else f"from {low:g} to {high:g}"
-        refuse(name, value, f"a number {span}")
+        refuse(name, value, f"a number{_span(low, high, above=above)}")
     return float(value)
+
+
+def _span(low: float, high: float, *, above: bool) -> str:
+    """A span in words, after "a number"."""
+    if high >= UNBOUNDED:
+        if low <= -UNBOUNDED:
+            return ""
+        return f" above {low:g}" if above else f" of {low:g} or more"
+    return f" above {low:g}, up to {high:g}" if above else f" from {low:g} to {high:g}"
 
 
 def whole(name: str, value: Any, *, low: int, high: int) -> int:
@@ -201,7 +209,7 @@ class Table:
         value = self.data.get(key)
         value = default if value is None else value
         if not isinstance(value, Mapping):
-            self.fail(key, f"{_told(value)}: expected a table")
+            self.fail(key, f"{told(value)}: expected a table")
         return Table(data=value, file=self.file, path=self.label(key), lines=self.lines)
 
     def tables(self, key: str) -> tuple[Table, ...]:
@@ -209,7 +217,7 @@ class Table:
         values = self.data.get(key)
         values = [] if values is None else values
         if not isinstance(values, list) or not all(isinstance(v, Mapping) for v in values):
-            self.fail(key, f"{_told(values)}: expected a list of tables")
+            self.fail(key, f"{told(values)}: expected a list of tables")
         return tuple(
             Table(data=value, file=self.file, path=f"{self.label(key)}[{i}]", lines=self.lines)
             for i, value in enumerate(values)
@@ -257,18 +265,25 @@ class Table:
         return SpecError(where, str(problem))
 
 
-def _told(value: object) -> str:
+def told(value: object) -> str:
+    """A wrong value as an error repeats it; None is a missing one."""
     return "is missing" if value is None else shown(value)
 
 
-def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
-    """A file as UTF-8 text. Raises SpecError for one that is missing, binary or too large."""
+def read_bytes(path: Path, most_bytes: int = MOST_BYTES) -> bytes:
+    """The content of a file. Raises SpecError for one that is missing or too large."""
     try:
         if (size := path.stat().st_size) > most_bytes:
             raise SpecError(path, f"holds {size} bytes, expected at most {most_bytes}")
-        return path.read_text(encoding="utf-8")
+        return path.read_bytes()
     except OSError as problem:
         raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+
+
+def read_text(path: Path, most_bytes: int = MOST_BYTES) -> str:
+    """A file as UTF-8 text. Raises SpecError for one that is missing, too large or no text."""
+    try:
+        return read_bytes(path, most_bytes).decode()
     except UnicodeDecodeError as problem:
         raise SpecError(path, f"is no text ({problem})") from None
 
@@ -283,7 +298,7 @@ def read_toml(path: Path) -> Table:
     return Table(data=data, file=str(path), lines=toml_lines(content))
 
 
-def parse_json(content: str, where: object) -> Any:
+def parse_json(content: str | bytes, where: object) -> Any:
     """The value of a JSON text. Raises SpecError."""
     try:
         return json.loads(content)

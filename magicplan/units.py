@@ -16,6 +16,7 @@ from magicplan.errors import BadQuantity
 DECIMAL: Final = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15}
 BINARY: Final = {"Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50}
 TOKENS: Final = {"": 1, "k": 2**10, "m": 2**20}
+SECONDS: Final = {"": 1.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "min": 60.0}
 MAX_COUNT: Final = 2**20
 MAX_TOKENS: Final = 2**30
 MAX_VALUES: Final = 4096
@@ -41,6 +42,21 @@ def parse_number(text: str, *, option: str, zero: bool = False) -> float:
         expected = "0 or a positive number" if zero else "a positive number"
         raise BadQuantity(f"{option} {text!r}: expected {expected}")
     return value
+
+
+def parse_seconds(text: str, *, option: str, reasonable: float = math.inf) -> float:
+    """Seconds: "500ms", "0.5s" or a bare number of them, which is questioned above `reasonable`."""
+    match = re.fullmatch(r"(?P<number>\d*\.?\d+([eE]-?\d{1,3})?)\s*(?P<unit>[a-z]*)", text.strip())
+    value = float(match["number"]) if match and match["unit"] in SECONDS else math.nan
+    seconds = value * SECONDS[match["unit"]] if match and not math.isnan(value) else math.nan
+    if not 0 < seconds < math.inf:
+        raise BadQuantity(f"{option} {text!r}: expected a time such as 500ms, 0.5s, or seconds")
+    if match and not match["unit"] and seconds > reasonable:
+        raise BadQuantity(
+            f"{option} {text}: that is {text} seconds; write {text.strip()}ms for milliseconds, or "
+            f"{text.strip()}s if seconds are meant"
+        )
+    return seconds
 
 
 def parse_grid(text: str, *, option: str, tokens: bool = False) -> list[int]:

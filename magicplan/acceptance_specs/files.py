@@ -15,6 +15,7 @@ from magicplan.acceptance_specs.ranks import ranks_from
 from magicplan.acceptance_specs.results import SCHEMA, from_json
 from magicplan.acceptance_specs.text import parse
 from magicplan.errors import FieldError, SpecError
+from magicplan.fields import read_text
 from magicplan.roofline.acceptance import Acceptance, Ranked
 
 READERS = (from_vllm_log, from_vllm_metrics, from_sglang, from_sglang_metrics, from_llama_cpp)
@@ -67,14 +68,7 @@ def import_measured(path: Path) -> Acceptance:
 
 
 def _read(path: Path) -> str:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise SpecError(path, f"is larger than {MAX_BYTES >> 20} MiB; give a part of it")
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise SpecError(path, "is no text file") from None
+    text = read_text(path, MAX_BYTES)
     if not text.strip():
         raise SpecError(path, "is empty")
     return text

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 from magicplan.acceptance_specs.results import number_list
 from magicplan.errors import SpecError, UsageError
+from magicplan.fields import parse_json
 from magicplan.roofline.acceptance import Z80, Ranked
 
 
@@ -20,7 +19,7 @@ def ranks_from(path: Path, text: str) -> Ranked:
     """
     samples = 0
     if text.lstrip().startswith(("[", "{")):
-        document = _json(path, text)
+        document = parse_json(text, path)
         if isinstance(document, dict):
             samples, document = document.get("samples", 0), document.get("ranks")
         by_level = isinstance(document, list) and any(isinstance(row, list) for row in document)
@@ -52,10 +51,3 @@ def _line_number(path: Path, number: int, line: str) -> float:
         return float(line)
     except ValueError:
         raise SpecError(path, f"line {number} {line[:40]!r} is not a number") from None
-
-
-def _json(path: Path, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as problem:
-        raise SpecError(path, f"is not JSON ({problem})") from None

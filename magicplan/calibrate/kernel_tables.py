@@ -90,7 +90,7 @@ def where(table: Columns, mask: NDArray[Any]) -> Columns:
 
 def accelerator_of(gpu: str) -> Accelerator:
     """The datasheet of a table's GPU, as "a100_sxm". Raises UnknownName."""
-    return hardware_specs.as_published(gpu)
+    return hardware_specs.load(gpu)
 
 
 def read(folder: Path) -> KernelTables:

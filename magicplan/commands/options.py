@@ -10,64 +10,107 @@ from typing import Annotated, Any
 
 import typer
 
-Gpu = Annotated[str, typer.Option("--gpu", help="Accelerator name, alias, or a TOML of your own.")]
-Model = Annotated[str, typer.Option("--model", help="Model name, or a config.json or its folder.")]
-Batch = Annotated[str, typer.Option("--batch", help="Sequences decoded together.")]
-Ctx = Annotated[str, typer.Option("--ctx", help="Tokens in the KV cache; 64k is 65536.")]
-Output = Annotated[str, typer.Option("--output", help="Tokens still to be generated.")]
-Gpus = Annotated[str, typer.Option("--gpus", help="Number of GPUs, or auto.")]
-Tp = Annotated[str, typer.Option("--tp", help="Tensor parallel degree, or auto.")]
-Pp = Annotated[str, typer.Option("--pp", help="Pipeline stages, or auto.")]
-Ep = Annotated[str, typer.Option("--ep", help="Expert parallel degree.")]
-AttentionDp = Annotated[str, typer.Option("--attention-dp", help="Data-parallel attention groups.")]
+WORKLOAD, MACHINE, FORMATS, DRAFTING = "Workload", "GPUs and stack", "Number formats", "Drafts"
+"""Panels of help that the shared options stand in."""
+
+
+def _names(room: str) -> Callable[[str], list[str]]:
+    """What a shell completes a name to; names are read only when it asks."""
+
+    def complete(incomplete: str) -> list[str]:
+        from importlib import import_module
+
+        known = import_module(f"magicplan.{room}").names()
+        return [name for name in known if name.startswith(incomplete.lower())]
+
+    return complete
+
+
+def _stacks(incomplete: str) -> list[str]:
+    from magicplan.hardware_specs.spelling import STACKS
+
+    return [name for name in STACKS if name.startswith(incomplete.lower())]
+
+
+def _text(flag: str, help: str, panel: str, complete: Any = None) -> Any:
+    """An option that takes a text."""
+    return typer.Option(flag, help=help, rich_help_panel=panel, autocompletion=complete)
+
+
+_gpu = _text(
+    "--gpu", "Accelerator: h100, a name as drivers print it, or a TOML of your own.", MACHINE,
+    _names("hardware_specs"),
+)  # fmt: skip
+_model = _text(
+    "--model", "Model: a name, a Hugging Face id, a config.json or its folder.", WORKLOAD,
+    _names("model_specs"),
+)  # fmt: skip
+_stack = _text(
+    "--stack", "vllm, sglang, trtllm (vllm@0.19.0 for a version), magicdec, ideal, or a TOML.",
+    MACHINE, _stacks,
+)  # fmt: skip
+Gpu = Annotated[str, _gpu]
+Model = Annotated[str, _model]
+Batch = Annotated[str, _text("--batch", "Sequences decoded together.", WORKLOAD)]
+Ctx = Annotated[str, _text("--ctx", "Tokens in the KV cache; 64k is 65536.", WORKLOAD)]
+Output = Annotated[str, _text("--output", "Tokens still to be generated.", WORKLOAD)]
+Gpus = Annotated[str, _text("--gpus", "Number of GPUs, or auto.", MACHINE)]
+Tp = Annotated[str, _text("--tp", "Tensor parallel degree, or auto.", MACHINE)]
+Pp = Annotated[str, _text("--pp", "Pipeline stages, or auto.", MACHINE)]
+Ep = Annotated[str, _text("--ep", "Expert parallel degree.", MACHINE)]
+AttentionDp = Annotated[str, _text("--attention-dp", "Data-parallel attention groups.", MACHINE)]
 Dtype = Annotated[
-    str | None, typer.Option("--dtype", help="bf16, fp16, fp8, int8, fp4, or int4 (weights only).")
+    str | None,
+    _text("--dtype", "bf16, fp16, fp8, int8, fp4, or int4 (weights only).", FORMATS),
 ]
-KvDtype = Annotated[str | None, typer.Option("--kv-dtype", help="bf16, fp16, fp8, int8 or int4.")]
-Stack = Annotated[
-    str, typer.Option("--stack", help="vllm, sglang, trtllm, magicdec, ideal, or a calibration.")
-]
+KvDtype = Annotated[str | None, _text("--kv-dtype", "bf16, fp16, fp8, int8 or int4.", FORMATS)]
+Stack = Annotated[str, _stack]
 MemoryFraction = Annotated[
-    str, typer.Option("--memory-fraction", help="Share of the reported memory that may be used.")
+    str, _text("--memory-fraction", "Share of the reported memory that may be used.", MACHINE)
 ]
 Draft = Annotated[
-    str, typer.Option("--draft", help="none, self, eagle3, mtp, medusa, ngram, triforce, a model.")
+    str, _text("--draft", "none, self, eagle3, mtp, medusa, ngram, triforce, a model.", DRAFTING)
 ]
 DraftKv = Annotated[
-    str | None,
-    typer.Option("--draft-kv", help="full, streaming:N, snapkv:N, topk:N or quant:4|8."),
+    str | None, _text("--draft-kv", "full, streaming:N, snapkv:N, topk:N or quant:4|8.", DRAFTING)
 ]
 DraftDtype = Annotated[
-    str | None, typer.Option("--draft-dtype", help="The draft's own weight format, such as int4.")
+    str | None,
+    _text("--draft-dtype", "The draft's own weight format, such as int4.", DRAFTING),
 ]
 AcceptanceText = Annotated[
     str,
-    typer.Option(
+    _text(
         "--acceptance",
-        help="0.8, cond:.., marg:.., beta:a,b, mix:.., law:.., rank:FILE, file:FILE, auto.",
+        "0.8, cond:.., marg:.., beta:a,b, mix:.., law:.., rank:FILE, file:FILE, auto.",
+        DRAFTING,
     ),
 ]
 Task = Annotated[
-    str | None, typer.Option("--task", help="Task that --acceptance auto should match.")
+    str | None,
+    _text("--task", "Task that --acceptance auto should match; see stacks --tasks.", DRAFTING),
 ]
-Gamma = Annotated[str, typer.Option("--gamma", help="Drafted tokens a round, or auto.")]
-MaxGamma = Annotated[str, typer.Option("--max-gamma", help="Longest draft considered.")]
+Gamma = Annotated[str, _text("--gamma", "Drafted tokens a round, or auto.", DRAFTING)]
+MaxGamma = Annotated[str, _text("--max-gamma", "Longest draft considered.", DRAFTING)]
 KvPasses = Annotated[
-    str,
-    typer.Option("--verify-kv-passes", help="How often verification reads the KV, or auto."),
+    str, _text("--verify-kv-passes", "How often verification reads the KV, or auto.", DRAFTING)
 ]
 WantSpeedup = Annotated[
-    str | None, typer.Option("--want-speedup", help="Show the acceptance this speedup needs.")
+    str | None, _text("--want-speedup", "Show the acceptance this speedup needs.", DRAFTING)
 ]
 Batching = Annotated[
-    str, typer.Option("--batching", help="continuous, or static: wait for the slowest sequence.")
+    str, _text("--batching", "continuous, or static: wait for the slowest sequence.", WORKLOAD)
 ]
 TreeRanks = Annotated[
-    str, typer.Option("--tree-ranks", help="Ranks of trees: pooled, raw or power-law.")
+    str, _text("--tree-ranks", "Ranks of trees: pooled, raw or power-law.", DRAFTING)
 ]
 Eager = Annotated[
-    bool, typer.Option("--eager", help="Collectives launched one by one, not in CUDA graphs.")
-]
+    bool,
+    typer.Option(
+        "--eager", help="Collectives launched one by one, not in CUDA graphs.",
+        rich_help_panel=MACHINE,
+    ),
+]  # fmt: skip
 Options = dict[str, Any]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 

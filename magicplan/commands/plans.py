@@ -13,6 +13,7 @@ import typer
 
 from magicplan.commands.options import Json, say
 from magicplan.commands.output import hand_out
+from magicplan.commands.panels import in_panels
 from magicplan.errors import FieldError, UsageError, option
 
 if TYPE_CHECKING:
@@ -23,6 +24,10 @@ Html = Annotated[
 ]
 Markdown = Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown file.")]
 Text = str | None
+Prices = Annotated[
+    Text,
+    typer.Option("--prices", help="Your USD a GPU-hour: h100=2.5,b200=4, or a TOML of them."),
+]
 TRAFFIC = ("requests_per_s", "users", "tokens_per_day", "trace")
 LISTS = {"gpu": "gpus", "dtype": "dtypes", "kv_dtype": "kv_dtypes", "draft": "drafts"}
 """Options that take several values by commas, and the fields they fill."""
@@ -32,11 +37,30 @@ SHARES = ("growth", "prefix_hit_rate")
 """Numbers that may be 0."""
 NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
 FIRST_FILE = Path("plan.toml")
+PANELS = {
+    "Traffic": (
+        "requests_per_s", "users", "think_seconds", "tokens_per_day", "trace", "prompt", "output",
+        "peak_factor", "growth", "prefix_hit_rate",
+    ),
+    "Limits and money": (
+        "slo", "objective", "budget_usd_per_hour", "max_gpus", "available", "prices",
+    ),
+    "What may be chosen": (
+        "model", "gpu", "stack", "dtype", "kv_dtype", "draft", "acceptance", "trees",
+    ),
+    "A measured server beside it": ("observed", "stated", "fitted"),
+}  # fmt: skip
+DEFAULTS = {"model": "llama-3.1-8b", "stack": "vllm", "objective": "cost", "growth": "0",
+            "prefix_hit_rate": "0", "prompt": "1024", "output": "256"}  # fmt: skip
+"""Those of `PlanRequest`, which help shows without loading it."""
 
 
+@in_panels(PANELS, DEFAULTS)
 def plan(
     file: Annotated[Path | None, typer.Argument(help="A plan file; --init writes one.")] = None,
-    model: Annotated[Text, typer.Option("--model", help="Model name or config.json.")] = None,
+    model: Annotated[
+        Text, typer.Option("--model", help="Model name, Hugging Face id or config.json.")
+    ] = None,
     gpu: Annotated[Text, typer.Option("--gpu", help="Accelerator names, by commas.")] = None,
     requests_per_s: Annotated[Text, typer.Option("--requests-per-s", help="Mean rate.")] = None,
     users: Annotated[Text, typer.Option("--users", help="People who take turns.")] = None,
@@ -62,7 +86,9 @@ def plan(
     ] = None,
     slo: Annotated[
         list[str] | None,
-        typer.Option("--slo", help="A limit in seconds, such as ttft_p95=1; may be repeated."),
+        typer.Option(
+            "--slo", help="A limit, such as ttft_p95=500ms or tpot_p95=0.03s; may be repeated."
+        ),
     ] = None,
     dtype: Annotated[Text, typer.Option("--dtype", help="Weight formats, by commas.")] = None,
     kv_dtype: Annotated[Text, typer.Option("--kv-dtype", help="KV formats, by commas.")] = None,
@@ -84,9 +110,7 @@ def plan(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
-    prices: Annotated[
-        Text, typer.Option("--prices", help="TOML with a table usd_per_hour of your prices.")
-    ] = None,
+    prices: Prices = None,
     observed: Annotated[
         Path | None,
         typer.Option("--observed", help="Result of vllm bench, SGLang bench_serving or AIPerf."),
@@ -182,12 +206,12 @@ def _option(field: str) -> str:
 def _question(file: Path | None, given: dict[str, Any], slo: list[str]) -> Any:
     """The file's question with the options put over it; a traffic replaces the file's, with the
     think time that goes with users and, for a trace, with the lengths."""
+    from magicplan.commands.limits import parse_limit
     from magicplan.planning.question import question_of, read_plan
     from magicplan.planning.request import request_from
 
     options = {LISTS.get(name, name): _value(name, text) for name, text in given.items()}
-    pairs = (_pair("--slo", text) for text in slo)
-    limits = {f"{name.removesuffix('_seconds')}_seconds": value for name, value in pairs}
+    limits = dict(parse_limit(text, option="--slo") for text in slo)
     if file is None:
         if not options:
             raise UsageError(
@@ -211,6 +235,8 @@ def _value(name: str, text: Any) -> Any:
     option = "--" + name.replace("_", "-")
     if name == "trees":
         return text
+    if name == "prices":
+        return _prices(text)
     if name == "available":
         return {gpu: _gpus(count) for gpu, count in map(_gpu_pair, text)}
     if name in SHARES:
@@ -223,6 +249,13 @@ def _value(name: str, text: Any) -> Any:
     if name in NUMBERS:
         return parse_number(text, option=option)
     return parse_count(text, option=option) if name == "max_gpus" else text
+
+
+def _prices(text: str) -> str | dict[str, float]:
+    """The path of a TOML, or prices by GPU as in "h100=2.5,b200=4"."""
+    if "=" not in text or Path(text).exists():
+        return text
+    return dict(_pair("--prices", part) for part in text.split(",") if part.strip())
 
 
 def _pair(option: str, text: str) -> tuple[str, float]:
@@ -241,6 +274,7 @@ def fleet(
         list[str] | None,
         typer.Option("--available", help="GPUs at hand, such as h100=16; may be repeated."),
     ] = None,
+    prices: Prices = None,
     html: Html = None,
     markdown: Markdown = None,
     json: Json = False,
@@ -260,7 +294,8 @@ def fleet(
 
     with _spoken_as_options():
         stock = stock_of({gpu: _gpus(count) for gpu, count in map(_gpu_pair, available or [])})
-        questions = [read_plan(path) for path in files]
+        over = {"prices": _prices(prices)} if prices else {}
+        questions = [read_plan(path, over) for path in files]
         with progress("planning", len(questions)) as done:
             found = []
             for question in questions:

@@ -10,6 +10,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from magicplan.errors import FieldError, UsageError
+from magicplan.hardware_specs import spelling
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.tree_speculation import TreeKind
@@ -96,6 +97,7 @@ def load(text: str) -> EngineVersion:
 
     Raises UsageError for an engine or version that is not known.
     """
+    text = spelling.stack(text)
     name, _, version = text.partition("@")
     if name not in engines():
         raise FieldError("settings", f"{text}: expected one of {', '.join(engines())}")

@@ -100,7 +100,7 @@ def _against_plan(planned: Planned) -> str:
 
 
 def other_requests(resolved: Resolved, engine: EngineVersion) -> list[Request]:
-    """The same question with the draft model over its whole cache, or with whatever else the
+    """A question with its draft model over the whole cache, or with the other drafts that the
     engine can run for this target."""
     request, draft = resolved.request, resolved.draft
     if draft is not None and draft.method == "model" and "model" in engine.methods:

@@ -33,9 +33,9 @@ class Server:
     ctx_tokens: int
     """Tokens of the longest request, prompt and output together."""
     sequences: int
-    """Most requests that the replica runs at once."""
+    """Largest number of requests that the replica runs at once."""
     batched_tokens: int
-    """Most tokens that one step of the replica feeds."""
+    """Largest number of tokens that one step of the replica feeds."""
     memory_fraction: float
     """Share of each GPU's memory that the engine may take."""
     role: str = "serve"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from magicplan import model_specs
 from magicplan.errors import UsageError
-from magicplan.model_specs.load import preset_info
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.thresholds import (
     Threshold,
@@ -35,7 +35,7 @@ def drafted(resolved: Resolved) -> Draft:
 
 
 def accepted(resolved: Resolved) -> str:
-    """Where the acceptance of the draft is from, as a note."""
+    """A note on the source of the draft's acceptance."""
     return f"acceptance of {drafted(resolved).name}: {resolved.acceptance.origin}"
 
 
@@ -66,8 +66,9 @@ def off_notes(full: tuple[Threshold, ...], lost: Array, *, where: str) -> tuple[
 
 
 def model_id(name: str) -> str:
-    """The Hugging Face id of a preset; a path, or an id that is no preset's, stays what it is."""
+    """The Hugging Face id that serves a model: the one asked for, else its preset's; a path, or an
+    id that is not known, stays what it is."""
     try:
-        return preset_info(name).id
+        return model_specs.resolve(name).id or name
     except UsageError:
         return name

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from magicplan.errors import SpecError
 from magicplan.fields import Span, Table, refuse
+from magicplan.hardware_specs.offers import Offer, offer_from, price_of
 
 DTYPES = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
 RIDGE = (10.0, 1000.0)
@@ -42,6 +43,10 @@ class Accelerator:
     architecture: str
     driver_names: tuple[str, ...]
     """Exact product strings as the driver reports them."""
+    form_factors: tuple[str, ...] = ()
+    """Words for its board and link, such as sxm5, pcie, nvl, oam."""
+    aliases: tuple[str, ...] = ()
+    """Further names that tools and clouds print for it, which no rule gives."""
     memory_bytes: float
     """Usable bytes as the driver reports them."""
     memory_bytes_per_s: float
@@ -64,11 +69,13 @@ class Accelerator:
     """Accelerators in one host, at most."""
     tdp_watts: float | None
     price_usd_per_hour: float | None
-    """Indicative on-demand list price."""
+    """Indicative: the median of on-demand offers, or what a user's own file states."""
     price_note: str
+    """What the price rests on, with range and dates."""
     provisional: tuple[str, ...]
     sources: tuple[Source, ...]
     notes: str
+    offers: tuple[Offer, ...] = ()
 
     @property
     def math_dtype(self) -> str:
@@ -84,7 +91,7 @@ KNOWN = (
     "name", "title", "vendor", "architecture", "driver_names", "units", "unit_kind", "memory_type",
     "memory_bytes", "memory_bytes_per_s", "l2_bytes", "pcie_bytes_per_s", "node_size", "tdp_watts",
     "price_usd_per_hour", "price_note", "provisional", "notes", "dense_flops_per_s", "link",
-    "sources",
+    "sources", "form_factors", "aliases", "offers",
 )  # fmt: skip
 """Fields of an accelerator's file."""
 LINK = ("type", "domain", "bytes_per_s", "peer_bytes_per_s")
@@ -100,12 +107,16 @@ def accelerator_from(table: Table) -> Accelerator:
     link.only(LINK)
     peaks.only(DTYPES)
     name = table.get("name", str)
+    offers = tuple(offer_from(entry) for entry in table.tables("offers"))
+    price, basis = price_of(offers)
     found = Accelerator(
         name=name,
         title=table.get("title", str, name),
         vendor=table.get("vendor", str, "unknown"),
         architecture=table.get("architecture", str, "unknown"),
         driver_names=_texts(table, "driver_names"),
+        form_factors=_texts(table, "form_factors"),
+        aliases=_texts(table, "aliases"),
         memory_bytes=table.get("memory_bytes", Positive),
         memory_bytes_per_s=table.get("memory_bytes_per_s", Positive),
         memory_type=table.get("memory_type", str, "unknown"),
@@ -120,8 +131,9 @@ def accelerator_from(table: Table) -> Accelerator:
         pcie_bytes_per_s=table.get("pcie_bytes_per_s", Positive, None),
         node_size=table.get("node_size", Count, 8),
         tdp_watts=table.get("tdp_watts", Positive, None),
-        price_usd_per_hour=table.get("price_usd_per_hour", Positive, None),
-        price_note=table.get("price_note", str, ""),
+        price_usd_per_hour=table.get("price_usd_per_hour", Positive, price),
+        price_note=table.get("price_note", str, basis),
+        offers=offers,
         provisional=_texts(table, "provisional"),
         sources=tuple(_source(entry) for entry in table.tables("sources")),
         notes=table.get("notes", str, ""),

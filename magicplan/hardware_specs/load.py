@@ -1,4 +1,4 @@
-"""Finding an accelerator: by exact name, by family with a documented default, or by file."""
+"""Finding an accelerator: by a name in full, by family with a documented default, or by file."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import re
 import tomllib
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from magicplan.errors import UnknownName
 from magicplan.fields import read_toml
 from magicplan.hardware_specs.accelerator import Accelerator, accelerator_from
+from magicplan.hardware_specs.part_names import VENDORS, PartName, bare_key, key, parse, words_of
 
 DATA = Path(__file__).parent
 """Not importlib.resources, whose import alone takes a tenth of a prediction."""
-
-MEMORY_TOLERANCE = 0.1
-"""Drivers report up to a tenth less than a part's name, where memory corrects its errors."""
-_DECORATION = re.compile(r"^nvidia-|geforce-|-blackwell|-nvl\d+$|-hbm\d\w?|-gddr\d\w?")
+ALIKE = 0.6
+"""Least likeness of a name offered where nothing of the same family is known."""
 
 
 @cache
@@ -29,49 +29,107 @@ def names() -> tuple[str, ...]:
 @cache
 def families() -> dict[str, list[str]]:
     """Family names and the accelerators they may mean, the default first."""
-    return tomllib.loads((DATA / "families.toml").read_text(encoding="utf-8"))
+    return _table("families.toml")
+
+
+@cache
+def _table(file: str) -> dict[str, Any]:
+    return tomllib.loads((DATA / file).read_text(encoding="utf-8"))
 
 
 def resolve(name: str) -> tuple[Accelerator, str]:
     """An accelerator, and a sentence where the name left a choice ('' where it did not).
 
-    `name` is an exact name, a family such as "a100", or the path of a TOML file.
-    Raises UnknownName with near matches, SpecError for a bad file.
+    `name` is a name in full, as it ships or as drivers and tools print it, a family such as
+    "a100", a cloud's machine type, or the path of a TOML file.
+    Raises UnknownName with near matches of the same family, SpecError for a bad file.
     """
-    if name.endswith(".toml") or "/" in name:
+    if name.endswith(".toml") or name.startswith((".", "/", "~")):
         return accelerator_from(read_toml(Path(name))), f"accelerator read from {name}"
-    key = name.strip().lower()
-    if key in names():
-        return _shipped(key), ""
-    if key in families():
-        default, *others = families()[key]
-        also = f"; also {', '.join(others)}" if others else ""
-        return _shipped(default), f"{key} read as {default} (documented default{also})"
-    known = (*names(), *families())
-    raise UnknownName("accelerator", name, known, "magicplan gpus lists all")
+    plain = name.strip().lower()
+    if plain in names():
+        return _shipped(plain), ""
+    if plain in families():
+        return _default(plain, tuple(map(_shipped, families()[plain])))
+    exact = _exact().get(key(name)) or _exact().get(bare_key(name))
+    if exact is not None:
+        return _shipped(exact), ""
+    if (machine := _machines().get(key(name))) is not None:
+        part, count = machine
+        return _shipped(part), f"{name} is a machine of {count} x {part}"
+    said = parse(name)
+    members = _members(said.base)
+    agreeing = tuple(a for a in members if said.agrees(a))
+    if agreeing:
+        return _default(name, agreeing)
+    if "/" in name:
+        return accelerator_from(read_toml(Path(name))), f"accelerator read from {name}"
+    raise _unknown(name, said, members)
+
+
+def _default(name: str, found: tuple[Accelerator, ...]) -> tuple[Accelerator, str]:
+    """The first of those that a name may mean, and what it may mean besides."""
+    first, *others = (a.name for a in found)
+    also = f" (documented default; also {', '.join(others)})" if others else ""
+    return found[0], f"{name} read as {first}{also}"
+
+
+@cache
+def _exact() -> dict[str, str]:
+    """Names in full under the normalisation; those without the maker only where no family is
+    called so."""
+    shared = {key(name) for name in families()}
+    found: dict[str, str] = {}
+    for a in all_accelerators():
+        for text in (a.name, *a.driver_names, *a.aliases):
+            found[key(text)] = a.name
+            if bare_key(text) not in shared:
+                found[bare_key(text)] = a.name
+    return found
+
+
+@cache
+def _machines() -> dict[str, tuple[str, int]]:
+    """Machine types of clouds: the accelerator in them, and how many."""
+    return {key(name): (part, count) for name, (part, count) in _table("machines.toml").items()}
+
+
+def _members(base: str) -> tuple[Accelerator, ...]:
+    """What a bare name may mean, the default first; () where nothing is called so."""
+    if not base:
+        return ()
+    for name, members in families().items():
+        if parse(name).base == base:
+            return tuple(map(_shipped, members))
+    return tuple(a for a in all_accelerators() if parse(a.name).base == base)
+
+
+def _unknown(name: str, said: PartName, members: tuple[Accelerator, ...]) -> UnknownName:
+    """The error of a name that no part answers to: what is known of its family is offered."""
+    hint = "magicplan gpus lists all"
+    if re.match(r"\d+ ?x ?[a-z]", name.lower()):
+        hint = f"give the number as --gpus {name.lower().partition('x')[0].strip()}"
+    if members:
+        listed = ", ".join(f"{a.name} ({a.title})" for a in members)
+        return UnknownName("accelerator", name, (), f"known of that family: {listed}; {hint}")
+    makers = {VENDORS[word] for word in words_of(name) if word in VENDORS}
+    known = [a.name for a in all_accelerators() if not makers or a.vendor in makers]
+    family = [one for one in known if _letters(one) == _letters(said.base)]
+    like = re.sub(r"^rtx(pro)?(?=.)", r"rtx-\1-", said.base).replace("--", "-")
+    return UnknownName(
+        "accelerator", name, family or known, hint, like=like, cutoff=0.0 if family else ALIKE
+    )
+
+
+def _letters(name: str) -> str:
+    """The letters that a name begins with, which tell families: l of l40s, mi of mi300x."""
+    found = re.match(r"[a-z]+", key(name))
+    return found[0] if found else ""
 
 
 def load(name: str) -> Accelerator:
     """The accelerator of a name, a family or a file; see `resolve`."""
     return resolve(name)[0]
-
-
-def as_published(text: str) -> Accelerator:
-    """The accelerator that a table or a page means, as "H100-80GB-PCIe", "NVIDIA A100 40GB".
-
-    Memory that is stated decides among a family's members; without it the default is meant.
-    Raises UnknownName, also where no member has that memory.
-    """
-    plain = re.sub(r"[\s_]+", "-", re.sub(r"\(.*?\)", "", text).strip().lower())
-    plain = _DECORATION.sub("", plain)
-    stated = re.search(r"-(\d+)gb", plain)
-    bare = plain.replace(stated[0], "") if stated else plain
-    exact = [name for name in (plain, bare) if name in names()]
-    for name in exact[:1] or families().get(bare, []):
-        found = _shipped(name)
-        if not stated or abs(found.memory_bytes / 2**30 / int(stated[1]) - 1) < MEMORY_TOLERANCE:
-            return found
-    raise UnknownName("accelerator", text, (*names(), *families()), "magicplan gpus lists all")
 
 
 def all_accelerators() -> tuple[Accelerator, ...]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from packaging.version import InvalidVersion, Version
 
 from magicplan.errors import UnknownName
+from magicplan.hardware_specs import spelling
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
@@ -21,7 +22,7 @@ from magicplan.hardware_specs.load import load, names
 from magicplan.hardware_specs.spread import combined_spread
 from magicplan.hardware_specs.stacks import stack_tables
 
-STACKS = ("vllm", "sglang", "trtllm", "magicdec", "ideal")
+STACKS = tuple(spelling.STACKS)
 
 # What `benchmarks/naive_roofline.py` prints: published steps take 1.44 to 2.41 times the naive
 # roofline (20th and 80th percentile), and speedups reach .63 to .74 of the naive one.
@@ -64,7 +65,7 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
             f"{accelerator.name}: efficiencies and host times are kept, rates are the datasheet's, "
             "intervals are wider"
         )
-    name, _, version = stack.partition("@")
+    name, _, version = spelling.stack(stack).partition("@")
     if name not in STACKS:
         raise UnknownName("stack", name, STACKS, f"known: {', '.join(STACKS)}, or a path to a TOML")
     if name == "ideal":

@@ -5,7 +5,6 @@ Each becomes the same facts in SI units: how the server was loaded, and what was
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,32 +12,29 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import SpecError
+from magicplan.fields import Table, parse_json, read_text
 from magicplan.observed.lengths import lengths_of
 from magicplan.observed.nvidia import nvidia
-from magicplan.observed.run import STATABLE, ObservedRun, agree, checked, named, needed, positive
+from magicplan.observed.run import STATABLE, ObservedRun, agree, named, needed, numbers, positive
 from magicplan.observed.vllm_sglang import sglang, vllm_serve
 
 
-def vllm_latency(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedRun:
+def vllm_latency(doc: Table, stated: dict[str, float]) -> ObservedRun:
     """`vllm bench latency --output-json`: seconds of whole batches, nothing about their size."""
-    batch = needed(path, d, stated, "concurrency", "batch_size")
-    prompt = needed(path, d, stated, "prompt", "input_len")
-    output = needed(path, d, stated, "output", "output_len")
-    seconds = positive(path, d, "avg_latency")
-    each = d["latencies"]
-    if not isinstance(each, list):
-        raise SpecError(path, "latencies is no list")
-    if each:
-        mean = np.mean([checked(path, f"latencies[{i}]", x) for i, x in enumerate(each)])
-        agree(path, "avg_latency", seconds, "latencies", float(mean))
+    batch = needed(doc, stated, "concurrency", "batch_size")
+    prompt = needed(doc, stated, "prompt", "input_len")
+    output = needed(doc, stated, "output", "output_len")
+    seconds = positive(doc, "avg_latency")
+    if each := numbers(doc, "latencies"):
+        agree(doc.file, "avg_latency", seconds, "latencies", float(np.mean(each)))
     return ObservedRun(
-        path=str(path),
+        path=doc.file,
         tool="vllm bench latency",
         concurrency=batch,
         requests_per_s=None,
         prompts=batch,
         lengths=lengths_of(
-            path,
+            doc.file,
             (np.asarray([prompt]), named(stated, "prompt", "input_len")),
             (np.asarray([output]), named(stated, "output", "output_len")),
         ),
@@ -51,30 +47,30 @@ def vllm_latency(path: Path, d: dict[str, Any], stated: dict[str, float]) -> Obs
     )
 
 
-def vllm_throughput(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedRun:
+def vllm_throughput(doc: Table, stated: dict[str, float]) -> ObservedRun:
     """`vllm bench throughput --output-json`: everything at once, and how long it took."""
-    count, tokens = positive(path, d, "num_requests"), positive(path, d, "total_num_tokens")
-    output = needed(path, d, stated, "output", "output_len")
+    count, tokens = positive(doc, "num_requests"), positive(doc, "total_num_tokens")
+    output = needed(doc, stated, "output", "output_len")
     prompt = stated.get("prompt", tokens / count - output)
     if prompt < 1:
         raise SpecError(
-            path, f"total_num_tokens leaves no prompts beside outputs of {output:g} tokens"
+            doc.file, f"total_num_tokens leaves no prompts beside outputs of {output:g} tokens"
         )
-    rate, seconds = positive(path, d, "requests_per_second"), positive(path, d, "elapsed_time")
-    agree(path, "requests_per_second", rate, "num_requests over elapsed_time", count / seconds)
+    rate, seconds = positive(doc, "requests_per_second"), positive(doc, "elapsed_time")
+    agree(doc.file, "requests_per_second", rate, "num_requests over elapsed_time", count / seconds)
     if "prompt" in stated:
         agree(
-            path, "--stated prompt and output", prompt + output,
+            doc.file, "--stated prompt and output", prompt + output,
             "total_num_tokens over num_requests", tokens / count,
         )  # fmt: skip
     return ObservedRun(
-        path=str(path),
+        path=doc.file,
         tool="vllm bench throughput",
         concurrency=stated.get("concurrency", count),
         requests_per_s=None,
         prompts=count,
         lengths=lengths_of(
-            path,
+            doc.file,
             (np.asarray([prompt]), named(stated, "prompt", "total_num_tokens")),
             (np.asarray([output]), named(stated, "output", "output_len")),
         ),
@@ -99,7 +95,7 @@ def read_observed(path: Path, stated: Mapping[str, float] | None = None) -> Obse
                     path, f"--stated {', '.join(useless)} says nothing of such a run; it takes "
                     f"{', '.join(takes)}"
                 )  # fmt: skip
-            return read(path, document, known)
+            return read(Table(data=document, file=str(path)), known)
     holds = f"has fields {', '.join(sorted(document)[:8])}" if document else "holds no fields"
     raise SpecError(
         path,
@@ -111,7 +107,8 @@ def read_observed(path: Path, stated: Mapping[str, float] | None = None) -> Obse
 def _stated(path: Path, stated: Mapping[str, float]) -> dict[str, float]:
     if unknown := sorted(set(stated) - set(STATABLE)):
         raise SpecError(path, f"{', '.join(unknown)} cannot be stated; {', '.join(STATABLE)} can")
-    known = {name: checked(path, f"--stated {name}", value) for name, value in stated.items()}
+    told = Table(data={f"--stated {k}": v for k, v in stated.items()}, file=str(path))
+    known = {name: positive(told, f"--stated {name}") for name in stated}
     if known.get("prefix_hit_rate", 0.0) > 1:
         raise SpecError(path, "--stated prefix_hit_rate is a share of prompt tokens, at most 1")
     return known
@@ -119,24 +116,18 @@ def _stated(path: Path, stated: Mapping[str, float]) -> dict[str, float]:
 
 def _load(path: Path) -> dict[str, Any]:
     """One JSON object, or the last line of a file with one a line (SGLang appends)."""
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as problem:
-        raise SpecError(path, f"cannot be read ({problem})") from None
-    try:
-        document = json.loads(text)
-    except (ValueError, RecursionError):
+        document = parse_json(text, path)
+    except SpecError:
         lines = [line for line in text.splitlines() if line.strip()]
-        try:
-            document = json.loads(lines[-1]) if lines else None
-        except (ValueError, RecursionError) as problem:
-            raise SpecError(f"{path}, line {len(lines)}", f"is not JSON ({problem})") from None
+        document = parse_json(lines[-1], f"{path}, line {len(lines)}") if lines else None
     if not isinstance(document, dict):
         raise SpecError(path, "holds no JSON object: expected one result, or one a line")
     return document
 
 
-Reader = Callable[[Path, dict[str, Any], dict[str, float]], ObservedRun]
+Reader = Callable[[Table, dict[str, float]], ObservedRun]
 
 
 READERS: tuple[tuple[frozenset[str], Reader, tuple[str, ...]], ...] = (

@@ -36,7 +36,7 @@ def fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
 
 
 def _where_zero(rising: Callable[[float], float], most: float) -> float:
-    """Where a rising function is 0 between 0 and `most`, or the end that is nearer to it."""
+    """The zero of a rising function between 0 and `most`, or the end that is nearer to it."""
     from scipy.optimize import bisect
 
     if rising(0.0) >= 0:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 
 from magicplan.errors import SpecError
-from magicplan.observed.run import checked, positive
+from magicplan.fields import Table
+from magicplan.observed.run import from_zero, numbers, positive
 from magicplan.roofline.deployment import Array
 from magicplan.serving.lengths import MAX_LENGTH, POINTS, STEP, Lengths
 
@@ -18,7 +16,7 @@ Tokens = tuple[Array, str]
 """Tokens of one or more requests, and the field that says so."""
 
 
-def lengths_of(path: Path, prompt: Tokens, output: Tokens) -> Lengths:
+def lengths_of(path: str, prompt: Tokens, output: Tokens) -> Lengths:
     """Requests of these prompts and outputs: pairs where a file lists both, else combined as if
     they knew nothing of each other.
 
@@ -53,42 +51,32 @@ def lengths_of(path: Path, prompt: Tokens, output: Tokens) -> Lengths:
     )
 
 
-def listed(path: Path, d: dict[str, Any], stated: dict[str, float]) -> tuple[Tokens, Tokens] | None:
+def listed(doc: Table, stated: dict[str, float]) -> tuple[Tokens, Tokens] | None:
     """Prompts and outputs request by request; None where the file or the user says otherwise.
 
     Requests of which either is zero failed and are left out.
     """
-    prompts, outputs = _numbers(path, d, "input_lens"), _numbers(path, d, "output_lens")
+    prompts, outputs = numbers(doc, "input_lens"), numbers(doc, "output_lens")
     if {"prompt", "output"} & set(stated) or not prompts or not outputs:
         return None
     if len(prompts) != len(outputs):
         raise SpecError(
-            path, f"input_lens has {len(prompts)} entries and output_lens {len(outputs)}"
+            doc.file, f"input_lens has {len(prompts)} entries and output_lens {len(outputs)}"
         )
     pairs = np.asarray([(p, o) for p, o in zip(prompts, outputs, strict=True) if p and o])
     if not pairs.size:
-        raise SpecError(path, "output_lens: no request has any output")
+        raise SpecError(doc.file, "output_lens: no request has any output")
     return (pairs[:, 0], "input_lens"), (pairs[:, 1], "output_lens")
 
 
-def _numbers(path: Path, d: dict[str, Any], field: str) -> list[float]:
-    values = d.get(field) or []
-    if not isinstance(values, list):
-        raise SpecError(path, f"{field} is no list")
-    return [checked(path, f"{field}[{i}]", value, low=0.0) for i, value in enumerate(values)]
-
-
-def spread(path: Path, block: dict[str, Any], field: str) -> Tokens:
+def spread(doc: Table, field: str) -> Tokens:
     """A metric's mean and percentiles as `POINTS` tokens, straight lines between percentiles."""
-    mean = positive(path, block, "avg", f"{field}.")
-    known = {
-        word: checked(path, f"{field}.{word}", block[word], low=0.0)
-        for word in RANKS
-        if block.get(word) is not None
-    }
+    block = doc.table(field)
+    mean = positive(block, "avg")
+    known = {word: from_zero(block, word) for word in RANKS if block.data.get(word) is not None}
     tokens = list(known.values())
     if tokens != sorted(tokens):
-        raise SpecError(path, f"{field}: its percentiles fall")
+        doc.fail(field, ": its percentiles fall")
     if len(tokens) < 2 or tokens[-1] <= 0:
         return np.asarray([mean]), field
     share = (np.arange(POINTS) + 0.5) / POINTS

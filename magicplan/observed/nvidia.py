@@ -4,21 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from magicplan.errors import SpecError
+from magicplan.fields import Table
 from magicplan.observed.lengths import Tokens, lengths_of, spread
 from magicplan.observed.run import (
     ObservedRun,
     agree,
-    checked,
     example,
+    from_zero,
     loading,
     named,
-    number,
     positive,
     rate_doubts,
     refuse_overfull,
@@ -51,41 +50,41 @@ SHARING = (
 """Settings that make prompts share prefixes, which a cache may find."""
 
 
-def nvidia(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedRun:
+def nvidia(doc: Table, stated: dict[str, float]) -> ObservedRun:
     """AIPerf and GenAI-Perf: a block of statistics and a unit for every metric."""
-    version = d.get("schema_version", AIPERF_SCHEMAS[0])
+    version = doc.data.get("schema_version", AIPERF_SCHEMAS[0])
     if version not in AIPERF_SCHEMAS:
         raise SpecError(
-            path, f"schema_version is {version!r}, expected one of {', '.join(AIPERF_SCHEMAS)}"
+            doc.file, f"schema_version is {version!r}, expected one of {', '.join(AIPERF_SCHEMAS)}"
         )
-    figures = _figures(path, d)
-    config = d.get("input_config", {})
-    load = _measured_phase(path, config)
+    figures = _figures(doc)
+    config = doc.data.get("input_config", {})
+    load = _measured_phase(doc.file, config)
     names = ("input_config's concurrency", "input_config's request_rate")
     pace = _anywhere(config, "request_rate") if load is config else load.get("rate")
-    concurrency, rate = loading(path, _anywhere(load, "concurrency"), pace, stated, names)
+    concurrency, rate = loading(doc, _anywhere(load, "concurrency"), pace, stated, names)
     if concurrency is None and rate is None:
         raise SpecError(
-            path,
+            doc.file,
             "input_config has neither concurrency nor request_rate: add --stated "
             "concurrency=8 or --stated requests_per_s=2",
         )
-    failed = _single(path, d, "error_request_count") or 0.0
-    done = _single(path, d, "request_count")
+    failed = _single(doc, "error_request_count") or 0.0
+    done = _single(doc, "request_count")
     backend = _text(config, "backend") if _text(config, "service_kind") == "triton" else ""
     run = ObservedRun(
-        path=str(path),
-        tool="AIPerf" if "aiperf_version" in d or "schema_version" in d else "GenAI-Perf",
+        path=doc.file,
+        tool="AIPerf" if {"aiperf_version", "schema_version"} & set(doc.data) else "GenAI-Perf",
         concurrency=concurrency,
         requests_per_s=rate,
         prompts=stated.get("prompts", None if done is None else done + failed),
         lengths=lengths_of(
-            path,
-            _of_block(path, d, stated, "prompt", "input_sequence_length"),
-            _of_block(path, d, stated, "output", "output_sequence_length"),
+            doc.file,
+            _of_block(doc, stated, "prompt", "input_sequence_length"),
+            _of_block(doc, stated, "output", "output_sequence_length"),
         ),
         figures=figures,
-        arrival_cv2=_variation(path, load),
+        arrival_cv2=_variation(doc, load),
         prefix_hit_rate=stated.get("prefix_hit_rate", 0.0),
         model=_model_of(config),
         model_field="input_config",
@@ -93,50 +92,52 @@ def nvidia(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedR
         backend=backend,
         failed=failed,
     )
-    refuse_overfull(path, run, (names[0], "request_throughput", "request_latency"))
-    doubts = (*rate_doubts(run, ("request_throughput", names[1])), *_doubts(d, load, run))
+    refuse_overfull(doc.file, run, (names[0], "request_throughput", "request_latency"))
+    doubts = (*rate_doubts(run, ("request_throughput", names[1])), *_doubts(doc, load, run))
     return replace(run, doubts=doubts)
 
 
-def _figures(path: Path, d: dict[str, Any]) -> dict[str, float]:
+def _figures(doc: Table) -> dict[str, float]:
     """Rates and latencies in SI units. Raises SpecError where rates contradict each other."""
     figures = {}
     for theirs, ours in NVIDIA.items():
-        block = d.get(theirs)
+        block = doc.data.get(theirs)
         if not isinstance(block, dict):
             continue
         unit = block.get("unit")
         if unit not in tuple(UNITS):
-            raise SpecError(path, f"{theirs}.unit is {unit!r}, expected one of {', '.join(UNITS)}")
+            raise SpecError(
+                doc.file, f"{theirs}.unit is {unit!r}, expected one of {', '.join(UNITS)}"
+            )
         for word, statistic in (("avg", "mean"), ("p50", "p50"), ("p95", "p95"), ("p99", "p99")):
             if word in block:
-                seconds = number(path, block, word, f"{theirs}.") * UNITS[unit]
+                seconds = from_zero(doc.table(theirs), word) * UNITS[unit]
                 figures[f"{ours}_{statistic}_seconds"] = seconds
     if not figures.get("ttft_mean_seconds"):
-        raise SpecError(path, "time_to_first_token has no avg: the run did not stream")
+        raise SpecError(doc.file, "time_to_first_token has no avg: the run did not stream")
     for theirs, ours in RATES.items():
-        value = _single(path, d, theirs)
+        value = _single(doc, theirs)
         if value is not None:
-            figures[ours] = checked(path, theirs, value)
-    _agree(path, d, figures)
+            figures[ours] = _positive(doc, theirs, value)
+    _agree(doc, figures)
     return figures
 
 
-def _agree(path: Path, d: dict[str, Any], figures: dict[str, float]) -> None:
+def _agree(doc: Table, figures: dict[str, float]) -> None:
     rate, tokens = figures.get("requests_per_s"), figures.get("output_tokens_per_s")
-    count, seconds = _single(path, d, "request_count"), _single(path, d, "benchmark_duration")
+    count, seconds = _single(doc, "request_count"), _single(doc, "benchmark_duration")
     if rate and count and seconds:
-        unit = d["benchmark_duration"].get("unit", "sec")
+        unit = doc.data["benchmark_duration"].get("unit", "sec")
         of = "request_count over benchmark_duration"
-        agree(path, "request_throughput", rate, of, count / seconds / UNITS.get(unit, 1.0))
-    block = d.get("output_sequence_length")
+        agree(doc.file, "request_throughput", rate, of, count / seconds / UNITS.get(unit, 1.0))
+    block = doc.data.get("output_sequence_length")
     if rate and tokens and isinstance(block, dict) and block.get("avg"):
-        follows = rate * positive(path, block, "avg", "output_sequence_length.")
+        follows = rate * positive(doc.table("output_sequence_length"), "avg")
         of = "request_throughput times output_sequence_length"
-        agree(path, "output_token_throughput", tokens, of, follows)
+        agree(doc.file, "output_token_throughput", tokens, of, follows)
 
 
-def _measured_phase(path: Path, config: Any) -> Any:
+def _measured_phase(path: str, config: Any) -> Any:
     """What says how requests were sent: since AIPerf 0.8 one of `phases`, before, anything.
 
     Raises SpecError for loads that are not steady.
@@ -171,7 +172,7 @@ def _warms_up(phase: dict[str, Any]) -> bool:
     )
 
 
-def _variation(path: Path, load: Any) -> float:
+def _variation(doc: Table, load: Any) -> float:
     """Squared variation of the gaps between arrivals, which are random where nothing is said."""
     patterns = ("arrival_pattern", "request_rate_mode", "type")
     pattern = next((found for key in patterns if (found := _text(load, key))), "")
@@ -179,18 +180,18 @@ def _variation(path: Path, load: Any) -> float:
     smooth = _anywhere(load, "arrival_smoothness") if smooth is None else smooth
     if pattern == "constant":
         return 0.0
-    return 1.0 if smooth is None else 1 / checked(path, "smoothness of arrivals", smooth)
+    return 1.0 if smooth is None else 1 / _positive(doc, "smoothness of arrivals", smooth)
 
 
-def _doubts(d: dict[str, Any], load: Any, run: ObservedRun) -> Iterator[str]:
+def _doubts(doc: Table, load: Any, run: ObservedRun) -> Iterator[str]:
     """What was set that no prediction heeds."""
-    if d.get("was_cancelled"):
+    if doc.data.get("was_cancelled"):
         yield "the run was cancelled before its end (was_cancelled)"
     given = {key: value for key, value in _walk(load) if _given(value)}
     for key in DOUBTED:
         if key in given:
             yield f"{key} is set: {DOUBTED[key]}, which no prediction here heeds"
-    config = dict(_walk(d.get("input_config")))
+    config = dict(_walk(doc.data.get("input_config")))
     if not run.prefix_hit_rate and any(_given(config.get(key)) for key in SHARING):
         yield (
             "prompts share prefixes that a cache may find: state the share of prompt tokens with "
@@ -198,32 +199,35 @@ def _doubts(d: dict[str, Any], load: Any, run: ObservedRun) -> Iterator[str]:
         )
 
 
+def _positive(doc: Table, name: str, value: Any) -> float:
+    """A number above zero that stands elsewhere in the file. Raises SpecError."""
+    return positive(replace(doc, data={name: value}), name)
+
+
 def _given(value: Any) -> bool:
     """Whether a setting is on: tables are where any of their values is."""
     return any(map(_given, value.values())) if isinstance(value, dict) else bool(value)
 
 
-def _single(path: Path, d: dict[str, Any], field: str) -> float | None:
+def _single(doc: Table, field: str) -> float | None:
     """A metric of one value: `avg` of its block, or the plain number; None where left out."""
-    block = d.get(field)
+    block = doc.data.get(field)
     if block is None:
         return None
     if isinstance(block, dict) and "avg" in block:
-        return number(path, block, "avg", f"{field}.")
+        return from_zero(doc.table(field), "avg")
     if _is_number(block):
-        return number(path, d, field)
-    raise SpecError(path, f"{field} is {block!r}, expected its number as avg")
+        return from_zero(doc, field)
+    raise SpecError(doc.file, f"{field} is {block!r}, expected its number as avg")
 
 
-def _of_block(
-    path: Path, d: dict[str, Any], stated: dict[str, float], name: str, field: str
-) -> Tokens:
+def _of_block(doc: Table, stated: dict[str, float], name: str, field: str) -> Tokens:
     if name in stated:
         return np.asarray([stated[name]]), named(stated, name, field)
-    block = d.get(field)
+    block = doc.data.get(field)
     if not isinstance(block, dict):
-        raise SpecError(path, f"{field} is missing: add {example(name)}")
-    return spread(path, block, field)
+        raise SpecError(doc.file, f"{field} is missing: add {example(name)}")
+    return spread(doc, field)
 
 
 def _model_of(config: Any) -> str:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 from magicplan.errors import SpecError
+from magicplan.fields import Span, Table, shown
 from magicplan.serving.lengths import Lengths
 
 STATABLE = ("concurrency", "requests_per_s", "prompts", "prompt", "output", "prefix_hit_rate")
 """Facts that a file may leave out and its reader then states; what is stated wins."""
+POSITIVE = Annotated[float, Span(0, 1e15, above=True)]
+FROM_ZERO = Annotated[float, Span(0, 1e15)]
 ROUNDING = 0.02
 """Relative difference between two fields of a file that rounding may make."""
 
@@ -38,12 +40,12 @@ class ObservedRun:
     """Accept length, where the server speculated and the tool saw it."""
     round_field: str = ""
     model: str = ""
-    """As the file names it, "" where it does not."""
+    """The model's name in the file, "" where it has none."""
     model_field: str = ""
     engine: str = ""
     """That served, by the name of its stack; "" where the file does not say."""
     backend: str = ""
-    """As the file names it: at times only the client's protocol."""
+    """The backend's name in the file: at times only the client's protocol."""
     failed: float = 0.0
     """Requests that ended in an error, of which no figure speaks."""
     doubts: tuple[str, ...] = ()
@@ -51,26 +53,27 @@ class ObservedRun:
 
 
 def loading(
-    path: Path, concurrency: Any, rate: Any, stated: dict[str, float], names: tuple[str, str]
+    doc: Table, concurrency: Any, rate: Any, stated: dict[str, float], names: tuple[str, str]
 ) -> tuple[float | None, float | None]:
     """How many may be in flight, and the rate of arrivals; "inf" is no rate."""
     limit = stated.get("concurrency", concurrency)
     speed = stated.get("requests_per_s", rate)
     if speed == "inf" or (isinstance(speed, float) and math.isinf(speed)):
         speed = None
+    told = replace(doc, path="", data={names[0]: limit, names[1]: speed})
     return (
-        None if limit is None else checked(path, names[0], limit),
-        None if speed is None else checked(path, names[1], speed),
+        None if limit is None else positive(told, names[0]),
+        None if speed is None else positive(told, names[1]),
     )
 
 
-def needed(path: Path, d: dict[str, Any], stated: dict[str, float], name: str, field: str) -> float:
+def needed(doc: Table, stated: dict[str, float], name: str, field: str) -> float:
     """A fact as stated, or as the file says it. Raises SpecError that tells how to state it."""
     if name in stated:
         return stated[name]
-    if field in d:
-        return positive(path, d, field)
-    raise SpecError(path, f"does not say {field}: add {example(name)}")
+    if doc.data.get(field) is None:
+        raise SpecError(doc.file, f"does not say {field}: add {example(name)}")
+    return positive(doc, field)
 
 
 def example(name: str) -> str:
@@ -83,43 +86,39 @@ def named(stated: dict[str, float], name: str, field: str) -> str:
     return f"--stated {name}" if name in stated else field
 
 
-def text_of(path: Path, d: dict[str, Any], field: str) -> str:
-    """Text, "" where it is left out."""
-    value = d.get(field)
-    if value is not None and not isinstance(value, str):
-        raise SpecError(path, f"{field} is {value!r}, expected text")
-    return value or ""
+def positive(doc: Table, field: str) -> float:
+    """A number above zero that a file must hold. Raises SpecError."""
+    return float(doc.get(field, POSITIVE))
 
 
-def positive(path: Path, d: dict[str, Any], field: str, prefix: str = "") -> float:
-    """A number above zero that must be there; `prefix` completes its name in errors."""
-    if field not in d:
-        raise SpecError(path, f"{prefix}{field} is missing: another version of the tool?")
-    return checked(path, prefix + field, d[field])
+def from_zero(doc: Table, field: str) -> float:
+    """A number of zero or more that a file must hold. Raises SpecError."""
+    return float(doc.get(field, FROM_ZERO))
 
 
-def number(path: Path, d: dict[str, Any], field: str, prefix: str = "") -> float:
-    """A number from zero that is there."""
-    return checked(path, prefix + field, d[field], low=0.0)
+def numbers(doc: Table, field: str) -> list[float]:
+    """A list of numbers of zero or more; empty where it is left out. Raises SpecError."""
+    values = doc.data.get(field) or []
+    if not isinstance(values, list):
+        doc.fail(field, f"{shown(values)}: expected a list")
+    return [
+        from_zero(replace(doc, data={f"{field}[{i}]": v}), f"{field}[{i}]")
+        for i, v in enumerate(values)
+    ]
 
 
-def checked(path: Path, field: str, value: Any, low: float = 1e-12) -> float:
-    """A finite number from `low`. Raises SpecError naming the field."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not low <= value <= 1e15:
-        raise SpecError(path, f"{field} is {value!r}, expected a positive number")
-    return float(value)
-
-
-def agree(path: Path, field: str, said: float, of: str, follows: float) -> None:
+def agree(path: str, field: str, said: float, of: str, follows: float) -> None:
     """Two ways to the same number. Raises SpecError that names all fields where they differ."""
     if abs(said / follows - 1) > ROUNDING:
         raise SpecError(path, f"{field} is {said:g}, but {of} make it {follows:g}")
 
 
-def refuse_overfull(path: Path, run: ObservedRun, fields: tuple[str, str, str]) -> None:
-    """By Little's law, rate times stay are in flight: no more than the concurrency, give or take
-    what a tool's window cuts off. `fields` name the concurrency, the rate and the stay."""
+def refuse_overfull(path: str, run: ObservedRun, fields: tuple[str, str, str]) -> None:
+    """Refuse a run that held more requests in flight than its concurrency.
+
+    By Little's law rate times stay are in flight; a quarter more is what a tool's window cuts off.
+    `fields` name the concurrency, the rate and the stay. Raises SpecError.
+    """
     stay = run.figures.get("e2e_mean_seconds")
     if stay is None or run.concurrency is None:
         return

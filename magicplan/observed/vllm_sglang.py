@@ -5,24 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from magicplan.errors import SpecError
+from magicplan.fields import Table
 from magicplan.observed.lengths import Tokens, lengths_of, listed, uniform
 from magicplan.observed.run import (
     ObservedRun,
     agree,
-    checked,
+    from_zero,
     loading,
     named,
-    number,
     positive,
     rate_doubts,
     refuse_overfull,
-    text_of,
 )
 
 LATENCIES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2el": "e2e", "e2e_latency": "e2e"}
@@ -36,47 +33,47 @@ STACKS = {"trt": "trtllm", "tensorrt-llm": "trtllm", "vllm-chat": "vllm"}
 """Stacks by a benchmark's name for its backend, where it is another."""
 
 
-def vllm_serve(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedRun:
+def vllm_serve(doc: Table, stated: dict[str, float]) -> ObservedRun:
     """`vllm bench serve --save-result`: milliseconds, totals, and lists with --save-detailed."""
-    if strategy := text_of(path, d, "ramp_up_strategy"):
+    if strategy := doc.get("ramp_up_strategy", str, ""):
         raise SpecError(
-            path,
+            doc.file,
             f"ramp_up_strategy is {strategy}: the load rose all the time, so that no steady state "
             "compares; run at one --request-rate",
         )
-    backend = text_of(path, d, "backend") or text_of(path, d, "endpoint_type")
-    count, completed = positive(path, d, "num_prompts"), positive(path, d, "completed")
+    backend = doc.get("backend", str, "") or doc.get("endpoint_type", str, "")
+    count, completed = positive(doc, "num_prompts"), positive(doc, "completed")
     if completed > count:
-        raise SpecError(path, f"completed is {completed:g}, more than num_prompts, {count:g}")
-    run = _served(path, d, stated, tool="vllm bench serve", prompts=count)
-    smooth = d.get("burstiness")
+        raise SpecError(doc.file, f"completed is {completed:g}, more than num_prompts, {count:g}")
+    run = _served(doc, stated, tool="vllm bench serve", prompts=count)
     return replace(
         run,
-        arrival_cv2=1.0 if smooth is None else _variation(path, smooth),
+        arrival_cv2=_variation(doc),
         engine="" if backend.startswith(PROTOCOLS) else STACKS.get(backend, backend),
         backend=backend,
         failed=max(run.failed, count - completed),
     )
 
 
-def _variation(path: Path, burstiness: Any) -> float:
-    """Of gaps drawn from a gamma distribution of that shape; none for an infinite one."""
-    if burstiness in ("inf", math.inf):
-        return 0.0
-    return 1 / checked(path, "burstiness", burstiness)
+def _variation(doc: Table) -> float:
+    """Squared variation of gaps drawn from a gamma distribution whose shape is `burstiness`: 1
+    where it is left out, and 0 where it is infinite."""
+    if doc.data.get("burstiness") is None:
+        return 1.0
+    return 0.0 if doc.data["burstiness"] in ("inf", math.inf) else 1 / positive(doc, "burstiness")
 
 
-def sglang(path: Path, d: dict[str, Any], stated: dict[str, float]) -> ObservedRun:
+def sglang(doc: Table, stated: dict[str, float]) -> ObservedRun:
     """`python -m sglang.bench_serving --output-file`: one JSON a line."""
-    backend = text_of(path, d, "backend")
+    backend = doc.get("backend", str, "")
     name = "sglang" if backend.startswith("sglang") else STACKS.get(backend, backend)
-    prompts = positive(path, d, "completed")
-    run = _served(path, d, stated, tool="sglang.bench_serving", prompts=prompts)
-    return replace(run, engine=name, backend=backend, doubts=(*run.doubts, *_shared(path, d, run)))
+    prompts = positive(doc, "completed")
+    run = _served(doc, stated, tool="sglang.bench_serving", prompts=prompts)
+    return replace(run, engine=name, backend=backend, doubts=(*run.doubts, *_shared(doc, run)))
 
 
-def _shared(path: Path, d: dict[str, Any], run: ObservedRun) -> Iterator[str]:
-    dataset = text_of(path, d, "dataset_name")
+def _shared(doc: Table, run: ObservedRun) -> Iterator[str]:
+    dataset = doc.get("dataset_name", str, "")
     if ("prefix" in dataset or dataset.startswith("gsp")) and not run.prefix_hit_rate:
         yield (
             f"dataset_name is {dataset}, whose prompts share prefixes that a cache may find: state "
@@ -84,80 +81,78 @@ def _shared(path: Path, d: dict[str, Any], run: ObservedRun) -> Iterator[str]:
         )
 
 
-def _served(
-    path: Path, d: dict[str, Any], stated: dict[str, float], *, tool: str, prompts: float
-) -> ObservedRun:
+def _served(doc: Table, stated: dict[str, float], *, tool: str, prompts: float) -> ObservedRun:
     names = ("max_concurrency", "request_rate")
-    concurrency, rate = loading(path, d.get(names[0]), d.get(names[1]), stated, names)
+    concurrency, rate = loading(doc, doc.data.get(names[0]), doc.data.get(names[1]), stated, names)
     prompts = stated.get("prompts", prompts)
     if concurrency is None and rate is None:
         concurrency = prompts  # everything was sent at once
-    accepted = next((key for key in ACCEPTED if d.get(key)), "")
-    errors = d.get("errors")
+    accepted = next((key for key in ACCEPTED if doc.data.get(key)), "")
+    errors = doc.data.get("errors")
     run = ObservedRun(
-        path=str(path),
+        path=doc.file,
         tool=tool,
         concurrency=concurrency,
         requests_per_s=rate,
         prompts=prompts,
-        lengths=lengths_of(path, *_tokens(path, d, stated)),
-        figures=_figures(path, d),
+        lengths=lengths_of(doc.file, *_tokens(doc, stated)),
+        figures=_figures(doc),
         prefix_hit_rate=stated.get("prefix_hit_rate", 0.0),
-        tokens_per_round=checked(path, accepted, d[accepted]) if accepted else None,
+        tokens_per_round=positive(doc, accepted) if accepted else None,
         round_field=accepted,
-        model=text_of(path, d, "model_id"),
+        model=doc.get("model_id", str, ""),
         model_field="model_id",
-        failed=number(path, d, "failed")
-        if d.get("failed") is not None
+        failed=from_zero(doc, "failed")
+        if doc.data.get("failed") is not None
         else float(sum(map(bool, errors)) if isinstance(errors, list) else 0),
     )
-    refuse_overfull(path, run, (names[0], "request_throughput", "the mean end-to-end latency"))
+    refuse_overfull(doc.file, run, (names[0], "request_throughput", "the mean end-to-end latency"))
     return replace(run, doubts=rate_doubts(run, ("request_throughput", names[1])))
 
 
-def _tokens(path: Path, d: dict[str, Any], stated: dict[str, float]) -> tuple[Tokens, Tokens]:
+def _tokens(doc: Table, stated: dict[str, float]) -> tuple[Tokens, Tokens]:
     """Prompts and outputs: listed, or around their mean as SGLang's random data set draws them."""
-    pairs = listed(path, d, stated)
+    pairs = listed(doc, stated)
     if pairs is not None:
         return pairs
-    completed = positive(path, d, "completed")
+    completed = positive(doc, "completed")
     ratio = 1.0
-    if str(d.get("dataset_name")).startswith("random") and "random_range_ratio" in d:
-        ratio = min(number(path, d, "random_range_ratio"), 1.0)
+    if str(doc.data.get("dataset_name")).startswith("random") and "random_range_ratio" in doc.data:
+        ratio = min(from_zero(doc, "random_range_ratio"), 1.0)
 
     def of(name: str, field: str) -> Tokens:
         if name in stated:
             return np.asarray([stated[name]]), named(stated, name, field)
-        mean = positive(path, d, field) / completed
+        mean = positive(doc, field) / completed
         spread = uniform(mean, ratio) if ratio < 1 else np.asarray([mean])
         return spread, f"{field} over completed"
 
     return of("prompt", "total_input_tokens"), of("output", "total_output_tokens")
 
 
-def _figures(path: Path, d: dict[str, Any]) -> dict[str, float]:
+def _figures(doc: Table) -> dict[str, float]:
     """Rates and latencies in SI units. Raises SpecError where they contradict the totals."""
     figures = {
-        "requests_per_s": positive(path, d, "request_throughput"),
-        "output_tokens_per_s": positive(path, d, "output_throughput"),
+        "requests_per_s": positive(doc, "request_throughput"),
+        "output_tokens_per_s": positive(doc, "output_throughput"),
     }
-    if d.get("duration") is not None:
-        seconds = positive(path, d, "duration")
+    if doc.data.get("duration") is not None:
+        seconds = positive(doc, "duration")
         for field, total, name in (
             ("request_throughput", "completed", "requests_per_s"),
             ("output_throughput", "total_output_tokens", "output_tokens_per_s"),
         ):
-            follows = positive(path, d, total) / seconds
-            agree(path, field, figures[name], f"{total} over duration", follows)
+            follows = positive(doc, total) / seconds
+            agree(doc.file, field, figures[name], f"{total} over duration", follows)
     for theirs, ours in LATENCIES.items():
         for word, statistic in STATISTICS.items():
             key = f"{word}_{theirs}_ms"
-            if d.get(key) is not None:
-                figures[f"{ours}_{statistic}_seconds"] = number(path, d, key) * 1e-3
+            if doc.data.get(key) is not None:
+                figures[f"{ours}_{statistic}_seconds"] = from_zero(doc, key) * 1e-3
     for field, name in (("mean_ttft_ms", "ttft"), ("mean_tpot_ms", "tpot")):
         if not figures.get(f"{name}_mean_seconds"):
             raise SpecError(
-                path,
+                doc.file,
                 f"{field} is missing or 0: the run did not stream, or no output had two tokens",
             )
     return figures

@@ -1,1 +1,1 @@
-"""From a question to an answer: requests are resolved, placed on GPUs, predicted."""
+"""The capacity plan: which GPUs, how many, laid out how, at what cost, and how sure that is."""

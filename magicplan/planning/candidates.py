@@ -1,4 +1,4 @@
-"""From sized configurations to candidates in the words of the result, best first."""
+"""Candidates of a plan, best first: sized configurations in the words of the result."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
 
 
 def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
-    """The same candidate with a sentence on why the best is better."""
+    """A candidate with a sentence on why the best one is better."""
     if other.violations:
         worst = max(other.violations, key=other.violations.__getitem__)
         why = f"breaks {worst} by {other.violations[worst]:.2f} times"

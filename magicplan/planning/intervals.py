@@ -50,7 +50,7 @@ class Cause:
     words: str
     held: tuple[Figures, Figures]
     needed: tuple[Needs, Needs] | None
-    """None where even the plan itself meets its limits with no number of replicas."""
+    """What either end needs; None where no number of replicas meets the limits even as planned."""
 
 
 def candidate_ends(
@@ -88,7 +88,7 @@ def with_ends(ask: PlanRequest, one: Candidate, ends: tuple[Figures, Figures]) -
 def intervals(
     ask: PlanRequest, load: Load, choice: Choice, best: Candidate, ends: tuple[Figures, Figures]
 ) -> tuple[Interval, ...]:
-    """Of the best candidate; `ends` are those of its step time."""
+    """Intervals of the best candidate's figures; `ends` are those at the ends of step time."""
     anew = not any(key in SLO_KEYS for key in best.violations)
     free = replace(
         ask,
@@ -157,7 +157,7 @@ def figures_of(c: Candidate) -> Figures:
 
 
 def _residual(choice: Choice) -> Residual:
-    """Of the step time at the planned load; its ends never past the prediction itself."""
+    """The residual of the step time at the planned load, whose ends enclose the prediction."""
     low, high = step_ends(choice)
     found = choice.row.resolved.machine.calibration.step_residual
     return replace(found, low=low, high=high)

@@ -181,7 +181,7 @@ def _speculation(
 
 Writer = Callable[[Server, EngineVersion], Command]
 Router = Callable[[int, int], tuple[str, list[str]]]
-"""From the numbers of replicas that prefill and that decode to a router's command and notes."""
+"""What writes a router's command and notes for numbers of replicas that prefill and decode."""
 COMMANDS: dict[str, tuple[Writer, Router]] = {
     "vllm": (vllm_command, vllm_router),
     "sglang": (sglang_command, sglang_router),

@@ -249,7 +249,12 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",
     ]
-    if choice.price.indicative and not math.isnan(choice.price.usd_per_hour):
+    if math.isnan(choice.price.usd_per_hour):
+        lines.append(
+            f"no on-demand price ships for {choice.price.gpu}: planned by GPU count; state prices "
+            "to plan by cost"
+        )
+    elif choice.price.indicative:
         lines.append(f"price indicative: {choice.price.note}; state your own with prices")
     if row.spec.acceptance is not None:
         lines.append(f"acceptance: {row.spec.acceptance.origin}")

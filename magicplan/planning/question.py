@@ -1,7 +1,7 @@
 """A capacity question, resolved once, from a plan file or from keywords.
 
 Names are looked up, files read, contradictions refused; what is wrong is named by field, and in a
-plan file by line. Prices are a user's own, else shipped list prices, dated and indicative.
+plan file by line. Prices are a user's own, else the median of on-demand offers that ships.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ class CapacityQuestion:
     """What `plan` answers: a request, and everything that its names and files stand for."""
 
     request: PlanRequest
-    """As asked; a GPU that was named twice stands in it once."""
+    """The request as asked, with every GPU in it once; without any price the objective cost is that
+    of GPU counts."""
     model: ModelShape
     gpus: tuple[Accelerator, ...]
     load: Load
@@ -88,12 +89,14 @@ def question_of(ask: PlanRequest) -> CapacityQuestion:
             f"energy: no TDP is known of {', '.join(gpu.name for gpu in accelerators)}; expected a "
             "GPU with one, or cost or gpus",
         )
+    prices = prices_for(accelerators, ask.money.prices, needed=goal == "cost")
+    money = replace(ask.money, objective=objective_with(prices, goal))
     return CapacityQuestion(
-        request=ask,
+        request=replace(ask, money=money),
         model=model,
         gpus=accelerators,
         load=load,
-        prices=prices_for(accelerators, ask.money.prices, needed=goal == "cost"),
+        prices=prices,
         stock=None if stock is None else stock_of(stock),
     )
 
@@ -132,33 +135,51 @@ def _check_degrees(ask: PlanRequest, model: ModelShape) -> None:
 def prices_for(
     gpus: Sequence[Accelerator], stated: str | Mapping[str, float] | None, *, needed: bool
 ) -> dict[str, PriceUsed]:
-    """A price for every accelerator, NaN where none is known and none is `needed`.
+    """A price for every accelerator: the one stated, else the one that ships, else NaN.
 
-    `stated` is the path of a TOML with a table `usd_per_hour`, or its content; it must then price
-    every accelerator. Raises SpecError naming file, line and field, FieldError for a table and for
-    prices that do not ship.
+    `stated` is the path of a TOML with a table `usd_per_hour`, or its content; it may price as few
+    accelerators as it likes. Where no accelerator has a price, none is `needed`: the plan then goes
+    by GPU count (`objective_with`). Raises SpecError naming file, line and field, FieldError for a
+    table, and where prices are needed and only some accelerators have one.
     """
-    if stated is None:
-        return _shipped(gpus, needed=needed)
-    own = _own(stated)
-    prices = {}
-    for name in own.data:
-        try:
-            accelerator = hardware_specs.load(str(name))
-        except SpecError:
-            raise
-        except UsageError as problem:
-            own.fail(str(name), f": {problem}")
-        prices[accelerator.name] = own.get(name, Price)
-    for a in gpus:
-        if a.name not in prices:
-            missing = f": {a.name} is missing: every GPU of the plan needs a price"
-            raise own.placed(FieldError(own.path, missing))
-    where = own.file or "prices"
-    return {
-        a.name: PriceUsed(gpu=a.name, usd_per_hour=prices[a.name], note=where, indicative=False)
-        for a in gpus
-    }
+    prices = {a.name: _shipped(a) for a in gpus}
+    if stated is not None:
+        own = _own(stated)
+        for name in own.data:
+            gpu, usd = _priced(own, str(name)), own.get(name, Price)
+            if gpu in prices:
+                note = own.file or "prices"
+                prices[gpu] = PriceUsed(gpu=gpu, usd_per_hour=usd, note=note, indicative=False)
+    unknown = [a for a in gpus if math.isnan(prices[a.name].usd_per_hour)]
+    if needed and unknown and len(unknown) < len(gpus):
+        told = ", ".join(map(_named, unknown))
+        raise FieldError(
+            "prices",
+            f": no on-demand price ships for {told}; state $prices, leave those GPUs out, or "
+            "choose $objective gpus",
+        )
+    return prices
+
+
+def objective_with(prices: Mapping[str, PriceUsed], asked: str) -> str:
+    """The objective of a plan: without any price the fewest GPUs stand for the least cost."""
+    unpriced = all(math.isnan(price.usd_per_hour) for price in prices.values())
+    return "gpus" if asked == "cost" and unpriced else asked
+
+
+def _named(a: Accelerator) -> str:
+    """An accelerator with what else is known of its price."""
+    return f"{a.name} ({'; '.join(o.text for o in a.offers)})" if a.offers else a.name
+
+
+def _priced(own: Table, name: str) -> str:
+    """The accelerator that a user's price is of."""
+    try:
+        return hardware_specs.load(name).name
+    except SpecError:
+        raise
+    except UsageError as problem:
+        own.fail(name, f": {problem}")
 
 
 def _own(stated: str | Mapping[str, float]) -> Table:
@@ -171,23 +192,14 @@ def _own(stated: str | Mapping[str, float]) -> Table:
     return own
 
 
-def _shipped(gpus: Sequence[Accelerator], *, needed: bool) -> dict[str, PriceUsed]:
-    """The list prices that ship."""
-    unknown = [a.name for a in gpus if a.price_usd_per_hour is None]
-    if needed and unknown:
-        raise FieldError(
-            "prices",
-            f": no price ships for {', '.join(unknown)}; state $prices, or $objective gpus",
-        )
-    return {
-        a.name: PriceUsed(
-            gpu=a.name,
-            usd_per_hour=math.nan if a.price_usd_per_hour is None else a.price_usd_per_hour,
-            note=a.price_note or "no price ships",
-            indicative=True,
-        )
-        for a in gpus
-    }
+def _shipped(a: Accelerator) -> PriceUsed:
+    """The price that ships, NaN where there is none."""
+    return PriceUsed(
+        gpu=a.name,
+        usd_per_hour=math.nan if a.price_usd_per_hour is None else a.price_usd_per_hour,
+        note=a.price_note or "no on-demand price ships",
+        indicative=True,
+    )
 
 
 TEMPLATE = Path(__file__).parent / "plan_template.toml"
@@ -251,7 +263,7 @@ def _options(document: Table) -> dict[str, Any]:
 
 
 def _home(section: str, name: str) -> str:
-    """Where a field belongs, or what is known where it stands."""
+    """A hint for an unknown field: the section it belongs into, or what is known in its own."""
     if name and name in SECTIONS:
         return f"expected a section [{name}] of its own"
     home = next((s for s, names in SECTIONS.items() if name in names), None)

@@ -16,13 +16,15 @@ from magicplan.acceptance_specs.entry import entries, methods
 from magicplan.acceptance_specs.files import parse_acceptance
 from magicplan.engine_specs.capabilities import refuse_trees
 from magicplan.errors import FieldError, SpecError, UnknownName, UsageError
-from magicplan.fields import Span, is_number, made, number, refuse, table, whole
+from magicplan.fields import Span, as_hinted, is_number, made, number, refuse, table, text, whole
+from magicplan.hardware_specs import spelling
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.transfer import calibration_for
 from magicplan.prediction.draft_names import parse_view
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT
 from magicplan.roofline.drafts import DRAFTS, VIEWS
 from magicplan.serving.load import Traffic
+from magicplan.units import parse_seconds
 
 DEFAULT_GPUS = (
     "h100-sxm", "h200-sxm", "b200-sxm", "b300-sxm", "gb200", "a100-sxm-80gb", "l40s",
@@ -60,7 +62,9 @@ def _prices(name: str, value: Any) -> str | Mapping[str, float]:
 
 def _limits(name: str, value: Any) -> Mapping[str, float]:
     """Latency limits in seconds that do not contradict each other."""
-    slo = table(name, value, "limits")
+    slo = {
+        key: _seconds(f"slo.{key}", limit) for key, limit in table(name, value, "limits").items()
+    }
     for key, limit in slo.items():
         if key not in SLO_KEYS:
             raise FieldError(f"slo.{key}", f"is no limit: expected names such as {SLO_KEYS[2]}")
@@ -82,7 +86,29 @@ def _limits(name: str, value: Any) -> Mapping[str, float]:
                 f"{last:g} lies below slo.ttft_{statistic}_seconds {first:g}: a whole answer "
                 "cannot end before its first token may come",
             )
-    return dict(slo)
+    return slo
+
+
+def _seconds(name: str, limit: Any) -> Any:
+    """A limit that is a text, such as "500ms", in seconds; all else is left to be checked."""
+    return parse_seconds(limit, option=name) if isinstance(limit, str) else limit
+
+
+def _weights(name: str, value: Any) -> tuple[str, ...]:
+    """Weight formats in our spelling, each once."""
+    return tuple(
+        dict.fromkeys(map(spelling.weight_format, as_hinted(name, value, tuple[str, ...])))
+    )
+
+
+def _kv_formats(name: str, value: Any) -> tuple[str, ...]:
+    """Formats of the KV cache in our spelling, each once."""
+    return tuple(dict.fromkeys(map(spelling.kv_format, as_hinted(name, value, tuple[str, ...]))))
+
+
+def _stack(name: str, value: Any) -> str:
+    """A stack in our spelling."""
+    return spelling.stack(text(name, value))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,8 +126,8 @@ class SearchSpace:
     attention_dp: Annotated[int, Span(1, 1024)] | None = None
     """Groups with attention and sequences of their own; None tries one, and for mixtures of experts
     and latent attention also as many as GPUs, with `ep` as wide."""
-    dtypes: tuple[str, ...] = ("bf16",)
-    kv_dtypes: tuple[str, ...] = ("bf16",)
+    dtypes: Annotated[tuple[str, ...], _weights] = ("bf16",)
+    kv_dtypes: Annotated[tuple[str, ...], _kv_formats] = ("bf16",)
     drafts: tuple[str, ...] = DEFAULT_DRAFTS
     """`none`, a draft as `predict` takes it, with its cache view behind a blank as in
     "self streaming:512"; or `auto`: what the engines can run on this model."""
@@ -122,17 +148,17 @@ class SearchSpace:
 class EngineSettings:
     """How the serving engine is configured."""
 
-    stack: str = "vllm"
+    stack: Annotated[str, _stack] = "vllm"
     memory_fraction: Annotated[float, Span(0.01, 1)] = 0.92
     """Share of the memory that a GPU's driver reports which the engine may take."""
     batched_tokens: Annotated[int, Span(16, 2**20)] = 8192
-    """Most tokens that one step feeds: decode tokens first, prompt chunks with what is left."""
+    """Largest number of tokens that one step feeds: decode tokens first, then prompt chunks."""
     max_sequences: Annotated[int, Span(1, 2**16)] = 1024
-    """Most requests that a replica runs at once."""
+    """Largest number of requests that a replica runs at once."""
     verify_kv_passes: Annotated[float | str, _passes] = "auto"
     """How often verification reads the KV cache; `auto` is what the calibration knows."""
     max_utilisation: Annotated[float, Span(0.01, 0.99)] = 0.9
-    """Most that the peak may take of the rate at which queues would grow without end."""
+    """Largest share that the peak may take of the rate at which queues grow without end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -142,7 +168,7 @@ class Money:
     objective: Annotated[str, ("cost", "gpus", "energy")] = "cost"
     """cost, gpus or energy."""
     prices: Annotated[str | Mapping[str, float], _prices] | None = None
-    """A TOML of prices, or {accelerator: USD an hour}; None takes shipped, indicative ones."""
+    """A TOML of prices, or {accelerator: USD an hour}; shipped, indicative ones for the others."""
     max_gpus: Annotated[float, Span(0, 1e9, above=True)] | None = None
     budget_usd_per_hour: Annotated[float, Span(0, 1e9, above=True)] | None = None
     available: Mapping[str, int] | None = None

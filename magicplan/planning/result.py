@@ -81,7 +81,7 @@ class TreeUsed:
     beam: int
     """Nodes that an engine without topologies expands at every level: SGLang's topk."""
     parents: tuple[int, ...]
-    """Of every node, breadth first; -1 for the root."""
+    """Parent of every node, breadth first; -1 for the root."""
     chain_gamma: int
     """Length of the best chain."""
     gain: float
@@ -117,7 +117,7 @@ class Candidate:
     gamma: int
     """Tokens drafted a round: of a chain its length, of a tree its nodes without the root."""
     tree: TreeUsed | None = None
-    """None where a chain is drafted, or nothing."""
+    """The tree that is drafted; None for a chain, or for no draft."""
     tokens_per_round: float
     speedup: float
     """Decode throughput against no speculation, same replica, same batch."""
@@ -125,7 +125,7 @@ class Candidate:
     batch_per_replica: float
     """Requests decoding at once, on average."""
     max_batch_per_replica: int
-    """Most requests of this workload that a replica can hold or may run."""
+    """Largest number of requests of this workload that a replica can hold or may run."""
     ctx_tokens: float
     """Mean context of the requests that decode."""
     step: StepBreakdown
@@ -134,7 +134,7 @@ class Candidate:
     """Output tokens of the whole fleet at the peak."""
     tokens_per_s_per_gpu: float
     capacity_requests_per_s: float
-    """Most requests a second at which every limit still holds."""
+    """Highest rate of requests at which every limit still holds."""
     headroom: float
     """Capacity over peak traffic, minus 1."""
     utilisation: float
@@ -237,7 +237,7 @@ class Schedule:
     speedups: tuple[tuple[float, ...], ...]
     """[batch][ctx]; NaN (null) where the cell does not fit."""
     break_even_ctx_tokens: tuple[float, ...]
-    """By batch: speculation pays from this context on; NaN if everywhere or nowhere."""
+    """Context, by batch, from which speculation pays; NaN if it pays everywhere or nowhere."""
     thresholds: tuple[ThresholdUsed, ...]
     tree_sizes: tuple[tuple[int, ...], ...] = ()
     """[batch][ctx] nodes of the best tree, root included; 1 is off, () where the draft has none."""
@@ -247,7 +247,7 @@ class Schedule:
     """[batch][ctx] 80 % intervals of `speedups`, from acceptance and timing."""
     speedups_high: tuple[tuple[float, ...], ...] = ()
     tree_rules: tuple[TreeRule, ...] = ()
-    """As `thresholds`, of the trees that the stack's engine may run; () where it runs none."""
+    """Trees by ranges of batch and context; empty where the stack's engine runs none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -260,7 +260,7 @@ class Launch:
     command: str
     notes: tuple[str, ...]
     file_name: str = ""
-    """Of a file that the command reads, beside it; its text is `file_text`."""
+    """Name of a file that the command reads; `file_text` is its content."""
     file_text: str = ""
     refused: str = ""
     """Why the engine cannot start the plan, and what can; `command` is empty then."""
@@ -428,7 +428,7 @@ class Plan:
     searched: Searched
     sensitivity: tuple[Sensitivity, ...]
     schedule: Schedule | None
-    """None where speculation was not asked about."""
+    """Draft lengths over batch and context; None where speculation was not asked about."""
     launch: tuple[Launch, ...]
     roofline: Roofline
     curves: tuple[Curve, ...]

@@ -60,7 +60,7 @@ class Configuration:
     """Index of its degrees in the replica's layout arrays."""
     spec: Speculation
     draft: str
-    """As asked for; `none` for plain decoding."""
+    """The draft as the request names it; `none` for plain decoding."""
 
     @cached_property
     def one_layout(self) -> Deployment:
@@ -102,7 +102,7 @@ class Fleet:
     rows: tuple[Configuration, ...]
     states: Steady
     pools: Steady
-    """The same replicas where they only prefill, over utilisations; one row each."""
+    """States of the rows' replicas where they only prefill, over utilisations; one row each."""
     rejected: Mapping[str, int]
     cells: int = field(default=0)
     """Configurations x batches x draft lengths and trees that were evaluated."""
@@ -302,7 +302,7 @@ def _with_experts(
 
 
 def _data_parallel(ask: PlanRequest, base: Resolved) -> list[Degrees]:
-    """As many groups of one GPU each as tensor parallelism would take, inside a node."""
+    """Layouts with as many groups of one GPU each as tensor parallelism would take in a node."""
     model, experts = base.model, base.model.experts
     if experts is None and model.latent is None:
         return []

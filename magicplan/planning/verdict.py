@@ -43,6 +43,7 @@ def plan_verdict(
         (best.usd_per_million_tokens, "{} a million tokens"),
     ]
     said = [words.format(show(cost, "usd")) for cost, words in costs if math.isfinite(cost)]
+    said = said or ["at no known price"]
     said += limited or [_against(best, slo, sure, key) for key in USUAL]
     tree = (best.tree.size, best.tree.depth) if best.tree else None
     drafted = draft_words(best.draft, best.gamma, tree)
@@ -115,7 +116,7 @@ REMEDIES = {
     "are even",
     "e2e": "allow a larger tp, narrower dtypes or a draft, or shorten outputs",
 }
-"""By metric: what makes even an idle replica faster, in the names of a plan file."""
+"""What makes even an idle replica faster, by metric, in the names of a plan file."""
 
 
 def advice(ask: PlanRequest, best: Candidate, sure: Sequence[Interval]) -> tuple[str, ...]:

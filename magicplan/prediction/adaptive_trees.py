@@ -36,7 +36,7 @@ class TreePoint:
     speedup_low: float
     speedup_high: float
     chain_speedup: float
-    """Of the best chain of the same draft."""
+    """Speedup of the best chain of the same draft."""
     chain_gamma: int
     fits: bool
     tree: Tree

@@ -1,4 +1,4 @@
-"""Where the answer changes: contexts, batches and acceptance rates at which regimes meet.
+"""Break-evens: the contexts, batches and acceptance rates at which regimes meet.
 
 Each is read off a ladder of contexts or batches, evaluated at once and interpolated where the
 sign changes; steps of 1/16 octave keep the error below 0.1 %.
@@ -30,15 +30,15 @@ class BreakEven:
     kv_equals_weights_ctx_tokens: Any
     """KV read in a step equals weights read."""
     memory_bound_ctx_tokens: Any
-    """From here on a decode step spends longer on bytes than on FLOP; NaN if it always does."""
+    """Context from which a decode step spends longer on bytes than on FLOP; NaN if always."""
     compute_bound_batch: Any
     """Linear layers of a decode step turn compute-bound; sequences of the whole deployment."""
     speedup_one_ctx_tokens: Any
-    """From here on speculation pays; NaN if it pays everywhere or nowhere."""
+    """Context from which speculation pays; NaN if it pays everywhere or nowhere."""
     speedup_one_acceptance: Any
     """Smallest i.i.d. acceptance at which some draft length breaks even."""
     wanted_speedup_acceptance: Any
-    """The same for the speedup asked for; NaN if none was."""
+    """Acceptance rate that the speedup asked for needs; NaN if none was asked for."""
 
 
 def break_even(ask: Resolved, placement: Placement, table: Rounds) -> BreakEven:
@@ -130,7 +130,7 @@ def _total(parts: Iterable[Num]) -> Array:
 
 
 def last_rise(ladder: Array, values: Array) -> Array:
-    """Where rows of `values` [rows, ladder] turn positive for good, interpolated; [rows, 1].
+    """The point from which rows of `values` [rows, ladder] stay positive, interpolated; [rows, 1].
 
     NaN where a row never does, or is positive from the start.
     """

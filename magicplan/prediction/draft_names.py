@@ -167,7 +167,7 @@ def _published(model: ModelShape, draft: Draft, ctx: Array, task: str | None) ->
 
 
 def _boundary(draft: Draft, ctx: Array) -> str:
-    """Where the draft attends to all that its target does: nothing it drafts is then rejected."""
+    """A note for contexts that the draft attends to as its target does, where all is accepted."""
     if draft.budget_tokens is None:
         return ", but 1 here: the draft reads the whole cache of its own model"
     held = float((ctx <= draft.budget_tokens).mean())

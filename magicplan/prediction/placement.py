@@ -31,7 +31,7 @@ class Placement:
     batch_per_replica: Array
     memory: Footprint
     max_batch: Array
-    """Most sequences of this context that the whole deployment holds."""
+    """Largest number of sequences of this context that the whole deployment holds."""
     fits: Array
 
 

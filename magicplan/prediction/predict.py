@@ -208,7 +208,7 @@ def _best_round(ask: Resolved, table: Rounds, view: _View, best: Indices) -> Rou
 
 
 def _ideal(scene: Scene, ask: Resolved, table: Rounds, best: Indices, view: _View) -> Ideal:
-    """The same question to the naive roofline: no calibration, KV read once a verification."""
+    """The naive roofline's answer: no calibration, KV read once a verification."""
     if ask.machine.calibration.name != "ideal" or ask.request.verify_kv_passes not in ("auto", 1):
         machine = Machine(accelerator=ask.machine.accelerator, calibration=ideal())
         bare = replace(scene, machine=machine, kv_passes=1.0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from magicplan.errors import UsageError
+from magicplan.hardware_specs import spelling
 
 Counts = Any
 """One positive number, or a sequence of them."""
@@ -45,6 +46,21 @@ class Request:
     """How trees take measured ranks: `pooled`, `raw` or as a `power-law`."""
     eager: bool = False
     """Whether the host launches collectives one by one, outside CUDA graphs."""
+
+    def __post_init__(self) -> None:
+        """Spellings of the field become ours, whoever asks: "BFloat16", "TensorRT-LLM@1.0"."""
+        for name, read in SPELLED.items():
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, read(value))
+
+
+SPELLED = {
+    "dtype": spelling.weight_format,
+    "draft_dtype": spelling.weight_format,
+    "kv_dtype": spelling.kv_format,
+    "stack": spelling.stack,
+}
 
 
 def request(gpu: str, options: dict[str, Any]) -> Request:

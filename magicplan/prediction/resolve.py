@@ -1,4 +1,4 @@
-"""The question, as asked, and what its names stand for."""
+"""A question about decoding resolved: its names looked up, its numbers checked."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TREE_RANKS = ("pooled", "raw", "power-law")
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Resolved:
-    """The same question with every name looked up and every number checked."""
+    """A question with every name looked up and every number checked."""
 
     request: Request
     machine: Machine
@@ -50,7 +50,8 @@ class Resolved:
 def resolve(ask: Request) -> Resolved:
     """Look up and check everything. Raises UsageError with one sentence."""
     accelerator, alias_note = hardware_specs.resolve(ask.gpu)
-    model = model_specs.load(ask.model)
+    named = model_specs.resolve(ask.model)
+    model = named.shape
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
         calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
@@ -69,7 +70,7 @@ def resolve(ask: Request) -> Resolved:
     draft = draft_of(ask, model)
     acceptance = acceptance_of(ask, model, draft, ctx)
     max_gamma = _max_gamma(ask, acceptance)
-    notes = [alias_note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes = [alias_note, named.note, basis, dtype_note, *_model_notes(model, ctx, output)]
     notes += draft_notes(ask, model, draft, ctx, output)
     notes += _provisional(machine)
     return Resolved(

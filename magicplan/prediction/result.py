@@ -147,7 +147,7 @@ class Prediction:
 
     @cached_property
     def break_even(self) -> BreakEven:
-        """Where regimes and verdicts change; computed when first asked for."""
+        """Contexts, batches and acceptance at which regimes change, computed once, when needed."""
         return break_even(self.resolved, self.placement, self.rounds)
 
     @cached_property

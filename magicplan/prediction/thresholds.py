@@ -40,7 +40,7 @@ class Planned:
     """Requests that decode at once: the mean over time, and what one of them sees."""
     ctx_tokens: float
     gamma: int
-    """Of a chain: of the best one where the plan drafts a tree."""
+    """Length of the planned chain; of the best chain where the plan drafts a tree."""
     share: float = 1.0
     """Throughput of that chain over the plan's own."""
     same: bool = True

@@ -341,7 +341,7 @@ def _gpu(text: str) -> str:
     if not re.sub(r"\(.*?\)", "", text).strip():
         raise _Unusable("no GPU is stated")
     try:
-        return hardware_specs.as_published(text).name
+        return hardware_specs.load(text).name
     except UsageError:
         raise _Unusable(f"GPU {text!r} has no datasheet here") from None
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from magicplan import hardware_specs, model_specs
 from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.hardware_specs.offers import BASIS
 from magicplan.model_specs.shape import ModelShape
 from magicplan.report.document.page import Bullets, Grid, Page, Section
 from magicplan.units import human_bytes, human_count, human_gib, human_rate, human_tokens
@@ -25,6 +26,7 @@ def gpus_page(name: str | None) -> Page:
         rows=tuple((a.name + (" ~" if a.provisional else ""), *_summary(a)) for a in known),
         note="Dense peaks in TFLOP/s; link is one direction, all links; ridge in FLOP/byte. ~ has "
         "provisional figures: magicplan gpus NAME shows which, and all sources.",
+        narrows=True,
     )
     return Page(title="Accelerators", verdict=f"{len(known)} accelerators are known.",
                 sections=(Section(title="Accelerators", blocks=(grid,)),))  # fmt: skip
@@ -64,7 +66,9 @@ def _one_gpu(name: str) -> Page:
         ("accelerators a host", str(a.node_size), "node_size"),
         ("power", f"{a.tdp_watts:.0f} W" if a.tdp_watts else "-", "tdp_watts"),
         ("price", _price(a), "price_usd_per_hour"),
+        *(("other offers", o.text, "") for o in a.offers if o.kind != BASIS),
         ("driver names", "; ".join(a.driver_names) or "-", "driver_names"),
+        ("also called", "; ".join(a.aliases) or "-", "aliases"),
     ]
     cells = tuple(
         (label, value, "provisional" if _provisional(a, field) else "")
@@ -109,6 +113,7 @@ def gpus_as_dict(name: str | None) -> dict[str, Any]:
         {field.name: getattr(a, field.name) for field in fields(a)}
         | {"dense_flops_per_s": dict(a.dense_flops_per_s)}
         | {"sources": [asdict(source) for source in a.sources]}
+        | {"offers": [asdict(offer) for offer in a.offers]}
         for a in found
     ]
     return {"schema": "magicplan.gpus/1", "accelerators": entries}
@@ -120,9 +125,10 @@ def models_page(name: str | None) -> Page:
         return _one_model(name)
     known = model_specs.all_models()
     grid = Grid(
-        columns=("model", "parameters", "layers", "hidden", "heads", "KV a token", "context"),
+        columns=("model", "parameters", "context", "KV a token", "layers", "hidden", "heads"),
         rows=tuple((m.name, *_model_summary(m)) for m in known),
         note="KV a token in bf16, all layers, sliding windows not yet clipped.",
+        narrows=True,
     )
     return Page(title="Models", verdict=f"{len(known)} models are known.",
                 sections=(Section(title="Models", blocks=(grid,)),))  # fmt: skip
@@ -132,11 +138,11 @@ def _model_summary(m: ModelShape) -> tuple[str, ...]:
     heads = f"{m.q_heads} MLA" if m.latent else f"{m.q_heads}/{m.kv_heads}"
     return (
         human_count(m.parameters),
+        human_tokens(m.max_ctx_tokens),
+        human_bytes(kv_token_bytes(m)),
         str(m.layers),
         str(m.hidden),
         heads,
-        human_bytes(kv_token_bytes(m)),
-        human_tokens(m.max_ctx_tokens),
     )
 
 
@@ -146,7 +152,8 @@ def kv_token_bytes(m: ModelShape) -> float:
 
 
 def _one_model(name: str) -> Page:
-    m = model_specs.load(name)
+    named = model_specs.resolve(name)
+    m = named.shape
     rows = {
         "parameters": f"{m.parameters:,}" + _published(m),
         "layers": f"{m.layers}" + (f", {m.sliding_layers} sliding" if m.sliding_layers else ""),
@@ -160,8 +167,8 @@ def _one_model(name: str) -> Page:
         "weights (bf16)": human_bytes(2.0 * m.parameters),
     }
     sources: tuple[Section, ...] = ()
-    if name.lower() in model_specs.names():
-        info = model_specs.preset_info(name)
+    if named.preset:
+        info = model_specs.preset_info(named.preset)
         sources = _notes(f"Sources of {info.id}", info.sources)
     grid = Grid(columns=("", ""), rows=tuple(rows.items()), prose=True)
     return Page(
@@ -169,7 +176,7 @@ def _one_model(name: str) -> Page:
         verdict=f"{m.name} has {human_count(m.parameters)} parameters.",
         sections=(
             Section(title="Shape", blocks=(grid,)),
-            *_notes("Notes", m.notes),
+            *_notes("Notes", [note for note in (named.note, *m.notes) if note]),
             *sources,
         ),
     )

@@ -131,7 +131,7 @@ def _gammas(p: Record) -> Section:
     rounds = p.records("gammas")
     rows = tuple(
         (
-            f"{r.number('gamma'):.0f}",
+            f"{r.number('gamma'):.0f}" + (" *" if r.number("gamma") == best else ""),
             f"{r.number('tokens_per_round'):.2f}",
             *(show(r.maybe(f"{part}_seconds"), "seconds") for part in ("draft", "verify", "round")),
             show(r.maybe("tokens_per_s")),

@@ -30,7 +30,7 @@ LATEST = 1e11
 GAP = 50.0
 """Times the mean of all shorter gaps: exponential gaps of a million arrivals stay below 20."""
 HOLES = 0.1
-"""Of all gaps, the longest, may be holes; more of them are how the traffic is."""
+"""Largest share of all gaps that may be holes; more long gaps are how the traffic is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Trace:
     """Squared coefficient of variation of gaps, each over the mean of the hundred around it."""
     lengths: Lengths
     longest: tuple[Longest, ...]
-    """Of prompts and of outputs."""
+    """The longest prompt and the longest output."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from magicplan.errors import SpecError, UsageError
+from magicplan.fields import parse_json, read_bytes
 
 if TYPE_CHECKING:
     from magicplan.validate.decoder.tensor_parallel import RankGroup
 
 SCHEMA = "magicplan.run/1"
 TOLERANCE = 0.15
+MOST_BYTES = 256 * 2**20
+"""Size of the largest run file that is read; real ones hold a few MB."""
 KINDS = ("header", "exactness", "ceilings", "calibration", "prediction", "point")
 NEEDED = {
     "header": ("schema", "settings", "device"),
@@ -132,10 +135,7 @@ def read(path: Path) -> RecordedRun:
 
 def _parse(path: Path) -> tuple[RecordedRun, int]:
     """The recorded run, and the number of bytes of its whole lines."""
-    try:
-        data = path.read_bytes()
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
+    data = read_bytes(path, MOST_BYTES)
     run: RecordedRun | None = None
     whole = 0
     for number, raw in enumerate(data.splitlines(keepends=True), 1):
@@ -144,10 +144,10 @@ def _parse(path: Path) -> tuple[RecordedRun, int]:
         line = _line(path, number, raw)
         if run is None:
             if line["kind"] != "header" or line.get("schema") != SCHEMA:
-                raise SpecError(path, f"line {number}: expected a header of schema {SCHEMA}")
+                raise SpecError(f"{path}, line {number}", f"expected a header of schema {SCHEMA}")
             run = RecordedRun(header=line)
         elif refusal := run.take(line):
-            raise SpecError(path, f"line {number}: {refusal}")
+            raise SpecError(f"{path}, line {number}", f"{refusal}")
         whole += len(raw)
     if run is None:
         raise SpecError(path, "holds no whole line; expected a run file of magicplan validate")
@@ -155,15 +155,14 @@ def _parse(path: Path) -> tuple[RecordedRun, int]:
 
 
 def _line(path: Path, number: int, raw: bytes) -> Line:
-    try:
-        line = json.loads(raw)
-    except (ValueError, RecursionError) as problem:
-        raise SpecError(path, f"line {number}: is not JSON ({problem})") from None
+    line = parse_json(raw, f"{path}, line {number}")
     if not isinstance(line, dict) or line.get("kind") not in KINDS:
-        raise SpecError(path, f"line {number}: expected an object whose kind is {', '.join(KINDS)}")
+        raise SpecError(
+            f"{path}, line {number}", f"expected an object whose kind is {', '.join(KINDS)}"
+        )
     missing = [name for name in NEEDED[line["kind"]] if name not in line]
     if missing:
-        raise SpecError(path, f"line {number}: {line['kind']} without {', '.join(missing)}")
+        raise SpecError(f"{path}, line {number}", f"{line['kind']} without {', '.join(missing)}")
     return line
 
 

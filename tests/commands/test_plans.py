@@ -55,6 +55,24 @@ def test_a_written_file_plans_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
 
 
+def test_one_price_stated_leaves_the_others(tmp_path: Path) -> None:
+    priced = ("plan", *QUICK, "--gpu", "h100,l40s", "--prices", "h100=99")
+    done = run(*priced, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = {
+        p["gpu"]: (p["usd_per_hour"], p["indicative"]) for p in json.loads(done.stdout)["prices"]
+    }
+    assert found["h100-sxm"] == (99, False)
+    assert found["l40s"][1]
+    (tmp_path / "chat.toml").write_text(
+        '[traffic]\nrequests_per_s = 1\nprompt = 200\noutput = 20\n[choices]\ngpus = ["h100"]\n'
+        'drafts = ["none"]\n[engine]\nstack = "ideal"\n'
+    )
+    done = run("fleet", "chat.toml", "--prices", "h100=99", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cost_usd_per_hour"] % 99 == 0
+
+
 def test_options_alone_make_a_plan_and_win_over_a_file(tmp_path: Path) -> None:
     alone = run("plan", *QUICK, "--slo", "tpot_p95=0.05", cwd=tmp_path)
     assert alone.returncode == 0, alone.stderr
@@ -122,7 +140,7 @@ def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Pa
 
 def test_every_limit_can_be_stated_as_an_option(tmp_path: Path) -> None:
     """All sixteen at once: each is in the verdict of the terminal with its interval."""
-    limits = [f"--slo={key.removesuffix('_seconds')}=600" for key in SLO_KEYS]
+    limits = [f"--slo={key.removesuffix('_seconds')}=600s" for key in SLO_KEYS]
     done = run("plan", *QUICK, *limits, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     text = " ".join(done.stdout.split())
@@ -153,9 +171,9 @@ def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) 
             ("plan", "--requests-per-s", "1", "--users", "2"),
             "--requests-per-s and --users state the traffic",
         ),
-        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a number"),
+        (("plan", "--slo", "fast"), "--slo 'fast': expected a name and a time"),
         (("plan", *QUICK, "--slo", "speed=1"), "--slo speed is no limit"),
-        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a positive"),
+        (("plan", *QUICK, "--slo", "ttft_p95=-1"), "--slo ttft_p95 '-1': expected a time"),
         (("plan", *QUICK, "--gpu", "h10"), "unknown accelerator 'h10'"),
         (("plan", *QUICK, "--gpu", ","), "--gpu is empty"),
         (("plan", *QUICK, "--max-gpus", "0"), "--max-gpus '0'"),

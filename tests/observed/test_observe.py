@@ -238,7 +238,7 @@ def test_the_fit_takes_the_tokens_a_round_that_were_seen(tmp_path: Path) -> None
                              "mean_tpot_ms": 0.0}, "makes outputs of one token"),
         ("vllm_serve.json", {"mean_tpot_ms": 0.0}, "mean_tpot_ms is missing or 0"),
         ("vllm_serve.json", {"ramp_up_strategy": "linear"}, "ramp_up_strategy is linear"),
-        ("vllm_serve.json", {"burstiness": -1}, "burstiness is -1"),
+        ("vllm_serve.json", {"burstiness": -1}, "burstiness -1: expected a number above 0"),
         ("vllm_serve.json", {"mean_e2el_ms": 90000.0}, "max_concurrency is 32, but .* in flight"),
         ("vllm_serve.json", {"input_lens": [9], "output_lens": [9, 9]}, "input_lens has 1 entries"),
         ("vllm_serve.json", {"input_lens": [9], "output_lens": [0]}, "output_lens: no request"),
@@ -382,7 +382,7 @@ def test_python_plans_from_a_file_beside_a_benchmark(tmp_path: Path) -> None:
     assert predicted(same) == predicted(found.observed)
     with pytest.raises(UsageError, match="stated goes with observed"):
         mp.plan(path, stated={"prompt": 9})
-    with pytest.raises(UsageError, match="a request or its fields, not both"):
+    with pytest.raises(UsageError, match="a question or its fields, not both"):
         mp.plan(found.request, tp=2)
 
 

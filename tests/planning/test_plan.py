@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import magicplan as mp
+import magicplan.planning.question as question_module
+import magicplan.serving.load as load_module
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.observed.beside_plan import with_observed
@@ -236,19 +238,12 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
     assert own.best.gpu == "h100-sxm"
     assert not any(price.indicative for price in own.prices)
     path = tmp_path / "prices.toml"
-    path.write_text("[usd_per_hour]\nh100 = 2.0\n", encoding="utf-8")
-    with pytest.raises(SpecError, match=r"prices.toml.*l40s"):
-        mp.plan(**(CHAT | {"prices": str(path)}))
     path.write_text("[usd_per_hour]\nh100 = -2\n", encoding="utf-8")
     with pytest.raises(SpecError, match=r"prices.toml, line 2: usd_per_hour\.h100"):
         mp.plan(**(CHAT | {"prices": str(path)}))
     path.write_text("# mine\n[usd_per_hour]\nh100 = 2\nh900 = 2\n", encoding="utf-8")
     with pytest.raises(SpecError, match=r"prices.toml, line 4: usd_per_hour\.h900"):
         mp.plan(**(CHAT | {"prices": str(path)}))
-    with pytest.raises(UsageError, match="no price ships"):
-        mp.plan(gpus="mi355x", requests_per_s=1)
-    free = mp.plan(gpus="mi355x", requests_per_s=1, objective="gpus")
-    assert math.isnan(free.best.cost_usd_per_hour)
 
 
 @pytest.mark.parametrize(
@@ -294,7 +289,7 @@ def test_prices_of_ones_own_and_missing_ones(tmp_path: Path) -> None:
         ({"acceptance": "nine"}, "acceptance: .*nine"),
         ({"stack": "vlm"}, "stack: unknown stack 'vlm'; did you mean vllm"),
         ({"prices": {"h100": -1}}, r"prices\.h100 -1: expected"),
-        ({"prices": {"l40s": 1}}, "prices: h100-sxm is missing"),
+        ({"gpus": ("h100", "mi355x")}, "no on-demand price ships for mi355x"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options: dict[str, Any], word: str) -> None:
@@ -370,6 +365,36 @@ def test_plan_files_name_line_and_field(tmp_path: Path, text: str, words: list[s
         read_plan(path)
     for word in ["plan.toml", *words]:
         assert word in str(problem.value)
+
+
+def test_a_question_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace, prices and names are read at the door; planning a mix of parts reads none again."""
+    read: list[str] = []
+
+    def counted(module: Any, name: str) -> None:
+        inner = getattr(module, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            read.append(name)
+            return inner(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(load_module, "read_trace")
+    counted(question_module, "prices_for")
+    counted(question_module, "check_names")
+    counted(question_module, "load_of")
+    rows = "".join(f"{second},700,70\n" for second in range(60))
+    (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        "[traffic]\ntrace = 't.csv'\n[choices]\ngpus = ['h100', 'l40s']\ntp = [1]\n"
+        "drafts = ['none']\n[money.available]\nh100 = 4\nl40s = 4\n"
+    )
+    question = read_plan(path)
+    assert sorted(read) == ["check_names", "load_of", "prices_for", "read_trace"]
+    assert mp.plan(question).mixed is not None
+    assert len(read) == 4
 
 
 def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from magicplan.errors import SpecError, UsageError
+from magicplan.fields import read_text
 from magicplan.report.document.record import Record
 
 MOST_BYTES = 256 * 2**20
@@ -15,14 +16,7 @@ MOST_BYTES = 256 * 2**20
 
 def read(path: Path) -> list[Record]:
     """The documents of a file: one JSON document, or one a line. Raises SpecError."""
-    try:
-        if path.stat().st_size > MOST_BYTES:
-            raise SpecError(path, f"is larger than {MOST_BYTES // 2**20} MiB")
-        text = path.read_text(encoding="utf-8")
-    except OSError as problem:
-        raise SpecError(path, f"cannot be read ({problem.strerror})") from None
-    except UnicodeDecodeError:
-        raise SpecError(path, "is not UTF-8 text") from None
+    text = read_text(path, MOST_BYTES)
     if not text.strip():
         raise SpecError(path, "is empty: expected a JSON document")
     try:

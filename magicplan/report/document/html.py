@@ -15,8 +15,6 @@ KINDS = {Grid: "grid", Plot: "plot", Code: "code", Bullets: "bullets", str: "tex
 UNIT = re.compile(r"(?<=\d) (?=(?:%|[mnu]?s|[GMT]B)(?:\W|$))")
 """The space between a number and its unit, at which no line may break."""
 ASSETS = ("report.css", "report.js")
-LIBRARY = "window.vegaEmbed = vegaEmbed;"
-"""What the bundled libraries leave to the page's own script."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +52,7 @@ def render(pages: tuple[Page, ...], *, title: str = "") -> str:
         title=title or pages[0].title,
         style=Markup(sources["report.css"]),
         script=Markup(sources["report.js"]),
-        library=_script(javascript_bundle(LIBRARY)) if any(map(_has_plots, pages)) else "",
+        library=_script(javascript_bundle()) if any(map(_has_plots, pages)) else "",
     )
 
 

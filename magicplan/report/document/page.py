@@ -22,6 +22,8 @@ class Grid:
     note: str = ""
     prose: bool = False
     """Columns hold words, not numbers: they wrap, and stand to the left."""
+    narrows: bool = False
+    """A terminal too narrow leaves the last columns out and says so; names stay whole."""
     first: int = 0
     """Rows that a terminal shows before it refers to the JSON; 0 for all."""
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, NoReturn
 
-from magicplan.errors import SpecError
+from magicplan.fields import Span, Table, told
 from magicplan.report.document.charts import Numbers
+
+FINITE = Annotated[float, Span(-1e300, 1e300)]
+ABOVE_ZERO = Annotated[float, Span(0, 1e300, above=True)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,62 +23,57 @@ class Record:
 
     def number(self, key: str) -> float:
         """A finite number that must be there."""
-        value = self.maybe(key)
-        return self._fail(key, None, "a number") if value is None else value
+        return float(self._table.get(key, FINITE))
 
     def positive(self, key: str) -> float:
-        """A number above zero."""
-        value = self.number(key)
-        return value if value > 0 else self._fail(key, value, "a number above zero")
+        """A number above zero that must be there."""
+        return float(self._table.get(key, ABOVE_ZERO))
 
     def maybe(self, key: str) -> float | None:
         """A finite number, or None where it is null or absent."""
-        return self._number(key, self.data.get(key))
+        return None if self.data.get(key) is None else self.number(key)
 
     def numbers(self, key: str) -> Numbers:
         """A list of numbers and nulls."""
-        return tuple(self._number(f"{key}[{i}]", v) for i, v in enumerate(self._list(key)))
+        return self._each(key, self._list(key))
 
     def matrix(self, key: str) -> tuple[Numbers, ...]:
         """A list of equally long lists of numbers and nulls."""
         rows = []
         for i, row in enumerate(self._list(key)):
             if not isinstance(row, list):
-                self._fail(f"{key}[{i}]", row, "a list of numbers")
-            rows.append(tuple(self._number(f"{key}[{i}][{j}]", v) for j, v in enumerate(row)))
+                self._refuse(f"{key}[{i}]", row, "a list of numbers")
+            rows.append(self._each(f"{key}[{i}]", row))
         if len({len(row) for row in rows}) > 1:
-            self._fail(key, None, "lists of one length")
+            self._refuse(key, self.data[key], "lists of one length")
         return tuple(rows)
 
     def text(self, key: str, default: str | None = None) -> str:
         """A text; the default where it is null or absent."""
-        value = self.data.get(key)
-        value = default if value is None else value
-        return value if isinstance(value, str) else self._fail(key, value, "a text")
+        if self.data.get(key) is None and default is not None:
+            return default
+        return str(self._table.get(key, str))
 
     def texts(self, key: str) -> tuple[str, ...]:
         """A list of texts; empty where it is absent."""
         values = self.data.get(key) or []
         if not isinstance(values, list) or not all(isinstance(v, str) for v in values):
-            self._fail(key, values, "a list of texts")
+            self._refuse(key, values, "a list of texts")
         return tuple(values)
 
     def flag(self, key: str) -> bool:
-        """true or false."""
-        value = self.data.get(key)
-        return value if isinstance(value, bool) else self._fail(key, value, "true or false")
+        """True or false."""
+        return bool(self._table.get(key, bool))
 
     def record(self, key: str) -> Record:
         """An object that must be there."""
         found = self.maybe_record(key)
-        return self._fail(key, self.data.get(key), "an object") if found is None else found
+        return self._refuse(key, None, "an object") if found is None else found
 
     def maybe_record(self, key: str) -> Record | None:
         """An object, or None where it is null or absent."""
         value = self.data.get(key)
-        if value is None:
-            return None
-        return self._record(key, value)
+        return None if value is None else self._record(key, value)
 
     def records(self, key: str) -> tuple[Record, ...]:
         """A list of objects; empty where it is null or absent."""
@@ -90,30 +87,25 @@ class Record:
 
     def fail(self, key: str, expected: str) -> NoReturn:
         """Refuse a field. Raises SpecError."""
-        self._fail(key, self.data.get(key), expected)
+        self._refuse(key, self.data.get(key), expected)
+
+    @property
+    def _table(self) -> Table:
+        return Table(data=self.data, file=self.file, path=self.path)
+
+    def _each(self, key: str, values: list[Any]) -> Numbers:
+        """Numbers and nulls of a list that stands at `key`."""
+        cells = replace(self, data={f"{key}[{i}]": value for i, value in enumerate(values)})
+        return tuple(value for _, value in cells.items())
 
     def _record(self, key: str, value: Any) -> Record:
         if not isinstance(value, dict):
-            self._fail(key, value, "an object")
-        return Record(data=value, file=self.file, path=f"{self._where(key)}")
+            self._refuse(key, value, "an object")
+        return Record(data=value, file=self.file, path=self._table.label(key))
 
     def _list(self, key: str) -> list[Any]:
         value = self.data.get(key)
-        return value if isinstance(value, list) else self._fail(key, value, "a list")
+        return value if isinstance(value, list) else self._refuse(key, value, "a list")
 
-    def _number(self, key: str, value: Any) -> float | None:
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            self._fail(key, value, "a number")
-        if abs(value) > 1e300 or not math.isfinite(value):
-            self._fail(key, value, "a finite number")
-        return float(value)
-
-    def _where(self, key: str) -> str:
-        return f"{self.path}.{key}" if self.path else key
-
-    def _fail(self, key: str, value: Any, expected: str) -> NoReturn:
-        shown = "missing" if value is None else repr(value)
-        shown = shown if len(shown) <= 60 else shown[:57] + "..."
-        raise SpecError(self.file, f"{self._where(key)} is {shown}, expected {expected}")
+    def _refuse(self, key: str, value: Any, expected: str) -> NoReturn:
+        self._table.fail(key, f"{told(value)}: expected {expected}")

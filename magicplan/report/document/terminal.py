@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import singledispatch
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -104,13 +104,18 @@ def _(block: Code, console: Console) -> None:
 def _(block: Grid, console: Console) -> None:
     title = _plain(block.title)
     shown = block.rows[: block.first or None]
-    for columns in _side_by_side(block, console.width):
+    parts = _side_by_side(block, console.width)
+    for columns in parts[:1] if block.narrows else parts:
         table = _table(block, columns, title)
         for index, row in enumerate(shown):
             style = "bold green" if index in block.best else None
             table.add_row(*(_text(row[i]) for i in columns), style=style)
-        console.print(table)
+        with _as_wide(console, _wide(block)[0] if block.narrows else 0):
+            console.print(table)
         title = ""
+    if block.narrows and len(parts) > 1:
+        out = ", ".join(block.columns[i] for columns in parts[1:] for i in columns[1:])
+        console.print(_text(f"Left out for want of width: {out}; --json has all."))
     if len(shown) < len(block.rows):
         console.print(_text(f"{len(block.rows) - len(shown)} more rows: --json has all."))
     if block.note:
@@ -124,12 +129,32 @@ def _table(block: Grid, columns: list[int], title: str) -> Table:
     for index, at in enumerate(columns):
         right = not block.prose and index > 0
         name = _plain(block.columns[at])
-        table.add_column(name, justify="right" if right else "left", no_wrap=right, min_width=4)
+        justify: Literal["right", "left"] = "right" if right else "left"
+        whole = right or (block.narrows and index == 0)
+        table.add_column(name, justify=justify, no_wrap=whole, min_width=4)
     return table
+
+
+@contextmanager
+def _as_wide(console: Console, least: int) -> Iterator[None]:
+    """The console as wide as a name, where it is narrower: a name is never cut."""
+    width = console.width
+    console.width = max(width, least)
+    yield
+    console.width = width
 
 
 NAME_WIDTH = 24
 """Characters from which the names of rows may wrap."""
+
+
+def _wide(block: Grid) -> list[int]:
+    """Characters that each column takes, with the space beside it."""
+    return [
+        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows))
+            for line in text.split("\n")) + 3
+        for i in range(len(block.columns))
+    ]  # fmt: skip
 
 
 def _side_by_side(block: Grid, width: int) -> list[list[int]]:
@@ -137,16 +162,12 @@ def _side_by_side(block: Grid, width: int) -> list[list[int]]:
     every = list(range(len(block.columns)))
     if block.prose or not every:
         return [every]
-    wide = [
-        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows))
-            for line in text.split("\n")) + 3
-        for i in every
-    ]  # fmt: skip
-    left = width - min(wide[0], NAME_WIDTH)
+    wide = _wide(block)
+    left = width - (wide[0] if block.narrows else min(wide[0], NAME_WIDTH))
     found: list[list[int]] = [[0]]
     for column in every[1:]:
         used = sum(wide[i] for i in found[-1][1:])
-        if found[-1] != [0] and used + wide[column] > left:
+        if (found[-1] != [0] or block.narrows) and used + wide[column] > left:
             found.append([0])
         found[-1].append(column)
     return found
