@@ -16,6 +16,8 @@ f.best.name, f.best.usd_per_million_tokens, f.feasible
 seen = mp.plan("plan.toml", observed="bench.json").observed     # a plan file beside a benchmark run
 seen.figures, seen.advice, seen.calibration_toml                # errors; what to change; the fit
 mp.with_observed(f, "bench.json", {"prompt": 1024})             # the same for a plan at hand
+
+mp.bench(gpu="h100", concurrency=32, prompt=1024, output=256).figures["p95_ttft_ms"]
 """
 
 from __future__ import annotations
@@ -34,15 +36,17 @@ if TYPE_CHECKING:
     from magicplan.prediction.choose import choose as choose
     from magicplan.prediction.compare_drafts import drafts as drafts
     from magicplan.prediction.predict import predict as predict
+    from magicplan.serving.bench import bench as bench
 
 __all__ = [
-    "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose", "drafts",
-    "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
+    "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "bench", "choose",
+    "drafts", "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
 _HOMES = {
-    "choose": "prediction.choose", "drafts": "prediction.compare_drafts",
+    "bench": "serving.bench", "choose": "prediction.choose",
+    "drafts": "prediction.compare_drafts",
     "mixed_fleet": "planning.mixed_fleet", "plan": "observed.beside_plan",
     "predict": "prediction.predict", "read_plan": "planning.question",
     "trees": "prediction.adaptive_trees", "with_observed": "observed.beside_plan",

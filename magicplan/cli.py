@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from magicplan import __version__
-from magicplan.commands import facts, measurements, plans, validation, workloads
+from magicplan.commands import benchmarks, facts, measurements, plans, validation, workloads
 from magicplan.commands.options import say
 from magicplan.errors import FieldError, MagicplanError, option
 
@@ -20,10 +20,10 @@ app = typer.Typer(
 )
 COMMANDS = {
     "One workload or a grid": (
-        workloads.predict, workloads.sweep, workloads.regimes, workloads.explain, workloads.drafts,
-        workloads.tree,
+        workloads.predict, workloads.sweep, workloads.schedule, workloads.regimes,
+        workloads.explain, workloads.drafts, workloads.tree,
     ),
-    "Capacity and reports": (plans.plan, plans.fleet, plans.report),
+    "Capacity and reports": (plans.plan, plans.fleet, benchmarks.bench, plans.report),
     "Against measurements": (
         validation.validate, measurements.calibrate, measurements.replay,
     ),

@@ -2,7 +2,8 @@
 
 A value of a question (a keyword, an option) is refused with a `FieldError` that carries its field;
 a value of a file with a `SpecError` that carries file, line and dotted field. Files are read up to
-a size, so that none fills the memory.
+a size, so that none fills the memory. Annotations of frozen records are the schema, as in msgspec,
+whose errors leave out the wrong value and the keys of tables.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ from tools.stack_constants.round_fit import fit_rounds
 from tools.stack_constants.round_tables import FORGOTTEN
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
-TITLE = "## Speculation, by sources held out"
+TITLE = "Speculation, by sources held out"
 NEAR = 0.25
 """Measured speedups this near 1 are near break-even."""
 DECIDED = 0.02
@@ -216,8 +216,8 @@ def main() -> None:
         raise SystemExit(__doc__)
     text = section(Path(sys.argv[1]))
     page = PAGE.read_text(encoding="utf-8")
-    whole = f"{TITLE}\n\n{text}\n"
-    old = re.search(rf"^{TITLE}\n.*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
+    whole = f"## {TITLE}\n\n{text}\n"
+    old = re.search(rf"^## {TITLE}\n.*?(?=^## |\Z)", page, re.DOTALL | re.MULTILINE)
     page = page[: old.start()] + whole + page[old.end() :] if old else f"{page}\n{whole}"
     PAGE.write_text(page.rstrip() + "\n", encoding="utf-8")
     print(text)

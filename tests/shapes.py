@@ -11,7 +11,8 @@ from magicplan.hardware_specs.calibration import (
     LinearFit,
     Residual,
 )
-from magicplan.model_specs.shape import Experts, LatentAttention, ModelShape
+from magicplan.model_specs.layers import Experts, LatentAttention
+from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.timing import Machine
 
 LLAMA = ModelShape(

@@ -22,6 +22,7 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import AttentionFit, CollectiveFit, LinearFit
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.layers.scores import attend
 from magicplan.roofline.timing import (
     Machine,
     all_reduce_time,
@@ -32,7 +33,7 @@ from magicplan.roofline.timing import (
     memory_seconds,
     op_seconds,
 )
-from magicplan.roofline.traffic import Op, Pass, attend, linear
+from magicplan.roofline.traffic import Op, Pass, linear
 
 Form = TypeVar("Form")
 Bounds = dict[str, tuple[float, float]]

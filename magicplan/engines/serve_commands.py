@@ -9,8 +9,6 @@ from magicplan import hardware_specs, model_specs
 from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.settings import model_id
 
-CHECKPOINTS = {"fp8": "fp8", "mxfp4": "fp4"}
-"""Quantisations of published checkpoints, and the format that each one is here."""
 MOST_HOSTS_NAMED = 4
 """Hosts that a router's command names one by one; more are counted through by the shell."""
 
@@ -66,8 +64,8 @@ def checkpoint(server: Server) -> tuple[str, list[str]]:
     It is the model's own where that has the format, or can be cast to it as it loads; else a path
     that the user has to fill in.
     """
-    quantised = model_specs.load(server.model).quantised
-    own = CHECKPOINTS.get(quantised, quantised) or "bf16"
+    formats = model_specs.load(server.model).formats
+    quantised, own = bool(formats.method), formats.dtype
     if server.dtype == own or (server.dtype in ("bf16", "fp16", "fp8") and not quantised):
         cast = server.dtype == "fp8" and not quantised
         note = "16-bit weights are cast to fp8 as they load; an fp8 checkpoint needs no flag"

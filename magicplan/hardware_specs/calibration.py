@@ -163,6 +163,9 @@ class Calibration:
     that is not here takes the ideal form."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
+    layers: Mapping[str, LinearFit] = field(default_factory=dict)
+    """By kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its ops take
+    these constants in place of those of attention."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
     accelerator: str = ""
@@ -171,7 +174,7 @@ class Calibration:
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for linear in self.linear.values():
+        for linear in (*self.linear.values(), *self.layers.values()):
             _check(self.name, linear)
         for attention in self.attention.values():
             _check(self.name, attention)

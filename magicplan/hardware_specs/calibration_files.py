@@ -40,6 +40,7 @@ def _calibration(table: Table) -> Calibration:
         speedup_residual=table.table("speedup_residual", {}).record(Residual),
         linear=_by_dtype(table, "linear", LinearFit),
         attention=_by_dtype(table, "attention", AttentionFit),
+        layers=_by_dtype(table, "layers", LinearFit),
         accelerator=table.get("accelerator", str, ""),
         collective=table.table("collective", {}).record(CollectiveFit),
         host=table.table("host", {}).record(HostFit),
@@ -48,6 +49,6 @@ def _calibration(table: Table) -> Calibration:
 
 
 def _by_dtype(table: Table, key: str, kind: type[Fit]) -> dict[str, Fit]:
-    """One fit for each number format."""
+    """One fit for each number format, or for each kind of layer."""
     part = table.table(key, {})
     return {dtype: part.table(dtype).record(kind) for dtype in part.data}

@@ -18,6 +18,7 @@ from magicplan.hardware_specs import spelling
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
+from magicplan.hardware_specs.layer_fits import layer_fits
 from magicplan.hardware_specs.load import load, names
 from magicplan.hardware_specs.spread import combined_spread
 from magicplan.hardware_specs.stacks import stack_tables
@@ -72,11 +73,14 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
         return ideal(), "calibration ideal: datasheet peaks, no launch or host time"
     found = _shipped(accelerator.name, name, version)
     if found is not None:
+        found = replace(found, layers=layer_fits(accelerator.name, name))
         return found, f"calibration {found.name}{_stands_in(found, version)}: {found.origin}"
     for relative, why, spread in relatives(accelerator):
         found = _shipped(relative, name, version)
         if found is not None:
             lent, linked = _linked_alike(found, accelerator, relative, name)
+            states = layer_fits(accelerator.name, name) or layer_fits(relative, name)
+            lent = replace(lent, layers=states)
             return widened(lent, spread, f"transfer from {relative}"), (
                 f"calibration {found.name}{_stands_in(found, version)}, transferred to "
                 f"{accelerator.name} ({why}){linked}: efficiencies and launch times are kept, "

@@ -1,400 +1,207 @@
 """From a Hugging Face config.json to a `ModelShape`: what it asks for is modelled or refused.
 
-One function an architecture family says where its config departs from Llama's; everything else
-is shared. Key names are those of the transformers library's configuration classes.
+How a family departs from Llama stands in `families`, how a checkpoint is quantised is read by
+`quantisation`. Key names are those of the transformers library's configuration classes.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from magicplan.errors import SpecError
-from magicplan.model_specs.shape import Experts, LatentAttention, ModelShape
+from magicplan.model_specs import draft_heads, quantisation
+from magicplan.model_specs.families import hybrids, latents, others
+from magicplan.model_specs.families.build import plain
+from magicplan.model_specs.families.table import TRAITS
+from magicplan.model_specs.formats import Formats
+from magicplan.model_specs.reader import Reader, show
+from magicplan.model_specs.shape import ModelShape
 
-LARGEST = 2**31
 REFUSED = {
-    "index_topk": "a sparse-attention indexer",
     "cross_attention_layers": "cross-attention to an image encoder",
-    "ssm_cfg": "state-space layers",
-    "mamba_d_state": "state-space layers",
-    "mamba_expand": "state-space layers",
-    "attn_type_list": "linear-attention layers",
-    "linear_attn_config": "linear-attention layers",
-    "linear_num_key_heads": "linear-attention layers",
+    "ssm_cfg": "state-space layers in a family that is not known to have them",
     "blocksparse_block_size": "block-sparse attention",
     "num_encoder_layers": "an encoder",
     "encoder_layers": "an encoder",
-    "num_kv_shared_layers": "KV shared between layers",
 }
-QUANTISED = ("fp8", "mxfp4", "awq", "gptq", "compressed-tensors", "modelopt", "bitsandbytes")
-SLIDING = ("sliding_attention", "chunked_attention")
+FOREIGN = {
+    "index_topk": "a sparse-attention indexer",
+    "kv_lora_rank": "latent attention",
+    "compress_ratios": "compressed attention",
+    "hybrid_override_pattern": "state-space layers",
+    "block_configs": "layers of unlike widths",
+    "num_kv_shared_layers": "KV shared between layers",
+    "altup_num_inputs": "residual streams",
+    "hc_mult": "hyper-connections",
+}
+"""Keys of kinds of layer that a table of traits cannot say: refused in a family of the table."""
+
+Family = Callable[[Reader, str], ModelShape]
+FAMILIES: dict[str, Family] = {
+    "deepseek_v2": latents.deepseek_v2,
+    "minicpm3": latents.deepseek_v2,
+    "deepseek_v3": latents.deepseek_v3,
+    "kimi_k2": latents.deepseek_v3,
+    "glm4_moe_lite": latents.deepseek_v3,
+    "axk1": latents.deepseek_v3,
+    "sarvam_mla": latents.deepseek_v3,
+    "youtu": latents.deepseek_v3,
+    "longcat_flash": latents.longcat_flash,
+    "deepseek_v32": latents.sparse_latent,
+    "glm_moe_dsa": latents.sparse_latent,
+    "deepseek_v4": latents.deepseek_v4,
+    "deepseek_ref": latents.deepseek_v4,
+    "qwen3_next": hybrids.qwen3_next,
+    "qwen3_5_text": hybrids.qwen3_next,
+    "qwen3_5_moe_text": hybrids.qwen3_next,
+    "olmo_hybrid": hybrids.olmo_hybrid,
+    "kimi_linear": hybrids.kimi_linear,
+    "nemotron_h": hybrids.nemotron_h,
+    "granitemoehybrid": hybrids.granite_hybrid,
+    "bamba": hybrids.bamba,
+    "falcon_h1": hybrids.falcon_h1,
+    "minimax": hybrids.lightning,
+    "minimax_text_01": hybrids.lightning,
+    "lfm2": hybrids.lfm2,
+    "lfm2_moe": hybrids.lfm2,
+    "mamba": hybrids.pure_mamba,
+    "falcon_mamba": hybrids.pure_mamba,
+    "mamba2": hybrids.pure_mamba2,
+    "jamba": hybrids.jamba,
+    "recurrent_gemma": hybrids.recurrent_gemma,
+    "gemma3n": others.gemma3n,
+    "gemma3n_text": others.gemma3n,
+    "gemma4": others.gemma4,
+    "gemma4_text": others.gemma4,
+    "minimax_m2": others.minimax_m2,
+    "minimax_m3": others.minimax_m3,
+    "minimax_m3_vl_text": others.minimax_m3,
+    "glm4_moe": others.glm4_moe,
+    "mimo_v2_flash": others.mimo_v2,
+    "nemotron-nas": others.nemotron_nas,
+}
+WRAPPED = {
+    "llama4": "llama4_text", "gemma3": "gemma3_text", "gemma3n": "gemma3n_text",
+    "gemma4": "gemma4_text", "qwen2_vl": "qwen2_vl_text", "qwen2_5_vl": "qwen2_5_vl_text",
+    "qwen3_vl": "qwen3_vl_text", "qwen3_vl_moe": "qwen3_vl_moe_text", "qwen3_5": "qwen3_5_text",
+    "qwen3_5_moe": "qwen3_5_moe_text", "minimax_m3_vl": "minimax_m3_vl_text", "llava": "llama",
+    "llava_next": "llama", "pixtral": "mistral", "mistral3": "mistral", "kimi_k25": "deepseek_v3",
+    "kimi_k3": "kimi_linear",
+}  # fmt: skip
+"""What a wrapper's text part is where it does not say; other text parts have to."""
+TEXT_PARTS = ("text_config", "llm_config", "language_config")
 
 
-class Reader:
-    """A config with its name: reads one key at a time and says what was wrong with it."""
-
-    def __init__(self, config: Mapping[str, Any], where: str) -> None:
-        self.config, self.where = config, where
-
-    def whole(self, key: str, default: int | None = None, *, low: int = 1) -> int:
-        """A whole number of at least `low`; an absent or null key takes the default."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if isinstance(value, float) and math.isfinite(value) and value == int(value):
-            value = int(value)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value < LARGEST:
-            raise SpecError(
-                self.where, f"{key} is {_show(value)}, expected a whole number from {low}"
-            )
-        return value
-
-    def flag(self, key: str, default: bool) -> bool:
-        """True or false; an absent or null key takes the default."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            raise SpecError(self.where, f"{key} is {_show(value)}, expected true or false")
-        return value
-
-    def text(self, key: str, default: str = "") -> str:
-        """A text; an absent or null key takes the default."""
-        value = self.config.get(key)
-        value = default if value is None else value
-        if not isinstance(value, str):
-            raise SpecError(self.where, f"{key} is {_show(value)}, expected a text")
-        return value
-
-    def part(self, key: str) -> Mapping[str, Any]:
-        """A nested object, empty where absent."""
-        value = self.config.get(key)
-        value = {} if value is None else value
-        if not isinstance(value, Mapping):
-            raise SpecError(self.where, f"{key} is {_show(value)}, expected an object")
-        return value
+def known() -> tuple[str, ...]:
+    """Every model_type that is modelled."""
+    return tuple(sorted({*FAMILIES, *TRAITS}))
 
 
-def _show(value: object) -> str:
-    if value is None:
-        return "missing"
-    text = repr(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+def from_config(
+    config: Mapping[str, Any],
+    where: str,
+    name: str = "",
+    quantised: Mapping[str, Any] | None = None,
+) -> ModelShape:
+    """The shape a config describes; `quantised` is a `hf_quant_config.json` that lies beside it.
 
-
-def from_config(config: Mapping[str, Any], where: str, name: str = "") -> ModelShape:
-    """The shape a config describes. Raises SpecError naming the file, the field, what is right."""
-    read = Reader(config, where)
+    Raises SpecError naming the file, the field, what is right.
+    """
+    head = draft_heads.kind(config)
+    if head:
+        raise SpecError(
+            where, f"is a draft head ({head}), not a model; it drafts for one under --draft"
+        )
+    top = Reader(config, where)
+    read, notes = _text(top)
     model_type = read.text("model_type")
     if not model_type:
         raise SpecError(where, "model_type is missing: this is no model's config.json")
-    notes: tuple[str, ...] = ()
-    if "text_config" in config:
-        notes = ("text decoder only: weights of other encoders are not counted",)
-        merged = dict(read.part("text_config"))
-        merged.setdefault("model_type", model_type)
-        if "tie_word_embeddings" in config:
-            merged.setdefault("tie_word_embeddings", config["tie_word_embeddings"])
-        read = Reader(merged, where)
-        model_type = read.text("model_type")
     _refuse(read, model_type)
-    method = _quantisation(Reader(config, where))
-    if method:
-        notes += (f"the checkpoint is quantised ({method}): --dtype says how it is served",)
-    family = FAMILIES[model_type]
-    shape = family(read, _plain(read, name or where))
-    return replace(shape, notes=shape.notes + notes, quantised=method)
+    shape = _family(read, model_type, name or where)
+    stated = _quantisation(top, read, quantised)
+    if stated is not None:
+        shape = replace(shape, formats=quantisation.formats(stated, shape, where))
+    towers = _towers(top)
+    if towers:
+        notes += (f"encoders of about {towers / 1e9:.2g} billion parameters are held beside",)
+    return replace(shape, notes=shape.notes + notes, tower_parameters=towers)
+
+
+def _text(top: Reader) -> tuple[Reader, tuple[str, ...]]:
+    """The part of a config that describes the text decoder, and what to say of the rest."""
+    key = next((key for key in TEXT_PARTS if key in top.config), None)
+    if key is None:
+        return top, ()
+    merged = dict(top.part(key))
+    model_type = top.text("model_type")
+    merged.setdefault("model_type", WRAPPED.get(model_type, model_type))
+    if top.config.get("tie_word_embeddings") is not None:
+        merged.setdefault("tie_word_embeddings", top.config["tie_word_embeddings"])
+    notes = ("text decoder only: images and sounds cost nothing here",)
+    return Reader(merged, top.where, whole_model=False), notes
 
 
 def _refuse(read: Reader, model_type: str) -> None:
     """Name what cannot be modelled; ignoring it would be a wrong answer."""
     for key, what in REFUSED.items():
         if read.config.get(key):
-            raise SpecError(read.where, f"{key} asks for {what}, which is not modelled")
-    if read.flag("is_encoder_decoder", False):
+            raise read.refuse(key, what)
+    if read.flag("is_encoder_decoder", default=False):
         raise SpecError(read.where, "is_encoder_decoder: only decoders are modelled")
-    if model_type not in FAMILIES:
-        known = ", ".join(sorted(FAMILIES))
-        raise SpecError(
-            read.where, f"model_type {_show(model_type)} is not modelled; known: {known}"
-        )
-
-
-def _quantisation(read: Reader) -> str:
-    """How the published checkpoint is quantised, "" if it is not."""
-    method = Reader(read.part("quantization_config"), read.where).text("quant_method")
-    if not method and not read.part("quantization_config"):
-        return ""
-    if method not in QUANTISED:
+    if model_type in FAMILIES:
+        return
+    if model_type.removesuffix("_text") not in TRAITS and model_type not in TRAITS:
         raise SpecError(
             read.where,
-            f"quantization_config.quant_method {_show(method)} is not modelled; known: "
-            f"{', '.join(QUANTISED)}",
+            f"model_type {show(model_type)} is not modelled; known: {', '.join(known())}",
         )
-    return method
+    for key, what in FOREIGN.items():
+        if read.config.get(key):
+            raise read.refuse(key, f"{what}, which {model_type} has not")
 
 
-def _plain(read: Reader, name: str) -> ModelShape:
-    """What all families share, as Llama has it: two norms a layer and one at the end."""
-    hidden, layers = read.whole("hidden_size"), read.whole("num_hidden_layers")
-    q_heads = read.whole("num_attention_heads")
-    kv_heads = read.whole("num_key_value_heads", q_heads)
-    if q_heads % kv_heads:
-        raise SpecError(
-            read.where,
-            f"num_key_value_heads {kv_heads} does not divide num_attention_heads {q_heads}",
+def _family(read: Reader, model_type: str, name: str) -> ModelShape:
+    if model_type in FAMILIES:
+        return FAMILIES[model_type](read, name)
+    traits = TRAITS.get(model_type) or TRAITS[model_type.removesuffix("_text")]
+    return plain(read, name, traits)
+
+
+def _quantisation(
+    top: Reader, read: Reader, beside: Mapping[str, Any] | None
+) -> Mapping[str, Any] | None:
+    """The quantisation config, wherever it stands; experts' own format is taken along."""
+    for source in (top, read):
+        for key in ("quantization_config", "quantization"):
+            found = source.part(key)
+            if found and not (key == "quantization" and "bits" not in found):
+                own = read.config.get("expert_dtype")
+                return {**found, "expert_dtype": own} if own else found
+    return beside
+
+
+def _towers(top: Reader) -> int:
+    """Parameters of the vision and audio encoders, by the widths that their configs state."""
+    total = 0
+    for key in ("vision_config", "audio_config", "vision_tower_config"):
+        inner = top.config.get(key)
+        if not isinstance(inner, Mapping):
+            continue
+        width = inner.get("hidden_size") or inner.get("embed_dim") or inner.get("vt_hidden_size")
+        depth = (
+            inner.get("num_hidden_layers")
+            or inner.get("depth")
+            or inner.get("vt_num_hidden_layers")
         )
-    if read.config.get("head_dim") is None and hidden % q_heads:
-        raise SpecError(
-            read.where, f"num_attention_heads {q_heads} does not divide hidden_size {hidden}"
-        )
-    return ModelShape(
-        name=name,
-        family=read.text("model_type").removesuffix("_text"),
-        layers=layers,
-        hidden=hidden,
-        q_heads=q_heads,
-        kv_heads=kv_heads,
-        head_dim=read.whole("head_dim", max(1, hidden // q_heads)),
-        ffn=read.whole("intermediate_size"),
-        vocab=read.whole("vocab_size"),
-        max_ctx_tokens=read.whole("max_position_embeddings", 2048),
-        tied_embeddings=read.flag("tie_word_embeddings", False),
-        norm_parameters=(2 * layers + 1) * hidden,
-        native_dtype=read.text("torch_dtype") or read.text("dtype") or "bfloat16",
-        mtp_layers=read.whole("num_nextn_predict_layers", 0, low=0),
-    )
-
-
-def _windowed(read: Reader, shape: ModelShape, sliding_layers: int) -> ModelShape:
-    """The shape with its window on that many layers; a window past the context is none."""
-    window = read.whole("sliding_window")
-    if not sliding_layers or window >= shape.max_ctx_tokens:
-        return shape
-    return replace(shape, window_tokens=window, sliding_layers=sliding_layers)
-
-
-def _listed(read: Reader, shape: ModelShape, default: int) -> int:
-    """Sliding layers by `layer_types`, where the config lists them."""
-    types = read.config.get("layer_types")
-    if types is None:
-        return default
-    if not isinstance(types, list) or len(types) != shape.layers:
-        raise SpecError(read.where, f"layer_types is no list of {shape.layers} layers")
-    unknown = {str(t) for t in types} - {"full_attention", *SLIDING}
-    if unknown:
-        raise SpecError(
-            read.where, f"layer_types asks for {', '.join(sorted(unknown))}, which is not modelled"
-        )
-    return sum(t in SLIDING for t in types)
-
-
-def _qk_norm(shape: ModelShape) -> ModelShape:
-    extra = 2 * shape.head_dim * shape.layers
-    return replace(shape, query_key_norms=True, norm_parameters=shape.norm_parameters + extra)
-
-
-def _llama(read: Reader, shape: ModelShape) -> ModelShape:
-    bias = read.flag("attention_bias", False)
-    return replace(shape, qkv_bias=bias, output_bias=bias, ffn_bias=read.flag("mlp_bias", False))
-
-
-def _mistral(read: Reader, shape: ModelShape) -> ModelShape:
-    if read.config.get("sliding_window") is None:
-        return shape
-    return _windowed(read, shape, _listed(read, shape, shape.layers))
-
-
-def _qwen2(read: Reader, shape: ModelShape) -> ModelShape:
-    return _qwen_window(read, replace(shape, qkv_bias=True))
-
-
-def _qwen_window(read: Reader, shape: ModelShape) -> ModelShape:
-    if not read.flag("use_sliding_window", False):
-        return shape
-    first = read.whole("max_window_layers", shape.layers, low=0)
-    return _windowed(read, shape, _listed(read, shape, max(0, shape.layers - first)))
-
-
-def _qwen3(read: Reader, shape: ModelShape) -> ModelShape:
-    bias = read.flag("attention_bias", False)
-    return _qwen_window(read, _qk_norm(replace(shape, qkv_bias=bias, output_bias=bias)))
-
-
-def _qwen3_moe(read: Reader, shape: ModelShape) -> ModelShape:
-    shape = _qwen3(read, shape)
-    step = read.whole("decoder_sparse_step", 1)
-    dense = read.config.get("mlp_only_layers") or []
-    if not isinstance(dense, list):
-        raise SpecError(read.where, f"mlp_only_layers is {_show(dense)}, expected a list")
-    sparse = [i for i in range(shape.layers) if (i + 1) % step == 0 and i not in dense]
-    return _mixture(read, shape, count="num_experts", layers=len(sparse))
-
-
-def _gemma2(read: Reader, shape: ModelShape) -> ModelShape:
-    """Four norms a layer; even layers slide."""
-    shape = replace(
-        shape,
-        tied_embeddings=read.flag("tie_word_embeddings", True),
-        norm_parameters=(4 * shape.layers + 1) * shape.hidden,
-    )
-    return _windowed(read, shape, _listed(read, shape, (shape.layers + 1) // 2))
-
-
-def _gemma3(read: Reader, shape: ModelShape) -> ModelShape:
-    """Gemma 2 with normalised queries and keys; one layer in six attends to everything."""
-    period = read.whole("sliding_window_pattern", 6)
-    shape = replace(
-        shape,
-        tied_embeddings=read.flag("tie_word_embeddings", True),
-        norm_parameters=(4 * shape.layers + 1) * shape.hidden,
-    )
-    sliding = shape.layers - shape.layers // period
-    return _windowed(read, _qk_norm(shape), _listed(read, shape, sliding))
-
-
-def _mixtral(read: Reader, shape: ModelShape) -> ModelShape:
-    shape = _mistral(read, shape)
-    return _mixture(
-        read, shape, count="num_local_experts", width="intermediate_size", layers=shape.layers
-    )
-
-
-def _gpt_oss(read: Reader, shape: ModelShape) -> ModelShape:
-    """Biases everywhere, one learned attention sink a query head, every other layer slides."""
-    shape = replace(
-        shape,
-        qkv_bias=True,
-        output_bias=True,
-        norm_parameters=shape.norm_parameters + shape.layers * shape.q_heads,
-    )
-    shape = _windowed(read, shape, _listed(read, shape, (shape.layers + 1) // 2))
-    return _mixture(
-        read,
-        shape,
-        count="num_local_experts",
-        width="intermediate_size",
-        layers=shape.layers,
-        bias=True,
-    )
-
-
-def _llama4(read: Reader, shape: ModelShape) -> ModelShape:
-    """Chunked attention in three layers of four; experts in every `step`-th layer."""
-    step = read.whole("interleave_moe_layer_step", 1)
-    moe_layers = shape.layers // step
-    chunk = read.whole("attention_chunk_size", 8192)
-    sliding = _listed(read, shape, shape.layers - shape.layers // 4)
-    width = read.whole("intermediate_size")
-    if chunk < shape.max_ctx_tokens:
-        shape = replace(shape, window_tokens=chunk, sliding_layers=sliding)
-    return _mixture(
-        read,
-        replace(shape, ffn=read.whole("intermediate_size_mlp")),
-        count="num_local_experts",
-        width="intermediate_size",
-        layers=moe_layers,
-        shared=width,
-    )
-
-
-def _glm4_moe(read: Reader, shape: ModelShape) -> ModelShape:
-    shape = replace(shape, qkv_bias=read.flag("attention_bias", False))
-    if read.flag("use_qk_norm", False):
-        shape = _qk_norm(shape)
-    return _routed_after_dense(read, shape, correction=True)
-
-
-def _deepseek(read: Reader, shape: ModelShape, *, correction: bool) -> ModelShape:
-    """Latent attention; a norm on each compressed query and key-value vector."""
-    ranks = LatentAttention(
-        kv_rank=read.whole("kv_lora_rank"),
-        q_rank=read.whole("q_lora_rank", 0, low=0),
-        nope_head_dim=read.whole("qk_nope_head_dim"),
-        rope_head_dim=read.whole("qk_rope_head_dim"),
-        value_head_dim=read.whole("v_head_dim"),
-    )
-    norms = shape.layers * (ranks.kv_rank + ranks.q_rank)
-    shape = replace(
-        shape,
-        latent=ranks,
-        head_dim=ranks.nope_head_dim + ranks.rope_head_dim,
-        norm_parameters=shape.norm_parameters + norms,
-    )
-    return _routed_after_dense(read, shape, correction=correction)
-
-
-def _deepseek_v2(read: Reader, shape: ModelShape) -> ModelShape:
-    return _deepseek(read, shape, correction=False)
-
-
-def _deepseek_v3(read: Reader, shape: ModelShape) -> ModelShape:
-    return _deepseek(read, shape, correction=True)
-
-
-def _routed_after_dense(read: Reader, shape: ModelShape, *, correction: bool) -> ModelShape:
-    """Experts in all layers but the first few; `correction` is a routing bias an expert."""
-    if read.whole("moe_layer_freq", 1) != 1:
-        raise SpecError(read.where, "moe_layer_freq above 1 is not modelled")
-    layers = shape.layers - read.whole("first_k_dense_replace", 0, low=0)
-    if layers < 0:
-        raise SpecError(read.where, "first_k_dense_replace exceeds num_hidden_layers")
-    shared = read.whole("n_shared_experts", 0, low=0) * read.whole("moe_intermediate_size")
-    shape = _mixture(read, shape, count="n_routed_experts", layers=layers, shared=shared)
-    if correction and shape.experts:
-        extra = layers * shape.experts.count
-        shape = replace(shape, norm_parameters=shape.norm_parameters + extra)
-    return shape
-
-
-def _mixture(
-    read: Reader,
-    shape: ModelShape,
-    *,
-    count: str,
-    layers: int,
-    width: str = "moe_intermediate_size",
-    shared: int = 0,
-    bias: bool = False,
-) -> ModelShape:
-    """The shape with experts in `layers` of its layers."""
-    experts, chosen = read.whole(count), read.whole("num_experts_per_tok")
-    if chosen > experts:
-        raise SpecError(read.where, f"num_experts_per_tok {chosen} exceeds {count} {experts}")
-    if not layers:
-        return shape
-    mixture = Experts(
-        count=experts,
-        per_token=chosen,
-        ffn=read.whole(width),
-        layers=layers,
-        shared_ffn=shared,
-        bias=bias,
-    )
-    return replace(shape, experts=mixture, ffn=shape.ffn if layers < shape.layers else 0)
-
-
-Family = Callable[[Reader, ModelShape], ModelShape]
-FAMILIES: dict[str, Family] = {
-    "llama": _llama,
-    "mistral": _mistral,
-    "mixtral": _mixtral,
-    "qwen2": _qwen2,
-    "qwen3": _qwen3,
-    "qwen3_moe": _qwen3_moe,
-    "gemma2": _gemma2,
-    "gemma3": _gemma3,
-    "gemma3_text": _gemma3,
-    "phi3": _mistral,
-    "gpt_oss": _gpt_oss,
-    "llama4": _llama4,
-    "llama4_text": _llama4,
-    "glm4_moe": _glm4_moe,
-    "deepseek_v2": _deepseek_v2,
-    "deepseek_v3": _deepseek_v3,
-    "kimi_k2": _deepseek_v3,
-}
+        ffn = inner.get("intermediate_size") or inner.get("vt_intermediate_size")
+        numbers = (width, depth, ffn or 0)
+        if all(isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 10**6 for v in numbers):
+            wide = ffn or 4 * width  # type: ignore[operator]
+            total += depth * (4 * width * width + 2 * width * wide)  # type: ignore[operator]
+    return total
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -403,7 +210,13 @@ class PresetInfo:
 
     id: str
     aliases: tuple[str, ...]
-    published_parameters: int
+    published_parameters: int | None
+    """None where nobody is known to have published one."""
+    published_bytes: int | None
+    """Size of the published weight files, where it is known."""
     basis: str
     sources: tuple[str, ...]
     seen: str
+
+
+__all__ = ["FAMILIES", "Formats", "PresetInfo", "from_config", "known"]

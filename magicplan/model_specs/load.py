@@ -16,6 +16,7 @@ from magicplan.model_specs.ids import HEADS, ModelId, of_family, parse
 from magicplan.model_specs.shape import ModelShape
 
 PRESETS = Path(__file__).parent / "presets"
+LARGEST_FILE_BYTES = 16 << 20
 VARIANTS = Path(__file__).parent / "variants.toml"
 ALIKE = 0.6
 """Least likeness of a name offered where nothing of the same family is known."""
@@ -86,6 +87,9 @@ def resolve(name: str) -> Named:
     plain = name.strip().lower()
     if plain in presets():
         return _as_preset(name, plain)
+    short = short_name(plain)
+    if short in presets() and _document(short)["_magicplan"]["id"].lower() == plain:
+        return _as_preset(name, short)
     path = Path(name.strip()).expanduser()
     if name.endswith(".json") or name.startswith((".", "/", "~")) or _there(path / "config.json"):
         return _at(path)
@@ -110,9 +114,10 @@ def _there(path: Path) -> bool:
 @cache
 def _index(kind: str) -> dict[tuple[str, ...], Variant]:
     """Variants by the words of their names in full, presets by theirs without what `kind` drops."""
+    # a preset named by its format gives way to one of the same words without
+    ordered = sorted(presets(), key=lambda name: not parse(name).format)
     found = {
-        getattr(parse(name), kind): Variant(names=(name,), preset=name, set={})
-        for name in presets()
+        getattr(parse(name), kind): Variant(names=(name,), preset=name, set={}) for name in ordered
     }
     return found | {parse(name).words: v for v in variants() for name in v.names}
 
@@ -181,6 +186,7 @@ def preset_info(name: str) -> PresetInfo:
         id=about["id"],
         aliases=tuple(n for v in variants() if v.preset == key for n in v.names if n != key),
         published_parameters=about["published_parameters"],
+        published_bytes=about.get("published_bytes"),
         basis=about["basis"],
         sources=tuple(about["sources"]),
         seen=about["seen"],
@@ -208,20 +214,32 @@ def _at(path: Path) -> Named:
 
 def _from_path(path: Path) -> ModelShape:
     file = path / "config.json" if path.is_dir() else path
+    beside = file.parent / "hf_quant_config.json"
+    quantised = _json(beside) if beside.is_file() else None
+    document = _json(file)
+    name = file.resolve().parent.name
+    return from_config(document, where=str(file), name=name, quantised=quantised)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """A file of one JSON object. Raises SpecError for what is missing, too large or none."""
+    what = "expected a Hugging Face config.json"
     try:
+        if file.stat().st_size > LARGEST_FILE_BYTES:
+            raise SpecError(file, f"is larger than {LARGEST_FILE_BYTES >> 20} MiB; {what}")
         text = file.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise SpecError(file, "does not exist; expected a Hugging Face config.json") from None
+        raise SpecError(file, f"does not exist; {what}") from None
     except OSError as problem:
         raise SpecError(file, f"cannot be read ({problem.strerror})") from None
     except UnicodeDecodeError:
-        raise SpecError(file, "is no text file; expected a Hugging Face config.json") from None
+        raise SpecError(file, f"is no text file; {what}") from None
     if not text.strip():
-        raise SpecError(file, "is empty; expected a Hugging Face config.json")
+        raise SpecError(file, f"is empty; {what}")
     try:
         document = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as problem:
         raise SpecError(file, f"is not JSON ({problem})") from None
     if not isinstance(document, dict):
-        raise SpecError(file, "holds no JSON object; expected a Hugging Face config.json")
-    return from_config(document, where=str(file), name=file.resolve().parent.name)
+        raise SpecError(file, f"holds no JSON object; {what}")
+    return document

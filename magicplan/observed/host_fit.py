@@ -37,11 +37,11 @@ def fitted(run: Run, before: Expected, seen: ObservedRun) -> Machine:
 
 def _where_zero(rising: Callable[[float], float], most: float) -> float:
     """The zero of a rising function between 0 and `most`, or the end that is nearer to it."""
-    from scipy.optimize import bisect
+    from scipy.optimize import brentq
 
     if rising(0.0) >= 0:
         return 0.0
-    return most if rising(most) <= 0 else float(bisect(rising, 0.0, most, xtol=1e-12))
+    return most if rising(most) <= 0 else float(brentq(rising, 0.0, most, xtol=1e-6, rtol=1e-4))
 
 
 def _with_host(

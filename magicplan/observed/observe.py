@@ -29,8 +29,7 @@ def observe(
 ) -> Observation:
     """A benchmark of one replica of `server`, as the plan describes it, beside its prediction.
 
-    `stated` adds facts that the tool does not write, such as {"prompt": 1024}. Gaps between tokens
-    are left out under speculation: tools measure them between chunks, not tokens. The fit takes as
+    `stated` adds facts that the tool does not write, such as {"prompt": 1024}. The fit takes as
     many tokens a round as the run had, where the file says. Raises SpecError, also for a run of
     another model or stack, and for one that speculated where `server` does not.
     """
@@ -52,13 +51,13 @@ def observe(
             refitted=refitted[name],
         )
         for name, value in seen.figures.items()
-        if name in predicted and value > 0 and not (server.gamma and name.startswith("itl"))
+        if name in predicted and value > 0
     )
     return Observation(
         file=str(path),
         tool=seen.tool,
         server=server.name,
-        concurrency=before.users or float(before.state.batch[0, 0]),
+        concurrency=before.users or before.outcome.decoding,
         figures=figures,
         calibration_toml=calibration_toml(machine.calibration),
         advice=(

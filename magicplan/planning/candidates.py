@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
-from magicplan.planning.question import CapacityQuestion, PriceUsed
+from magicplan.planning.question import PriceUsed
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import (
     Candidate,
@@ -20,15 +18,13 @@ from magicplan.planning.result import (
     StepBreakdown,
     TreeUsed,
 )
-from magicplan.planning.search import Configuration, Fleet
-from magicplan.planning.sizing import HAIR, Sized, size_mixed, size_split
+from magicplan.planning.search import Configuration
+from magicplan.planning.sizing import SPLIT, Sized
 from magicplan.planning.trees import tree_of, tree_words
 from magicplan.roofline.memory import footprint, kv_sequence_bytes
 from magicplan.roofline.timing import BOUNDS, StepCost, bound_shares, step_cost, step_interval
 from magicplan.roofline.traffic import FULL, Op, Pass, forward
 from magicplan.serving.load import Load
-
-MIXED, SPLIT = "mixed", "disaggregated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -36,7 +32,6 @@ class Choice:
     """One configuration in one arrangement, before it is written out."""
 
     row: Configuration
-    index: int
     sized: Sized
     layout: str
     price: PriceUsed
@@ -46,8 +41,7 @@ class Choice:
     @property
     def gpus(self) -> int:
         """All GPUs."""
-        replicas = self.sized.replicas[self.index] + self.sized.prefill_replicas[self.index]
-        return int(replicas) * self.row.gpus_per_replica
+        return (self.sized.replicas + self.sized.prefill_replicas) * self.row.gpus_per_replica
 
     @property
     def cost(self) -> float:
@@ -61,11 +55,7 @@ class Choice:
 
     def violations(self, ask: PlanRequest) -> dict[str, float]:
         """Broken limits, latencies and others, and by what factor."""
-        found = {
-            key: float(ratio[self.index])
-            for key, ratio in self.sized.violations.items()
-            if ratio[self.index] > 1 + 1e-9
-        }
+        found = {key: ratio for key, ratio in self.sized.ratios.items() if ratio > 1 + 1e-9}
         for name, value in (("max_gpus", self.gpus), ("budget_usd_per_hour", self.cost)):
             limit = getattr(ask.money, name)
             if limit is not None and value > limit * (1 + 1e-9):
@@ -86,32 +76,30 @@ class Choice:
             ask.money.objective
         ]
         goal = math.inf if math.isnan(goal) else goal
-        tpot = float(self.sized.figures["tpot_p95_seconds"][self.index])
+        tpot = self.sized.figure("tpot_p95_seconds")
         return (broken, goal, self.gpus, float(self.layout == SPLIT), tpot)
 
 
 def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
     """Everything that the result says of a choice."""
-    row, sized, i = choice.row, choice.sized, choice.index
-    state = sized.state
-    gamma = int(state.gamma[i, 0])
-    rate = float(state.rate[i, 0]) * int(sized.replicas[i])
+    row, sized = choice.row, choice.sized
+    kind, outcome = sized.kind, sized.trial.outcome
+    gamma, batch = kind.gamma, max(sized.batch, 1.0)
+    rate = sized.trial.rate * sized.replicas
     tokens = rate * float(load.lengths.output.mean())
     mean_tokens = tokens / load.peak_over_mean
     cost, ops, drafts = step_of(choice)
     violations = choice.violations(ask)
-    capacity = float(sized.capacity[i])
     peak = load.users if load.users is not None else load.requests_per_s
-    plain = float(row.replica.verify[row.layout, :, 0][_nearest(row, sized.batch[i])])
-    emitted = float(state.tokens_per_round[i, 0])
-    tree = tree_of(row, gamma, int(state.depth[i, 0]), float(sized.batch[i]))
+    plain = float(row.replica.verify[row.layout, :, 0][_nearest(row, batch)])
+    tree = tree_of(row, gamma, kind.depth, batch)
     return Candidate(
         name=_name(choice, gamma, tree),
         gpu=row.resolved.machine.accelerator.name,
         gpus=choice.gpus,
         layout=choice.layout,
-        replicas=int(sized.replicas[i]),
-        prefill_replicas=int(sized.prefill_replicas[i]),
+        replicas=sized.replicas,
+        prefill_replicas=sized.prefill_replicas,
         tp=row.tp,
         pp=row.pp,
         ep=row.ep,
@@ -123,26 +111,27 @@ def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
         draft=row.draft if gamma else "none",
         gamma=gamma,
         tree=tree,
-        tokens_per_round=emitted,
-        speedup=emitted * plain / float(state.round_seconds[i, 0]) if gamma else 1.0,
-        batch_per_replica=float(state.in_flight[i, 0]),
-        max_batch_per_replica=int(sized.most[i]),
+        tokens_per_round=kind.tokens_per_round,
+        speedup=kind.tokens_per_round * plain / sized.round_seconds if gamma else 1.0,
+        batch_per_replica=sized.batch,
+        max_batch_per_replica=int(kind.most),
         ctx_tokens=float(row.replica.contexts.mean()),
         step=_breakdown(choice, cost, drafts),
-        latency=_latencies(sized, i),
+        latency=_latencies(sized),
         tokens_per_s=tokens,
         tokens_per_s_per_gpu=tokens / choice.gpus,
-        capacity_requests_per_s=capacity if load.users is None else capacity / peak * rate,
-        headroom=capacity / peak - 1,
-        utilisation=float(sized.utilisation[i]),
-        preemption_probability=0.5 * math.erfc(float(state.kv_margin[i, 0]) / math.sqrt(2)),
+        capacity_requests_per_s=sized.capacity / peak * rate,
+        headroom=sized.capacity / peak - 1,
+        utilisation=sized.utilisation,
+        preemption_probability=outcome.preempted_share,
+        kv_cache_share=outcome.cache_mean_tokens / kind.setup.server.capacity_tokens,
         cost_usd_per_hour=choice.cost,
         usd_per_million_tokens=choice.cost / 3600 / mean_tokens * 1e6,
         energy_joules_per_token=choice.watts / mean_tokens,
         memory=_memory(ask, load, choice),
         bound=_bound(choice, cost, ops),
         meets=not violations,
-        binding=max(violations, key=violations.__getitem__) if violations else sized.binding[i],
+        binding=max(violations, key=violations.__getitem__) if violations else sized.stopped_by,
         violations=violations,
     )
 
@@ -173,16 +162,15 @@ def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
 
 def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
     """The target's pass at the planned batch with its ops, and seconds of drafting in a round."""
-    row, i = choice.row, choice.index
-    batch, gamma = max(float(choice.sized.batch[i]), 1.0), float(choice.sized.state.gamma[i, 0])
+    row, gamma = choice.row, choice.sized.kind.gamma
+    batch = max(choice.sized.batch, 1.0)
     work = Pass(batch=batch, ctx=float(row.replica.contexts.mean()), query_tokens=gamma + 1)
     ops = forward(row.resolved.model, row.one_layout, work)
     host = row.resolved.machine.calibration.host.pass_seconds(batch, batch * (gamma + 1))
     cost = step_cost(ops, row.resolved.machine, host)
-    verify = float(cost.seconds)
     host_fit = row.resolved.machine.calibration.host
     overhead = host_fit.between_passes_seconds(batch) if gamma else 0.0
-    drafting = float(choice.sized.state.round_seconds[i, 0]) - verify - overhead
+    drafting = choice.sized.round_seconds - float(cost.seconds) - overhead
     return cost, ops, max(drafting, 0.0) if gamma else 0.0
 
 
@@ -194,17 +182,19 @@ def step_ends(choice: Choice) -> tuple[float, float]:
 
 
 def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:
-    i, state = choice.index, choice.sized.state
-    host, batch = choice.row.resolved.machine.calibration.host, float(choice.sized.batch[i])
-    overhead = host.between_passes_seconds(max(batch, 1.0)) if state.gamma[i, 0] else 0.0
-    prefill = max(float(state.step_seconds[i, 0] - state.round_seconds[i, 0]), 0.0)
+    sized, host = choice.sized, choice.row.resolved.machine.calibration.host
+    batch = max(sized.batch, 1.0)
+    overhead = float(host.between_passes_seconds(batch)) if sized.kind.gamma else 0.0
     parts = {
         f"{kind}_seconds": float(getattr(cost, f"{kind}_seconds"))
         for kind in ("linear", "attention", "collective", "elementwise", "host")
     }
-    rest = {"draft_seconds": drafting, "overhead_seconds": overhead, "prefill_seconds": prefill}
-    total = sum(parts.values()) + sum(rest.values())
-    return StepBreakdown(step_seconds=total, **parts, **rest)
+    alone = sum(parts.values()) + drafting + overhead
+    step = max(sized.trial.outcome.step_seconds, alone)
+    return StepBreakdown(
+        step_seconds=step, **parts, draft_seconds=drafting, overhead_seconds=overhead,
+        prefill_seconds=step - alone,
+    )  # fmt: skip
 
 
 def _nearest(row: Configuration, batch: float) -> int:
@@ -212,13 +202,13 @@ def _nearest(row: Configuration, batch: float) -> int:
 
 
 def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
-    row, sized, i = choice.row, choice.sized, choice.index
+    row, sized = choice.row, choice.sized
     gpu = row.resolved.machine.accelerator.name
     more = (("pp", row.pp), ("ep", row.ep), ("dp", row.attention_dp))
     shape = " ".join([f"tp{row.tp}", *(f"{name}{n}" for name, n in more if n > 1)])
-    counts = f"{sized.replicas[i]} replica{'s' if sized.replicas[i] != 1 else ''} of {shape}"
+    counts = f"{sized.replicas} replica{'s' if sized.replicas != 1 else ''} of {shape}"
     if choice.layout == SPLIT:
-        counts = f"{sized.prefill_replicas[i]} prefill + {sized.replicas[i]} decode of {shape}"
+        counts = f"{sized.prefill_replicas} prefill + {sized.replicas} decode of {shape}"
     formats = row.replica.layout.dtype
     if row.replica.layout.kv_dtype != formats:
         formats += f", {row.replica.layout.kv_dtype} KV"
@@ -228,25 +218,23 @@ def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
     return f"{choice.gpus} x {gpu}: {counts}, {formats}{drafted}"
 
 
-def _latencies(sized: Sized, i: int) -> Latencies:
+def _latencies(sized: Sized) -> Latencies:
     def of(metric: str) -> Quantiles:
         names = ("mean_seconds", "p50_seconds", "p95_seconds", "p99_seconds")
-        return Quantiles(**{n: float(sized.figures[f"{metric}_{n}"][i]) for n in names})
+        return Quantiles(**{n: sized.figure(f"{metric}_{n}") for n in names})
 
+    gaps = sized.trial.outcome.itl
     return Latencies(
-        ttft=of("ttft"),
-        tpot=of("tpot"),
-        itl=of("itl"),
-        e2e=of("e2e"),
-        itl_cv=float(sized.itl_cv[i]),
-    )
+        ttft=of("ttft"), tpot=of("tpot"), itl=of("itl"), e2e=of("e2e"),
+        itl_cv=float(gaps.std() / gaps.mean()) if gaps.size else 0.0,
+    )  # fmt: skip
 
 
 def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
     """Bytes of one GPU of a decoding replica at the planned batch; a shared prefix counts once."""
     row = choice.row
-    batch = max(float(choice.sized.batch[choice.index]), 1.0)
-    drafted = float(choice.sized.state.gamma[choice.index, 0])
+    batch = max(choice.sized.batch, 1.0)
+    drafted = float(choice.sized.kind.gamma)
     available = ask.engine.memory_fraction * row.resolved.machine.accelerator.memory_bytes
     own = np.maximum(row.replica.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(
@@ -273,60 +261,3 @@ def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
         ops, choice.row.resolved.machine, float(cost.host_seconds)
     )
     return max(BOUNDS, key=lambda name: float(shares[name]))
-
-
-def choices_of(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
-    """Every configuration that can serve at all, in every arrangement asked for; reasons why
-    others cannot are counted in `rejected`."""
-    ask, load, stock = question.request, question.load, question.stock or {}
-    sized: list[tuple[str, Sized]] = []
-    if ask.choices.disaggregation != "only":
-        mixed = size_mixed(load, found.states, ask.slo, ask.engine.max_utilisation)
-        sized.append((MIXED, mixed))
-    if ask.choices.disaggregation != "off":
-        split = size_split(load, found.states, found.pools, ask.slo, ask.engine.max_utilisation)
-        sized.append((SPLIT, split))
-    choices, engine = [], engine_of(ask.engine.stack)
-    for layout, one in sized:
-        for index, row in enumerate(found.rows):
-            reason = _left_out(row, one, index) or _unlaunchable(engine, row, one, index, layout)
-            if reason:
-                rejected[reason] += 1
-                continue
-            name = row.resolved.machine.accelerator.name
-            price, left = question.prices[name], stock.get(name, 0)
-            choices.append(
-                Choice(row=row, index=index, sized=one, layout=layout, price=price, stock=left)
-            )
-    return choices
-
-
-def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
-    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
-    least = min((choice.broken(ask) for choice in choices), default=1.0)
-    near = HAIR * least if least > 1 else 1.0
-    return sorted(choices, key=lambda choice: choice.rank(ask, near))
-
-
-def _left_out(row: Configuration, sized: Sized, index: int) -> str:
-    """Why a configuration is no candidate, "" if it is one."""
-    if not sized.runs[index]:
-        return "does not hold the model and requests of this length, or cannot keep up with prompts"
-    if row.draft != "none" and sized.state.gamma[index, 0] == 0:
-        return "its draft does not pay at the planned batch"
-    return ""
-
-
-def _unlaunchable(
-    engine: EngineVersion | None, row: Configuration, sized: Sized, index: int, layout: str
-) -> str:
-    """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
-    if engine is None:
-        return ""
-    drafts = bool(sized.state.gamma[index, 0])
-    wanted = ReplicaKind(
-        model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
-        ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT,
-        draft=row.spec.draft if drafts else None,
-    )  # fmt: skip
-    return refusal(engine, wanted)

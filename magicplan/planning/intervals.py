@@ -1,37 +1,36 @@
-"""80 % intervals of everything that a plan predicts, from the two things that make it uncertain.
+"""80 % intervals of everything that a plan predicts, from the things that make it uncertain.
 
 A calibration says how far measured steps lay from predicted ones (10th and 90th percentile), a row
-of acceptance how far off its rates may be. Each is put to either end and the plan's own model runs
-again. Two questions are asked there: what do the replicas of the plan do under the same traffic
-(held), and how many replicas would the limits need (counted anew)? The two causes are independent:
-their distances to the value add in quadrature of logarithms, as in a speedup's interval. Traffic,
-lengths and prices are taken as stated, and bytes follow from shapes: neither adds to an interval.
+of acceptance how far off its rates may be. Each is put to either end and the simulation runs again
+with the same requests. Two questions are asked there: what do the replicas of the plan do under the
+same traffic (held), and how many replicas would the limits need (counted anew)? And the same plan
+under other draws of the same traffic says what chance alone does. The causes are independent: their
+distances to the value add in quadrature of logarithms, as in a speedup's interval. Lengths and
+prices are taken as stated, and bytes follow from shapes: neither adds to an interval.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.spread import combined_spread
-from magicplan.planning.candidates import SPLIT, Choice, step_ends
+from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
-from magicplan.planning.search import Fleet
-from magicplan.planning.sensitivity import Kind, Needs, kind_of, needs
-from magicplan.planning.sizing import size_mixed, size_split
+from magicplan.planning.sensitivity import Needs, needs, row_with
+from magicplan.planning.sizing import BRIEF, DRAWS, FULL, Kind, borne, trial_of
 from magicplan.roofline.acceptance import Acceptance
-from magicplan.roofline.deployment import Array
 from magicplan.serving.load import Load
-from magicplan.serving.replica import Speculation
-from magicplan.serving.steady_state import Steady, at_speeds
+from magicplan.serving.load_test import setup_of
 
 Figures = Mapping[str, float]
+SEEDS = 3
+"""Further draws of the traffic that say what chance does to a percentile."""
 NEEDED = (
     "gpus", "cost_usd_per_hour", "usd_per_million_tokens", "tokens_per_s_per_gpu",
     "energy_joules_per_token",
@@ -54,76 +53,100 @@ class Cause:
 
 
 def candidate_ends(
-    ask: PlanRequest, load: Load, found: Fleet, choices: Sequence[Choice]
+    load: Load, choices: Sequence[Choice], requests: int = FULL
 ) -> list[tuple[Figures, Figures]]:
     """Figures of every choice, replicas and traffic held, at the low and the high end of its step
-    time; all choices of one layout at once."""
-    ends: dict[int, tuple[Figures, Figures]] = {}
-    for layout in dict.fromkeys(choice.layout for choice in choices):
-        numbers = [n for n, choice in enumerate(choices) if choice.layout == layout]
-        some = [choices[n] for n in numbers]
-        rows = np.asarray([choice.index for choice in some])
-        slower = np.asarray([(r.low, r.high) for r in map(_residual, some)]).T
-        states = at_speeds(_rows(found.states, rows), slower)
-        pools = at_speeds(_rows(found.pools, rows), slower) if layout == SPLIT else None
-        figures = _held(ask, load, states, pools, _counts([*some, *some]))
-        both = ((_at(figures, i), _at(figures, i + len(some))) for i in range(len(some)))
-        ends |= dict(zip(numbers, both, strict=True))
-    return [ends[number] for number in range(len(choices))]
+    time."""
+    return [_ends(load, choice, requests) for choice in choices]
 
 
-def with_ends(ask: PlanRequest, one: Candidate, ends: tuple[Figures, Figures]) -> Candidate:
-    """The candidate with the intervals that comparisons show."""
+def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:
+    kind = choice.sized.kind
+    low, high = (_held(load, choice, kind.slower(end), requests) for end in step_ends(choice))
+    return low, high
+
+
+def with_ends(
+    ask: PlanRequest, choice: Choice, one: Candidate, ends: tuple[Figures, Figures]
+) -> Candidate:
+    """The candidate with the intervals that comparisons show; it bears as many times less as its
+    steps are longer."""
     values = figures_of(one)
     kept = dict.fromkeys((*(f"{m}_p95_seconds" for m in METRICS), *ask.slo))
-    return replace(
-        one,
-        ends={
-            key: _combined(values[key], [ends[0][key]], [ends[1][key]])
-            for key in (*kept, "capacity_requests_per_s")
-        },
-    )
+    found = {key: _combined(values[key], [ends[0][key]], [ends[1][key]]) for key in kept}
+    faster, slower = step_ends(choice)
+    bears = one.capacity_requests_per_s
+    return replace(one, ends=found | {"capacity_requests_per_s": (bears / slower, bears / faster)})
 
 
 def intervals(
-    ask: PlanRequest, load: Load, choice: Choice, best: Candidate, ends: tuple[Figures, Figures]
+    ask: PlanRequest, load: Load, choice: Choice, best: Candidate
 ) -> tuple[Interval, ...]:
-    """Intervals of the best candidate's figures; `ends` are those at the ends of step time."""
+    """Intervals of the best candidate's figures."""
     anew = not any(key in SLO_KEYS for key in best.violations)
-    free = replace(
-        ask,
-        money=replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None),
+    money = replace(ask.money, max_gpus=None, budget_usd_per_hour=None, available=None)
+    free = replace(ask, money=money)
+    residual = _residual(choice)
+    ends = tuple(
+        {**_capacity(free, load, choice, kind), **_held(load, choice, kind, FULL)}
+        for kind in map(choice.sized.kind.slower, (residual.low, residual.high))
     )
-    residual, kind = _residual(choice), kind_of(load, choice)
-    factors = (residual.low, residual.high)
-    sized = needs(free, load, kind, slower=factors)
     slow = Cause(
         name="step time",
         words=f"step time: {residual.low:.3g} to {residual.high:.3g} of the prediction "
         f"({residual.basis})",
-        held=ends,
-        needed=(sized[0], sized[1]) if anew else None,
-    )
-    accepted = _accepted(free, load, choice, best) if best.gamma else None
-    return tuple(_all(best, choice, load, slow, accepted, anew=anew))
+        held=(ends[0], ends[1]),
+        needed=(
+            _needs(free, load, choice, residual.low),
+            _needs(free, load, choice, residual.high),
+        ) if anew else None,
+    )  # fmt: skip
+    accepted = _accepted(free, load, choice) if best.gamma else None
+    return tuple(_all(best, choice, load, slow, accepted, _chance(load, choice, best), anew=anew))
+
+
+def _needs(ask: PlanRequest, load: Load, choice: Choice, slower: float) -> Needs:
+    """What slower steps need, counted as carefully as the plan itself."""
+    return needs(ask, load, choice, choice.row, slower=slower, requests=FULL, draws=DRAWS)
+
+
+def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:
+    """What the plan's replicas bear if they are of another kind."""
+    sized = replace(choice.sized, kind=kind, utilisation=choice.sized.trial.rate / kind.saturation)
+    most = borne(sized, load, ask.engine.max_utilisation, 2 * BRIEF, least=0.05)
+    peak = load.users if load.users is not None else load.requests_per_s
+    rate = choice.sized.trial.rate * choice.sized.replicas
+    return {"capacity_requests_per_s": most / peak * rate, "capacity_over_peak": most / peak}
+
+
+def _chance(load: Load, choice: Choice, best: Candidate) -> Cause:
+    """Latencies under other draws of the same traffic: 1.28 standard deviations either way."""
+    sized, values = choice.sized, figures_of(best)
+    draws = [_held(load, choice, sized.kind, FULL, seed=seed) for seed in range(1, SEEDS + 1)]
+
+    def end(name: str, sign: float) -> float:
+        logs = [math.log(d[name] / values[name]) for d in draws if d[name] > 0 < values[name]]
+        spread = float(np.sqrt(np.mean(np.square(logs)))) if logs else 0.0
+        return values[name] * math.exp(sign * 1.2816 * spread)
+
+    low, high = ({name: end(name, sign) for name in SLO_KEYS} for sign in (-1.0, 1.0))
+    words = f"chance: {SEEDS} further draws of the same traffic, {FULL} requests or more each"
+    return Cause(name="chance", words=words, held=(low, high), needed=None)
 
 
 def _all(
-    best: Candidate,
-    choice: Choice,
-    load: Load,
-    slow: Cause,
-    accepted: Cause | None,
-    *,
-    anew: bool,
-) -> Iterator[Interval]:
+    best: Candidate, choice: Choice, load: Load, slow: Cause, accepted: Cause | None,
+    chance: Cause, *, anew: bool,
+) -> Iterator[Interval]:  # fmt: skip
     causes = [slow, accepted] if accepted else [slow]
     values = figures_of(best)
     for name in values:
         if name == "tokens_per_s" and load.users is None:
             continue  # what arrives is what leaves
-        low, high = zip(*((c.held[0][name], c.held[1][name]) for c in causes), strict=True)
-        found = _interval(name, values[name], low, high, HELD, causes)
+        some = [*causes, chance] if name in SLO_KEYS else causes
+        some = [c for c in some if name in c.held[0]]
+        low, high = zip(*((c.held[0][name], c.held[1][name]) for c in some), strict=True)
+        found = _interval(name, values[name], low, high, HELD, some)
         if name == "capacity_over_peak":
             found = replace(found, figure="headroom", low=found.low - 1, value=found.value - 1,
                             high=found.high - 1)  # fmt: skip
@@ -163,73 +186,49 @@ def _residual(choice: Choice) -> Residual:
     return replace(found, low=low, high=high)
 
 
-def _rows(states: Steady, rows: NDArray[np.int64]) -> Steady:
-    return Steady(**{f.name: getattr(states, f.name)[rows] for f in fields(Steady)})
-
-
-def _counts(choices: Sequence[Choice]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Replicas that decode, and those that only prefill."""
-    decode = [int(c.sized.replicas[c.index]) for c in choices]
-    prefill = [int(c.sized.prefill_replicas[c.index]) for c in choices]
-    return np.asarray(decode, dtype=np.int64), np.asarray(prefill, dtype=np.int64)
-
-
 def _held(
-    ask: PlanRequest,
-    load: Load,
-    states: Steady,
-    pools: Steady | None,
-    counts: tuple[NDArray[np.int64], NDArray[np.int64]],
-) -> dict[str, Array]:
-    """Figures of given numbers of replicas under the traffic of the plan."""
-    if pools is None:
-        found = size_mixed(load, states, ask.slo, ask.engine.max_utilisation, held=counts[0])
-    else:
-        found = size_split(load, states, pools, ask.slo, ask.engine.max_utilisation, held=counts)
-    state, peak = found.state, load.requests_per_s if load.users is None else load.users
-    rate = state.rate[:, 0] * counts[0]
-    over = found.capacity / peak
+    load: Load, choice: Choice, kind: Kind, requests: int, *, seed: int = 0
+) -> dict[str, float]:
+    """Figures of the plan's replicas, if they are of a kind, under the traffic of the plan."""
+    sized = choice.sized
+    trial = trial_of(kind, load, sized.replicas, sized.prefill_replicas, requests, seed)
+    endless = not all(map(math.isfinite, trial.ratios({"e2e_mean_seconds": 1.0}).values()))
     return {
-        **found.figures,
-        "batch_per_replica": state.in_flight[:, 0],
-        "capacity_requests_per_s": over * (peak if load.users is None else rate),
-        "utilisation": found.utilisation,
-        "tokens_per_s": rate * float(load.lengths.output.mean()),
-        "step_seconds": state.step_seconds[:, 0],
-        "tokens_per_round": state.tokens_per_round[:, 0],
-        "capacity_over_peak": over,
+        **{
+            key: math.inf if endless and key.startswith(("ttft", "e2e")) else trial.figure(key)
+            for key in SLO_KEYS
+        },
+        "batch_per_replica": trial.outcome.decoding * kind.setup.stages,
+        "utilisation": trial.rate / kind.saturation,
+        "tokens_per_s": trial.rate * sized.replicas * float(load.lengths.output.mean()),
+        "step_seconds": trial.outcome.step_seconds,
+        "tokens_per_round": kind.tokens_per_round,
     }
 
 
-def _at(figures: Mapping[str, Array], row: int) -> Figures:
-    return {key: float(values[row]) for key, values in figures.items()}
-
-
-def _accepted(ask: PlanRequest, load: Load, choice: Choice, best: Candidate) -> Cause | None:
+def _accepted(ask: PlanRequest, load: Load, choice: Choice) -> Cause | None:
     """Acceptance at either end, with the draft length or tree of the plan where replicas are held;
     None where its interval is not known."""
-    accepted = choice.row.spec.acceptance
+    accepted, kind = choice.row.spec.acceptance, choice.sized.kind
     if accepted is None or not accepted.uncertainty:
         return None
-    counts, spec = _counts([choice]), choice.row.spec
-    levels = best.tree.depth - 1 if best.tree else None
-    fixed = replace(spec, gamma=best.gamma, depth=levels)
-
-    def kind(end: Acceptance, spec: Speculation) -> Kind:
-        return kind_of(load, choice, replace(spec, acceptance=end))
 
     def held(end: Acceptance) -> Figures:
-        found = kind(end, fixed)
-        if not (found.states.gamma == best.gamma).all():  # there, no tree of that size is so deep
-            found = kind(end, spec)
-        return _at(_held(ask, load, found.states, found.pools, counts), 0)
+        spec = replace(choice.row.spec, acceptance=end)
+        setup = setup_of(choice.row.replica, choice.row.layout, spec, kind.gamma, kind.depth,
+                         kind.setup.server.policy)  # fmt: skip
+        return _held(load, choice, replace(kind, setup=setup), FULL)
+
+    def needed(end: Acceptance) -> Needs:
+        spec = replace(choice.row.spec, acceptance=end)
+        return needs(ask, load, choice, row_with(load, choice.row, ask.slo, spec))
 
     low, high = accepted.interval()
     return Cause(
         name="acceptance",
         words=_acceptance(accepted),
         held=(held(low), held(high)),
-        needed=(needs(ask, load, kind(low, spec))[0], needs(ask, load, kind(high, spec))[0]),
+        needed=(needed(low), needed(high)),
     )
 
 

@@ -24,7 +24,7 @@ from magicplan.engines.sglang import sglang_command, sglang_router
 from magicplan.engines.tree_settings import planned_tree
 from magicplan.engines.vllm import vllm_command, vllm_router
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import choices_of
+from magicplan.planning.choose import chosen
 from magicplan.planning.question import CapacityQuestion
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Launch
@@ -203,7 +203,7 @@ def launch_of(question: CapacityQuestion, one: Candidate, replicas: int) -> tupl
     )  # fmt: skip
     load = question.load
     found = fleet(own, load)
-    choice = choices_of(replace(question, request=own, stock=None), found, Counter())[0]
+    choice = chosen(replace(question, request=own, stock=None), found, Counter())[0]
     planned = planned_of(choice, one)
     grid = grid_prediction(own, choice, one, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())

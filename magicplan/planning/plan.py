@@ -15,15 +15,8 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.candidates import (
-    SPLIT,
-    Choice,
-    candidate,
-    choices_of,
-    explained,
-    ranked,
-    step_of,
-)
+from magicplan.planning.candidates import Choice, candidate, explained, step_of
+from magicplan.planning.choose import FINALISTS, chosen, with_capacity
 from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
 from magicplan.planning.mixed_fleet import with_mix
@@ -41,13 +34,14 @@ from magicplan.planning.result import (
 from magicplan.planning.schedule import curves, grid_prediction, planned_of, schedule_of
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
+from magicplan.planning.sizing import BRIEF, SPLIT
 from magicplan.planning.trees import trees_left_out
 from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 
-WRITTEN_OUT = 120
-"""Candidates that the result describes; the best of every GPU type is always among them."""
+WITH_ENDS = 4
+"""Candidates, the best first, whose latencies carry intervals."""
 
 
 def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **options: Any) -> Plan:
@@ -63,24 +57,24 @@ def plan(asked: CapacityQuestion | PlanRequest | Path | str | None = None, **opt
     started = time.perf_counter()
     found = fleet(ask, load)
     rejected = Counter(found.rejected)
-    choices = ranked(ask, choices_of(question, found, rejected))
+    choices = chosen(question, found, rejected)
     if not choices:
         reasons = "; ".join(f"{reason} ({count})" for reason, count in rejected.most_common(3))
         raise UsageError(f"no GPU given can serve {ask.model} for this workload: {reasons}")
-    shown = _shown(choices)
-    ends = candidate_ends(ask, load, found, shown)
-    candidates = [
-        with_ends(ask, candidate(ask, load, choice), both)
-        for choice, both in zip(shown, ends, strict=True)
-    ]
+    best_choice = with_capacity(ask, load, choices[0], 2 * BRIEF)
+    near = [with_capacity(ask, load, choice, BRIEF) for choice in choices[1:FINALISTS]]
+    shown = [best_choice, *near, *choices[FINALISTS:]]
+    candidates = [candidate(ask, load, choice) for choice in shown]
+    for place, ends in enumerate(candidate_ends(load, shown[:WITH_ENDS])):
+        candidates[place] = with_ends(ask, shown[place], candidates[place], ends)
     best = candidates[0]
     candidates = [best, *(explained(best, other, ask.money.objective) for other in candidates[1:])]
+    sure = intervals(ask, load, best_choice, best)
     seconds = time.perf_counter() - started
     searched = Searched(configurations=len(found.rows), cells=found.cells, seconds=seconds)
-    sure = intervals(ask, load, shown[0], best, ends[0])
-    reachable = {key: min(float(c.sized.figures[key][c.index]) for c in choices) for key in ask.slo}
+    reachable = {key: min(c.sized.figure(key) for c in choices) for key in ask.slo}
     found_plan = replace(
-        _answer(question, shown[0], candidates, rejected, searched, sure),
+        _answer(question, best_choice, candidates, rejected, searched, sure),
         reachable=reachable, verdict=plan_verdict(best, ask.slo, sure, reachable),
     )  # fmt: skip
     return found_plan if ask.money.available is None else with_mix(found_plan)
@@ -99,19 +93,6 @@ def _question(
     return asked if isinstance(asked, CapacityQuestion) else question_of(asked)
 
 
-def _shown(choices: list[Choice]) -> list[Choice]:
-    """The first ones, and the first of every GPU type, draft and arrangement."""
-    kept: list[Choice] = []
-    seen: set[tuple[str, str]] = set()
-    for number, choice in enumerate(choices):
-        name = choice.row.resolved.machine.accelerator.name
-        keys = {("gpu", name), ("draft", choice.row.draft), ("layout", choice.layout)}
-        if number < WRITTEN_OUT or keys - seen:
-            kept.append(choice)
-        seen |= keys
-    return kept
-
-
 def _answer(
     question: CapacityQuestion,
     choice: Choice,
@@ -125,7 +106,7 @@ def _answer(
     planned = planned_of(choice, best)
     grid = grid_prediction(ask, choice, best, planned)
     longest = int((load.lengths.prompt + load.lengths.output).max())
-    rate = float(choice.sized.state.rate[choice.index, 0]) * best.replicas
+    rate = choice.sized.trial.rate * best.replicas
     peak = load.requests_per_s if load.users is None else rate
     return Plan(
         name=ask.name or f"{model.name} plan",
@@ -236,7 +217,7 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
             f"{model.name} was made for"
         )
     lines += _strangers(ask, row.resolved.machine.calibration)
-    gamma, batch = int(choice.sized.state.gamma[choice.index, 0]), choice.sized.batch[choice.index]
+    gamma, batch = choice.sized.kind.gamma, choice.sized.batch
     left_out = trees_left_out(row, gamma, float(batch))
     lines += [
         f"requests {arrivals_of(load)}; lengths: {load.source}",
@@ -244,7 +225,8 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
         f"a step feeds decode tokens first and prompt chunks up to "
         f"{ask.engine.batched_tokens} tokens behind them, as vLLM's scheduler does",
         f"replicas are loaded to at most {ask.engine.max_utilisation:.0%} of saturation at the "
-        "peak, and leave cache for 99.9 % of the time",
+        "peak",
+        "latencies are of a simulation of one replica's share of the requests, spread at random",
         "energy is not known: the GPU's datasheet states no TDP"
         if math.isnan(choice.watts)
         else "energy is an upper bound: every GPU at its TDP, host and cooling left out",

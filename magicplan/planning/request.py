@@ -250,9 +250,9 @@ def check_names(ask: PlanRequest, gpu: Accelerator) -> None:
     if choices.trees:
         refuse_trees(stack)
     for name in choices.dtypes:
-        _one_of("dtypes", name, BYTES_PER_WEIGHT)
+        _one_of("dtypes", name, ("auto", *BYTES_PER_WEIGHT))
     for name in choices.kv_dtypes:
-        _one_of("kv_dtypes", name, BYTES_PER_KV_NUMBER)
+        _one_of("kv_dtypes", name, ("auto", *BYTES_PER_KV_NUMBER))
     for name in choices.drafts:
         if name not in ("none", "auto"):
             looked_up("drafts", _check_draft, name)

@@ -32,8 +32,8 @@ class Latencies:
     ttft: Quantiles
     tpot: Quantiles
     itl: Quantiles
-    """Gaps between tokens as they are emitted: under speculation all but the first token of a
-    round follow at once, and the rest wait a whole round."""
+    """Gaps between streamed chunks, as `vllm bench serve` counts them: under speculation a chunk is
+    a round's tokens."""
     e2e: Quantiles
     itl_cv: float
     """Standard deviation over mean of the gaps: how bursty the stream is."""
@@ -140,7 +140,9 @@ class Candidate:
     utilisation: float
     """Peak traffic over the rate at which queues would grow without end."""
     preemption_probability: float
-    """Share of time in which the requests in flight outgrow the KV cache."""
+    """Share of requests that lose their cache to others and are computed anew."""
+    kv_cache_share: float
+    """Share of a replica's KV cache that is held, mean over time."""
     cost_usd_per_hour: float
     """NaN (null) where the GPU has no price."""
     usd_per_million_tokens: float
@@ -192,7 +194,8 @@ class Sensitivity:
     cost_usd_per_hour: float
     usd_per_million_tokens: float
     gpus_low: float = math.nan
-    """GPUs at either end of the step time's 80 % interval; NaN (null) where none would do."""
+    """GPUs at either end of the step time's 80 % interval, of the plan as it is; NaN (null) for
+    other assumptions, and where none would do."""
     gpus_high: float = math.nan
 
 

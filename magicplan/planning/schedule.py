@@ -71,7 +71,7 @@ def planned_of(choice: Choice, best: Candidate) -> Planned | None:
     """The plan's own draft length and where it holds; None where it drafts nothing."""
     if not best.gamma:
         return None
-    batches = sorted((best.batch_per_replica, float(choice.sized.batch[choice.index])))
+    batches = sorted((best.batch_per_replica, choice.sized.batch))
     low, high = (max(int(np.rint(batch)), 1) for batch in batches)
     return Planned(
         batch_lo=low,

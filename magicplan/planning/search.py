@@ -1,4 +1,4 @@
-"""Every configuration a plan may choose: GPU type x layout x formats x draft, as steady states.
+"""Every configuration a plan may choose, GPU type x layout x formats x draft, and its bounds.
 
 Loops run over GPU types, formats and drafts; layouts, batches and draft lengths are array axes.
 """
@@ -34,15 +34,13 @@ from magicplan.serving.replica import (
     PLAIN,
     EngineLimits,
     Replica,
+    Rounds,
     Speculation,
     one_of,
-    pool,
-    prompts_of,
     replica,
     rounds_of,
-    states,
 )
-from magicplan.serving.steady_state import Steady, join
+from magicplan.serving.screen import Screen, screen
 
 SMALL_DRAFTS = {
     128256: "llama-3.2-1b", 151936: "qwen3-0.6b", 152064: "qwen2.5-0.5b", 32000: "tinyllama-1.1b",
@@ -61,6 +59,9 @@ class Configuration:
     spec: Speculation
     draft: str
     """The draft as the request names it; `none` for plain decoding."""
+    rounds: Rounds
+    bounds: Screen
+    """Bounds of all layouts, as `rounds`."""
 
     @cached_property
     def one_layout(self) -> Deployment:
@@ -97,12 +98,9 @@ class Configuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Fleet:
-    """All rows, their joint steady states (config axis = rows), and what was left out."""
+    """All rows, and what was left out."""
 
     rows: tuple[Configuration, ...]
-    states: Steady
-    pools: Steady
-    """States of the rows' replicas where they only prefill, over utilisations; one row each."""
     rejected: Mapping[str, int]
     cells: int = field(default=0)
     """Configurations x batches x draft lengths and trees that were evaluated."""
@@ -119,10 +117,8 @@ def limits_of(ask: PlanRequest) -> EngineLimits:
 
 
 def fleet(ask: PlanRequest, load: Load) -> Fleet:
-    """Evaluate every configuration. Raises UsageError if none can be."""
+    """Every configuration and its bounds. Raises UsageError if there is none."""
     rows: list[Configuration] = []
-    parts: list[Steady] = []
-    pools: list[Steady] = []
     rejected: Counter[str] = Counter()
     cells = 0
     for base in _bases(ask, load, rejected):
@@ -134,28 +130,21 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
         drafts = list(_drafts(ask, base, rejected))
         for layout in layouts:
             shared = replica(base.model, base.machine, layout, load, limits_of(ask), longest)
-            alone = None
             for draft, spec, resolved in drafts:
-                prompts = prompts_of(shared, spec)
                 rounds = rounds_of(shared, spec)
-                found = states(shared, spec, prompts, rounds)
-                if alone is None or prompts.draft_seconds.any():
-                    alone = pool(shared, prompts)
-                    cells += alone.rate.size
-                cells += found.rate.size * rounds.looked_at
-                parts.append(found)
-                pools.append(alone)
+                bounds = screen(shared, spec, rounds, ask.slo)
+                cells += rounds.round_seconds.size * rounds.looked_at
                 rows += [
                     Configuration(
-                        resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft
+                        resolved=resolved, replica=shared, layout=i, spec=spec, draft=draft,
+                        rounds=rounds, bounds=bounds,
                     )
                     for i in range(shared.layouts)
                 ]  # fmt: skip
-    if not parts:
+    if not rows:
         reasons = "; ".join(rejected) or "no GPU, format and draft were given"
         raise UsageError(f"nothing can be planned: {reasons}")
-    return Fleet(rows=tuple(rows), states=join(parts), pools=join(pools), rejected=rejected,
-                 cells=cells)  # fmt: skip
+    return Fleet(rows=tuple(rows), rejected=rejected, cells=cells)
 
 
 def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:

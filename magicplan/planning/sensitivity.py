@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from magicplan.planning.candidates import SPLIT, Choice, step_ends
+from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, PlanRequest
 from magicplan.planning.result import Sensitivity
-from magicplan.planning.sizing import Limits, Sized, size_mixed, size_split
+from magicplan.planning.search import Configuration
+from magicplan.planning.sizing import BRIEF, Limits, kind_of, size
 from magicplan.roofline.acceptance import Shifted
 from magicplan.serving.load import Load
-from magicplan.serving.replica import Speculation, one_of, pool, prompts_of, replica, states
-from magicplan.serving.steady_state import Steady, at_speeds
+from magicplan.serving.replica import Speculation, one_of, replica, rounds_of
+from magicplan.serving.screen import screen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -31,128 +30,131 @@ class Needs:
     energy_joules_per_token: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Kind:
-    """The choice's kind of replica under some lengths and with some acceptance."""
-
-    choice: Choice
-    states: Steady
-    pools: Steady | None
-    """The same where it only prefills, if the choice has such replicas."""
+NOTHING = Needs(
+    meets=False, gpus=0, cost_usd_per_hour=math.nan, usd_per_million_tokens=math.nan,
+    tokens_per_s_per_gpu=math.nan, energy_joules_per_token=math.nan,
+)  # fmt: skip
 
 
-def kind_of(load: Load, choice: Choice, spec: Speculation | None = None) -> Kind:
-    """The choice's own kind, or the same with another draft or acceptance."""
-    row = choice.row
-    spec = row.spec if spec is None else spec
+def row_with(
+    load: Load, row: Configuration, limits: Limits, spec: Speculation | None = None
+) -> Configuration:
+    """The row under other lengths or with another draft or acceptance."""
+    spec = spec or row.spec
     r = replica(
         row.resolved.model, row.resolved.machine, one_of(row.replica.layout, row.layout), load,
         row.replica.limits, row.replica.longest,
     )  # fmt: skip
-    pools = pool(r, prompts_of(r, spec)) if choice.layout == SPLIT else None
-    return Kind(choice=choice, states=states(r, spec), pools=pools)
+    rounds = rounds_of(r, spec)
+    bounds = screen(r, spec, rounds, limits)
+    return replace(row, replica=r, layout=0, spec=spec, rounds=rounds, bounds=bounds)
 
 
 def needs(
-    ask: PlanRequest,
-    load: Load,
-    kind: Kind,
-    *,
-    limits: Limits | None = None,
-    slower: Sequence[float] = (1.0,),
-) -> list[Needs]:
-    """Size a kind of replica for a load, for other limits than those asked for, and with all times
-    longer by each factor of `slower`."""
-    asked = replace(ask, slo=ask.slo if limits is None else limits)
-    factors = np.asarray(slower, dtype=np.float64)[:, None]
-    states = at_speeds(kind.states, factors)
-    found: Sized
-    if kind.pools is not None:
-        pools = at_speeds(kind.pools, factors)
-        found = size_split(load, states, pools, asked.slo, ask.engine.max_utilisation)
-    else:
-        found = size_mixed(load, states, asked.slo, ask.engine.max_utilisation)
-    choices = [replace(kind.choice, sized=found, index=i) for i in range(factors.size)]
-    return [_needs(asked, load, choice) for choice in choices]
-
-
-def _needs(ask: PlanRequest, load: Load, choice: Choice) -> Needs:
-    found, i = choice.sized, choice.index
-    runs = bool(found.replicas[i])
-    tokens = float(found.state.rate[i, 0] * found.replicas[i]) * float(load.lengths.output.mean())
-    mean_tokens = tokens / load.peak_over_mean if runs else math.nan
+    ask: PlanRequest, load: Load, choice: Choice, row: Configuration,
+    *, limits: Limits | None = None, slower: float = 1.0, requests: int = BRIEF,
+    draws: int = 1,
+) -> Needs:  # fmt: skip
+    """Count the replicas of a row for a load, for other limits than those asked for, and with all
+    steps longer by a factor."""
+    limits = ask.slo if limits is None else limits
+    own = choice.sized.kind
+    kind = own if row is choice.row else kind_of(row, choice.layout, load, ask.engine.stack)
+    if kind is None:
+        return NOTHING
+    if slower != 1:
+        kind = kind.slower(slower)
+    base = own.setup.load
+    near = choice.sized.replicas * slower * (
+        load.users / base.users if load.users and base.users
+        else load.requests_per_s / base.requests_per_s
+    )  # fmt: skip
+    sized = size(
+        kind, load, limits, ask.engine.max_utilisation, requests, near=max(round(near), 1),
+        nearest=False, draws=draws,
+    )  # fmt: skip
+    found = replace(choice, row=row, sized=sized)
+    tokens = sized.trial.rate * sized.replicas * float(load.lengths.output.mean())
+    mean_tokens = tokens / load.peak_over_mean
     return Needs(
-        meets=runs and not choice.violations(ask),
-        gpus=choice.gpus,
-        cost_usd_per_hour=choice.cost if runs else math.nan,
-        usd_per_million_tokens=choice.cost / 3600 / mean_tokens * 1e6,
-        tokens_per_s_per_gpu=tokens / choice.gpus if runs else math.nan,
-        energy_joules_per_token=choice.watts / mean_tokens,
+        meets=not found.violations(replace(ask, slo=limits)),
+        gpus=found.gpus,
+        cost_usd_per_hour=found.cost,
+        usd_per_million_tokens=found.cost / 3600 / mean_tokens * 1e6,
+        tokens_per_s_per_gpu=tokens / found.gpus,
+        energy_joules_per_token=found.watts / mean_tokens,
     )
 
 
 def sensitivities(ask: PlanRequest, load: Load, choice: Choice) -> tuple[Sensitivity, ...]:
-    """One assumption changed at a time; the ends of its GPUs are those of the step time's interval,
-    replicas counted anew."""
+    """One assumption changed at a time, replicas counted anew by brief simulations; the ends of the
+    GPUs of the plan as it is are those of the step time's interval."""
     return tuple(_changes(ask, load, choice))
 
 
 def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivity]:
-    own = kind_of(load, choice)
+    own = choice.row
     for factor in (0.5, 0.8, 1.0, 1.25, 2.0, 4.0):
-        yield _line(ask, _busier(load, factor), own, "traffic", factor)
+        yield _traffic(ask, load, choice, factor)
     for what in ("prompt", "output"):
         for factor in (0.5, 2.0):
             longer = replace(load, lengths=load.lengths.scaled(**{what: factor}))
-            yield _line(ask, longer, kind_of(longer, choice), what, factor)
+            row = row_with(longer, choice.row, ask.slo)
+            yield _line(ask, longer, choice, row, what, factor)
     if load.prefix_hit_rate:
         cold = replace(load, prefix_hit_rate=0.0)
-        kind = kind_of(cold, choice)
-        yield _line(ask, cold, kind, "prefix_hit_rate", 0.0, change="no prefix cache")
+        row = row_with(cold, choice.row, ask.slo)
+        yield _line(ask, cold, choice, row, "prefix_hit_rate", 0.0, change="no prefix cache")
     accepted = choice.row.spec.acceptance
     for by in (-0.1, -0.05, 0.05):
         if accepted is None:
             break
         same = accepted.same_model
         shifted = Shifted(origin="shifted", base=accepted, by=by, same_model=same)
-        kind = kind_of(load, choice, replace(choice.row.spec, acceptance=shifted))
-        yield _line(ask, load, kind, "acceptance", 1 + by, change=f"{by:+.2f}")
+        row = row_with(load, choice.row, ask.slo, replace(choice.row.spec, acceptance=shifted))
+        yield _line(ask, load, choice, row, "acceptance", 1 + by, change=f"{by:+.2f}")
     for factor in (0.9, 1.2):
-        yield _line(ask, load, own, "step_time", factor, slower=factor)
+        yield _line(ask, load, choice, own, "step_time", factor, slower=factor)
     for metric in METRICS:
-        chosen = {k: v for k, v in ask.slo.items() if k.startswith(metric)}
-        for factor in (0.5, 2.0) if chosen else ():
-            bounds = dict(ask.slo) | {k: v * factor for k, v in chosen.items()}
-            yield _line(ask, load, own, f"{metric} limit", factor, limits=bounds)
+        some = {k: v for k, v in ask.slo.items() if k.startswith(metric)}
+        for factor in (0.5, 2.0) if some else ():
+            bounds = dict(ask.slo) | {k: v * factor for k, v in some.items()}
+            yield _line(ask, load, choice, own, f"{metric} limit", factor, limits=bounds)
 
 
-def _busier(load: Load, factor: float) -> Load:
-    users = None if load.users is None else load.users * factor
-    return replace(load, requests_per_s=load.requests_per_s * factor, users=users)
+def _traffic(ask: PlanRequest, load: Load, choice: Choice, factor: float) -> Sensitivity:
+    """More of the same requests take as many more replicas as bear them."""
+    sized = choice.sized
+    base = float(load.users if load.users is not None else load.requests_per_s)
+    share = factor * base / max(sized.capacity, base)
+    count = max(math.ceil(share * sized.replicas - 1e-9), 1)
+    pool = max(math.ceil(share * sized.prefill_replicas - 1e-9), min(sized.prefill_replicas, 1))
+    trial = replace(sized.trial, replicas=count, prefill_replicas=pool)
+    found = replace(choice, sized=replace(sized, trial=trial))
+    tokens = sized.trial.rate * sized.replicas * factor * float(load.lengths.output.mean())
+    ends: list[float] = [math.nan, math.nan]
+    if factor == 1:
+        some = [needs(ask, load, choice, choice.row, slower=end) for end in step_ends(choice)]
+        ends = [float(one.gpus) if one.meets else math.nan for one in some]
+    return Sensitivity(
+        what="traffic", change="as planned" if factor == 1 else f"x {factor:g}", factor=factor,
+        meets=not found.violations(ask), gpus=found.gpus, gpus_low=ends[0], gpus_high=ends[1],
+        cost_usd_per_hour=found.cost,
+        usd_per_million_tokens=found.cost / 3600 / tokens * load.peak_over_mean * 1e6,
+    )  # fmt: skip
 
 
 def _line(
-    ask: PlanRequest,
-    load: Load,
-    kind: Kind,
-    what: str,
-    factor: float,
-    *,
-    change: str = "",
-    limits: Limits | None = None,
-    slower: float = 1.0,
-) -> Sensitivity:
-    faster_end, slower_end = step_ends(kind.choice)
-    ends = (slower * faster_end, slower, slower * slower_end)
-    low, found, high = needs(ask, load, kind, limits=limits, slower=ends)
+    ask: PlanRequest, load: Load, choice: Choice, row: Configuration, what: str, factor: float,
+    *, change: str = "", limits: Limits | None = None, slower: float = 1.0,
+) -> Sensitivity:  # fmt: skip
+    found = needs(ask, load, choice, row, limits=limits, slower=slower)
     return Sensitivity(
         what=what,
-        change=change or ("as planned" if factor == 1 else f"x {factor:g}"),
+        change=change or f"x {factor:g}",
         factor=factor,
         meets=found.meets,
         gpus=found.gpus,
-        gpus_low=float(low.gpus) if low.meets else math.nan,
-        gpus_high=float(high.gpus) if high.meets else math.nan,
         cost_usd_per_hour=found.cost_usd_per_hour,
         usd_per_million_tokens=found.usd_per_million_tokens,
     )

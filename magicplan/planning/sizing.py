@@ -1,300 +1,406 @@
-"""How many replicas: the load that each configuration bears within every limit, found at once.
+"""How many replicas: each configuration simulated at fewer and fewer, with the same requests.
 
-Latencies rise with the batch, so the largest batch that meets the limits is found by bisection
-on the grid, for all configurations together.
+A fleet behind a random router is as many replicas that each see their share of the arrivals, so
+one of them is simulated. Every number of replicas is asked the same questions in the same order
+(common random numbers): fewer replicas are busier, and the least that keep every limit are found by
+bisection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
 
-from magicplan.planning.request import SLO_KEYS
-from magicplan.roofline.deployment import Array
-from magicplan.serving.latency import Entry, Sampled, population, sample
+from magicplan.planning.search import Configuration
 from magicplan.serving.load import Load
-from magicplan.serving.steady_state import (
-    SAFE_MARGIN,
-    UTILISATIONS,
-    Steady,
-    edge_of,
-    last_feasible,
-    reached,
-    slope_at,
-    where_reached,
-    without_prefill,
-)
+from magicplan.serving.load_test import Draws, Setup, drawn, saturation, setup_of, simulate, stable
+from magicplan.serving.outcome import Outcome, statistic_of
+from magicplan.serving.policies import policy_of
+from magicplan.serving.replica import Speculation
 
-Whole = NDArray[np.int64]
 Limits = Mapping[str, float]
+MIXED, SPLIT = "mixed", "disaggregated"
+BRIEF, FULL = 250, 1500
+"""Requests simulated to rank configurations, and to size the finalists."""
+DRAWS = 3
+"""Draws of the traffic under which a finalist has to keep its limits: its percentiles vary by 3 to
+9 % from one to the next."""
+PER_BATCH = 4
+"""Requests simulated for each that is in flight, where that is more."""
+MOST_REQUESTS = 8000
 HAIR = 1.05
 """Times the best reachable figure that count as good as it, where no load meets a limit."""
+MOST_HEADROOM = 1000.0
+"""Times the load beyond which nobody asks."""
+IDLE = 0.02
+"""Of the rate at saturation: a replica that hardly meets two requests at once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Sized:
-    """Every configuration at the peak, [config]. Replicas are 0 where it cannot run at all."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Kind:
+    """One configuration with its draft length, ready to be simulated."""
 
-    state: Steady
-    """One entry on the batch axis."""
-    replicas: Whole
-    prefill_replicas: Whole
-    batch: Array
-    figures: Mapping[str, Array]
-    """By `SLO_KEYS`."""
-    itl_cv: Array
-    capacity: Array
-    """Requests a second (or users) that the sized fleet bears within every limit."""
-    utilisation: Array
-    violations: Mapping[str, Array]
-    """Figure over limit, by limit."""
-    most: Array
-    """Largest batch that the replica may run and holds safely."""
-    binding: tuple[str, ...]
+    setup: Setup
+    gamma: int
+    depth: int
+    layout: str
+    rate_bound: float
+    """Most requests a second of a replica (one that decodes, where others prefill)."""
+    prefill_bound: float
+    batch: float
+    most: float
+    """Requests that its cache holds on average."""
+
+    saturation_bound: float
+    careful: bool = False
+    """Whether saturation is simulated, or taken from bounds."""
+    slowness: float = 1.0
+    fresh: Kind | None = None
+    """What all steps are `slowness` times longer than, where they are."""
+
+    def slower(self, factor: float) -> Kind:
+        """The same with all steps longer by a factor."""
+        return replace(self, setup=self.setup.slower(factor), slowness=factor, fresh=self)
+
+    @cached_property
+    def saturation(self) -> float:
+        """Requests a second of a replica whose queue never empties; of one that decodes only,
+        where others prefill, its bound."""
+        if self.fresh is not None:
+            return self.fresh.saturation / self.slowness
+        if self.layout == SPLIT:
+            return self.rate_bound
+        return saturation(self.setup, self.most) if self.careful else self.saturation_bound
 
     @property
-    def runs(self) -> NDArray[np.bool_]:
-        """Whether a configuration can serve this load at all."""
-        return np.asarray(self.replicas > 0)
-
-    @property
-    def worst(self) -> Array:
-        """Largest violation, at most 1 where all limits hold; infinite where it cannot run."""
-        found = np.ones(self.replicas.shape)
-        for ratio in self.violations.values():
-            found = np.maximum(found, ratio)
-        return np.where(self.runs, found, np.inf)
+    def tokens_per_round(self) -> float:
+        """Mean tokens that a round emits."""
+        law = self.setup.law
+        return 1.0 if law is None else float(law @ np.arange(1, law.size + 1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Borne:
-    """Where on the batch axis each configuration stands at most, and how it is loaded there."""
-
-    states: Steady
-    ladder: Array
-    last: Whole
-    entry: Entry
-    at: Array
-    by_latency: NDArray[np.bool_]
-    """Whether a latency limit, rather than utilisation, is what stops it."""
-
-
-def size_mixed(
-    load: Load,
-    states: Steady,
-    limits: Limits,
-    max_utilisation: float,
-    *,
-    held: Whole | None = None,
-) -> Sized:
-    """Replicas that prefill and decode: as many as meet the limits, or those `held` whatever they
-    meet. Held ones fill their cache; past that, requests queue and those that arrive at random
-    queue without end: times to first token and of whole requests are infinite."""
-    return _size(load, states, limits, max_utilisation, held)[0]
-
-
-def _size(
-    load: Load, states: Steady, limits: Limits, max_utilisation: float, held: Whole | None
-) -> tuple[Sized, Sampled]:
-    """`size_mixed`, and the requests that its figures are of."""
-    borne = _borne(load, states, limits, max_utilisation)
-    wanted = load.users if load.users is not None else load.requests_per_s
-    rows, end = np.arange(states.configs), np.maximum(borne.last, 0)
-    most = reached(borne.ladder, borne.at)
-    if held is None:
-        able = (most > 0) & (borne.last >= 0)
-        needed = np.ceil(wanted / np.maximum(most, 1e-12) - 1e-9)
-        replicas = np.where(able, np.maximum(needed, 1), 0).astype(np.int64)
-        target = wanted / np.maximum(replicas, 1)
-        at, entry = where_reached(borne.ladder, target, end), borne.entry
-        found = _sampled(load, states, entry, rows, at)
-        figures = _figures(found)
-    else:
-        replicas, edge = held, edge_of(states)
-        target = wanted / np.maximum(replicas, 1)
-        excess = target - reached(borne.ladder, edge) * (1 + 1e-9)
-        at = where_reached(borne.ladder, target, edge)
-        entry = replace(borne.entry, queued=np.maximum(excess, 0.0))
-        found = _sampled(load, states, entry, rows, at)
-        figures = _endless(_figures(found), (excess > 0) & (load.users is None), ("ttft", "e2e"))
-        most = np.where(_fails(load, states, entry, limits, rows, borne.at), 0.0, most)
-    state = states.pick(rows, at)
-    sized = Sized(
-        state=state,
-        replicas=replicas,
-        prefill_replicas=np.zeros_like(replicas),
-        batch=state.batch[:, 0],
-        figures=figures,
-        itl_cv=found.itl_cv,
-        capacity=most * replicas,
-        utilisation=state.rate[:, 0] / np.maximum(states.rate[rows, end], 1e-12),
-        violations={key: figures[key] / limit for key, limit in limits.items()},
-        most=states.batch[rows, end],
-        binding=_binding(load, borne, limits),
-    )
-    return sized, found
-
-
-def _endless(
-    figures: dict[str, Array], queues: NDArray[np.bool_], metrics: tuple[str, ...]
-) -> dict[str, Array]:
-    """The figures, infinite in those metrics where a queue grows without end, [config]."""
-    return {
-        key: np.where(queues, np.inf, value) if key.startswith(metrics) else value
-        for key, value in figures.items()
-    }
-
-
-def size_split(
-    load: Load,
-    states: Steady,
-    pools: Steady,
-    limits: Limits,
-    max_utilisation: float,
-    *,
-    held: tuple[Whole, Whole] | None = None,
-) -> Sized:
-    """Replicas that only decode, fed by replicas that only prefill; `held` gives the numbers of
-    both, in this order."""
-    late = {k: v for k, v in limits.items() if not k.startswith(("ttft", "e2e"))}
-    early = {k: v for k, v in limits.items() if k.startswith("ttft")}
-    decoders = held[0] if held else None
-    decode, answers = _size(load, without_prefill(load, states), late, max_utilisation, decoders)
-    rate = decode.state.rate[:, 0] * decode.replicas
-    random = replace(load, users=None)
-    entry = Entry(
-        saturation=np.full(pools.configs, np.inf), slots=np.ones(pools.configs),
-        queued=np.zeros(pools.configs),
+def kind_of(
+    row: Configuration, layout: str, load: Load, stack: str, spec: Speculation | None = None
+) -> Kind | None:
+    """A configuration with the draft length that is best at the batch it will run; None where
+    arithmetic says that it serves nothing, or where its draft does not pay there."""
+    i, bounds, rounds = row.layout, row.bounds, row.rounds
+    rate = float((bounds.rate if layout == MIXED else bounds.decode_rate)[i])
+    prefill = float(bounds.prefill_rate[i])
+    if not rate or not prefill:
+        return None
+    place = int(np.abs(rounds.batch - _batch_at(row, layout, load, rate)).argmin())
+    gamma, depth = int(rounds.gamma[i, place]), int(rounds.depth[i, place])
+    if row.draft != "none" and not gamma:
+        return None
+    return Kind(
+        setup=setup_of(row.replica, i, spec or row.spec, gamma, depth, policy_of(stack)),
+        gamma=gamma, depth=depth, layout=layout, rate_bound=rate, prefill_bound=prefill,
+        batch=float(bounds.batch[i]), most=float(bounds.most[i]),
+        saturation_bound=float(bounds.saturation[i]),
     )  # fmt: skip
-    rows, first = np.arange(pools.configs), np.zeros(pools.configs, dtype=np.int64)
-    last = first + pools.rate.shape[1] - 1
-    at = _bisect(random, pools, entry, early, first, last)
-    late_prompts = held is not None and _fails(random, pools, entry, early, rows, at)
-    saturation = pools.rate[:, -1] / UTILISATIONS[-1]
-    in_time, in_use = reached(pools.rate, at), max_utilisation * saturation
-    each = np.minimum(in_time, in_use)
-    needed = np.maximum(np.ceil(rate / each - 1e-9), 1)
-    replicas = held[1] if held else np.where(decode.runs, needed, 0).astype(np.int64)
-    at = where_reached(pools.rate, rate / np.maximum(replicas, 1), last)
-    prompts = _sampled(random, pools, entry, rows, at)
-    # the decoding side waits for no prompt of its own
-    e2e = prompts.ttft + answers.e2e - answers.ttft
-    figures = _figures(replace(answers, ttft=prompts.ttft, e2e=e2e))
-    queues = rate / np.maximum(replicas, 1) > saturation
-    figures = _endless(figures, queues, ("ttft",))
-    full = ~np.isfinite(decode.figures["e2e_mean_seconds"])
-    figures = _endless(figures, queues | full, ("e2e",))
-    borne = np.where(late_prompts, 0.0, each * replicas)
-    if load.users is not None:  # prompts a second as users: as many as send what comes now
-        borne = load.users * borne / np.maximum(rate, 1e-12)
-    slow = np.full(pools.configs, "prefill", dtype=object)
-    if early:
-        beyond = np.minimum(np.floor(at) + 1, last)
-        keys, worst = list(early), _ratios(random, pools, entry, early, rows, beyond).argmax(axis=0)
-        slow = np.where(in_time < in_use, np.asarray(keys, dtype=object)[worst], slow)
-    return replace(
-        decode,
-        prefill_replicas=replicas,
-        figures=figures,
-        capacity=np.minimum(decode.capacity, borne),
-        utilisation=np.maximum(decode.utilisation, rate / np.maximum(replicas, 1) / saturation),
-        violations={key: figures[key] / limit for key, limit in limits.items()},
-        binding=tuple(np.where(borne < decode.capacity, slow, np.asarray(decode.binding, object))),
-    )
 
 
-def _borne(load: Load, states: Steady, limits: Limits, max_utilisation: float) -> _Borne:
-    last = last_feasible(states)
-    ladder = states.rate if load.users is None else population(load, states)
-    end = np.maximum(last, 0)
-    rows = np.arange(states.configs)
-    edge = edge_of(states)
-    entry = Entry(
-        saturation=np.maximum(reached(states.rate, edge), 1e-12),
-        slots=reached(states.batch, edge),
-        queued=np.zeros(states.configs),
-    )
-    by_use = where_reached(states.rate, max_utilisation * states.rate[rows, end], end)
-    lowest = np.minimum(np.full(end.shape, 0 if load.users is not None else 1), end)
-    fast = _bisect(load, states, entry, limits, lowest, end)
-    at = np.maximum(np.minimum(fast, by_use), lowest)
-    return _Borne(
-        states=states, ladder=ladder, last=last, entry=entry, at=at, by_latency=fast < by_use
-    )
+def _batch_at(row: Configuration, layout: str, load: Load, rate: float) -> float:
+    """Requests decoding on each of the fewest replicas, by bounds."""
+    i, r = row.layout, row.replica
+    if load.users is not None:
+        fewest = math.ceil(load.users / max(float(row.bounds.most[i]), 1.0))
+        return load.users / fewest
+    share = load.requests_per_s / math.ceil(load.requests_per_s / rate)
+    needed = float(load.decoded.mean()) / row.rounds.tokens_per_round[i]
+    seconds = needed * row.rounds.round_seconds[i] / row.rounds.batch
+    seconds = seconds + (1 / float(row.bounds.prefill_rate[i]) if layout == MIXED else 0.0)
+    return float(r.batch[int((1 / seconds >= share).argmax())])
 
 
-def _bisect(
-    load: Load, states: Steady, entry: Entry, limits: Limits, first: Whole, last: Whole
-) -> Array:
-    """Largest batch index that meets all limits, [config]. A limit that even `first` breaks is out
-    of reach of any number of replicas: a `HAIR` more than `first` gives stands in for it, and what
-    bears it is found between indices too."""
-    if not limits:
-        return last.astype(np.float64)
-    low, high = first.copy(), last.copy()
-    rows = np.arange(states.configs)
-    least = _ratios(load, states, entry, limits, rows, first.astype(np.float64))
-    bound = np.where(least > 1, HAIR * least, 1.0)
-    while (low < high).any():
-        middle = (low + high + 1) // 2
-        ratios = _ratios(load, states, entry, limits, rows, middle.astype(np.float64))
-        good = (ratios <= bound).all(axis=0)
-        low, high = np.where(good, middle, low), np.where(good, high, middle - 1)
-        high = np.maximum(high, low)
-    far = (least > 1).any(axis=0) & (low < last)
-    if not far.any():
-        return low.astype(np.float64)
-    here, after = (
-        _ratios(load, states, entry, limits, rows, np.minimum(low + more, last).astype(np.float64))
-        for more in (0, 1)
-    )
-    share = np.where(after > bound, (bound - here) / np.maximum(after - here, 1e-12), 1.0)
-    return np.where(far, low + np.clip(share.min(axis=0), 0.0, 1.0), low)
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Trial:
+    """So many replicas of a kind under the load."""
+
+    outcome: Outcome
+    pool: Outcome | None
+    """Of the replicas that only prefill, where there are such."""
+    replicas: int
+    prefill_replicas: int
+    rate: float
+    """Requests a second of one replica that decodes."""
+    moving: float
+    figures_of: dict[str, float]
+
+    def figure(self, key: str) -> float:
+        """A latency in seconds by its key, such as `ttft_p95_seconds`."""
+        if key not in self.figures_of:
+            self.figures_of[key] = self._figure(key)
+        return self.figures_of[key]
+
+    def _figure(self, key: str) -> float:
+        metric, statistic, _ = key.split("_")
+        if self.pool is None or metric in ("tpot", "itl"):
+            return self.outcome.figure(key)
+        pool = {r.number: r for r in self.pool.requests}
+        first = {n: r.ended - r.arrived + r.prompt * self.moving for n, r in pool.items()}
+        if metric == "ttft":
+            return statistic_of(np.asarray(list(first.values())), statistic)
+        ends = {r.number: r.ended - r.arrived for r in self.outcome.requests}
+        both = [first[n] + ends.get(n, 0.0) for n in first if n in ends or not pool[n].rounds]
+        return statistic_of(np.asarray(both), statistic)
+
+    def ratios(self, limits: Limits) -> dict[str, float]:
+        """Figures over limits; infinite for a queue that grows."""
+        if not (stable(self.outcome) and (self.pool is None or stable(self.pool))):
+            return dict.fromkeys(limits, math.inf)
+        return {key: self.figure(key) / limit for key, limit in limits.items()}
+
+    def keeps(self, limits: Limits) -> bool:
+        """Whether every limit holds."""
+        return all(ratio <= 1 for ratio in self.ratios(limits).values())
 
 
-def _ratios(
-    load: Load, states: Steady, entry: Entry, limits: Limits, rows: Whole, at: Array
-) -> Array:
-    """Figures over limits, [limit, config]."""
-    found = _sampled(load, states, entry, rows, at)
-    return np.stack([found.statistic(*_split(key)) / limit for key, limit in limits.items()])
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sized:
+    """A kind with the fewest replicas that keep every limit, or come nearest."""
+
+    kind: Kind
+    trial: Trial
+    limits: Limits
+    utilisation: float
+    """Rate over the rate at saturation."""
+    capacity: float
+    """Requests a second (or users) that the fleet bears within every limit."""
+    stopped_by: str
+    """The limit that fewer replicas would break, "utilisation" where none."""
+    allowed: Limits
+    """The limits, or what is reachable of them where they are not."""
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that decode."""
+        return self.trial.replicas
+
+    @property
+    def prefill_replicas(self) -> int:
+        """Replicas that only prefill."""
+        return self.trial.prefill_replicas
+
+    @property
+    def batch(self) -> float:
+        """Requests decoding at once on a replica, mean over time."""
+        return self.trial.outcome.decoding * self.kind.setup.stages
+
+    def figure(self, key: str) -> float:
+        """A latency by its key."""
+        return self.trial.figure(key)
+
+    @property
+    def round_seconds(self) -> float:
+        """A round of the mean batch, without prompts."""
+        return decode_round(self.kind, max(self.batch, 1.0))
+
+    @cached_property
+    def ratios(self) -> dict[str, float]:
+        """Figures over limits."""
+        return self.trial.ratios(self.limits)
 
 
-def _fails(
-    load: Load, states: Steady, entry: Entry, limits: Limits, rows: Whole, at: Array
-) -> NDArray[np.bool_]:
-    """Whether a limit is broken there: where `_bisect` found nothing, even an idle replica does."""
-    if not limits:
-        return np.zeros(rows.size, dtype=np.bool_)
-    return np.asarray((_ratios(load, states, entry, limits, rows, at) > 1 + 1e-6).any(axis=0))
+def decode_round(kind: Kind, batch: float) -> float:
+    """Seconds of a round of a replica's batch at the load's mean context, prompts left out."""
+    stages = kind.setup.stages
+    each = max(round(batch / stages), 1)
+    return kind.setup.times.decode(each, each * float(kind.setup.load.contexts().mean()))
 
 
-def _sampled(load: Load, states: Steady, entry: Entry, rows: Whole, at: Array) -> Sampled:
-    return sample(load, states.pick(rows, at), entry, slope_at(states, rows, at))
+@lru_cache(maxsize=16)
+def draws_of(load: Load, count: int, seed: int) -> Draws:
+    """The requests of a load, drawn once."""
+    return drawn(load, count, seed)
 
 
-def _figures(found: Sampled) -> dict[str, Array]:
-    return {key: found.statistic(*_split(key)) for key in SLO_KEYS}
+def trial_of(
+    kind: Kind, load: Load, replicas: int, pool: int, requests: int, seed: int = 0
+) -> Trial:
+    """Simulate one replica's share of the load; with users and pools, the whole fleet."""
+    setup = replace(kind.setup, load=load)
+    draws = draws_of(kind.setup.load, _count(kind, load, replicas, requests), seed)
+    decoder = pool_outcome = None
+    if load.users is not None and pool:
+        decoder = simulate(
+            setup, draws, users=math.ceil(load.users), replicas=replicas, prefill_replicas=pool
+        )
+        rate = decoder.request_rate / replicas
+    elif load.users is not None:
+        decoder = simulate(setup, draws, users=math.ceil(load.users / replicas))
+        rate = decoder.request_rate
+    else:
+        rate = load.requests_per_s / replicas
+        if pool:
+            each = load.requests_per_s / pool
+            pool_outcome = simulate(setup, draws, requests_per_s=each, role="prefill")
+            decoder = simulate(setup, draws, requests_per_s=rate, role="decode")
+        else:
+            decoder = simulate(setup, draws, requests_per_s=rate)
+    return Trial(
+        outcome=decoder, pool=pool_outcome, replicas=replicas, prefill_replicas=pool, rate=rate,
+        moving=setup.moving_seconds_per_token, figures_of={},
+    )  # fmt: skip
 
 
-def _split(key: str) -> tuple[str, str]:
-    metric, statistic, _ = key.split("_")
-    return metric, statistic
+def _count(kind: Kind, load: Load, replicas: int, requests: int) -> int:
+    """Requests to simulate: more where many are in flight, so that a server fills in a part."""
+    if load.users is not None:
+        together = load.users / (1 if kind.layout == SPLIT else replicas)
+    else:
+        together = kind.batch * min(load.requests_per_s / replicas / kind.rate_bound, 1.0)
+    return int(min(max(requests, PER_BATCH * together), max(MOST_REQUESTS, 2 * together)))
 
 
-def _binding(load: Load, borne: _Borne, limits: Limits) -> tuple[str, ...]:
-    """What stops each configuration from bearing more."""
-    states, rows = borne.states, np.arange(borne.states.configs)
-    after = np.minimum(np.maximum(borne.last, 0) + 1, states.rate.shape[1] - 1)
-    full = states.kv_margin[rows, after] < SAFE_MARGIN
-    slow = ~states.keeps_up[rows, after] & states.holds[rows, after]
-    cause = np.where(full, "kv_cache", np.where(slow, "prefill", "max_sequences"))
-    if not limits:
-        return tuple(str(c) for c in cause)
-    beyond = np.minimum(np.floor(borne.at) + 1, np.maximum(borne.last, 0))
-    ratios = _ratios(load, states, borne.entry, limits, rows, beyond)
-    metric = np.asarray(list(limits))[ratios.argmax(axis=0)]
-    return tuple(str(name) for name in np.where(borne.by_latency, metric, cause))
+def size(
+    kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int,
+    *, near: int | None = None, nearest: bool = True, draws: int = 1,
+) -> Sized:  # fmt: skip
+    """The fewest replicas that keep every limit under each of so many draws of the traffic, or the
+    fewest that come as near as any does; idle ones where `nearest` need not be known. `near` says
+    where to look first."""
+    if kind.layout == SPLIT:
+        return _size_split(kind, load, limits, most_busy, requests)
+    fewest, idlest = _fewest(kind, load, most_busy), _idle_count(kind, load)
+
+    def at(count: int) -> Trial:
+        return trial_of(kind, load, count, 0, requests)
+
+    def least(bounds: Limits) -> tuple[Trial, Trial | None] | None:
+        def keeps(trial: Trial) -> bool:
+            if not (_busy_enough(kind, load, trial, most_busy) and trial.keeps(bounds)):
+                return False
+            others = range(1, draws) if bounds else ()
+            return all(
+                trial_of(kind, load, trial.replicas, 0, requests, seed).keeps(bounds)
+                for seed in others
+            )
+
+        return _least(at, keeps, fewest, near or fewest, idlest)
+
+    allowed, found = limits, least(limits)
+    if found is None:
+        idle = at(idlest)
+        ratios = idle.ratios(limits)
+        allowed = {key: limit * max(1.0, HAIR * ratios[key]) for key, limit in limits.items()}
+        found = (least(allowed) if nearest else None) or (idle, None)
+    trial, tighter = found
+    broken = tighter.ratios(allowed) if tighter else {}
+    worst = max(broken, key=broken.__getitem__, default="")
+    return Sized(
+        kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.saturation,
+        capacity=float(load.users if load.users is not None else load.requests_per_s),
+        stopped_by=worst if worst and broken[worst] > 1 else "utilisation", allowed=allowed,
+    )  # fmt: skip
+
+
+def _busy_enough(kind: Kind, load: Load, trial: Trial, most_busy: float) -> bool:
+    """Whether a replica keeps below the share of saturation it may have."""
+    return trial.rate <= most_busy * kind.saturation * (1 + 1e-9)
+
+
+def _fewest(kind: Kind, load: Load, most_busy: float) -> int:
+    if load.users is not None:
+        return max(math.ceil(load.users / max(kind.setup.server.slots * kind.setup.stages, 1)), 1)
+    return max(math.ceil(load.requests_per_s / (most_busy * kind.saturation) - 1e-9), 1)
+
+
+def _idle_count(kind: Kind, load: Load) -> int:
+    if load.users is not None:
+        return max(math.ceil(load.users), 1)
+    return max(math.ceil(load.requests_per_s / (IDLE * kind.saturation)), 1)
+
+
+def _least(
+    at: Callable[[int], Trial], keeps: Callable[[Trial], bool], fewest: int, near: int, most: int
+) -> tuple[Trial, Trial | None] | None:
+    """The trial of the least count from `fewest` to `most` that keeps, and that of one fewer
+    where it was looked at; None where none keeps. Fewer replicas are taken to be worse."""
+    low, high = fewest - 1, max(near, fewest)
+    failed: Trial | None = None
+    step = max(high // 8, 1)
+    found = at(high)
+    while not keeps(found):
+        if high >= most:
+            return None
+        low, failed = high, found
+        high = min(high + step, max(most, high + 1))
+        step *= 2
+        found = at(high)
+    step = max(high // 8, 1)
+    while high - low > 1:
+        middle = max(low + 1, high - step) if failed is None else (low + high) // 2
+        one = at(middle)
+        if keeps(one):
+            high, found = middle, one
+            step *= 2
+        else:
+            low, failed = middle, one
+    return found, failed
+
+
+def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int) -> Sized:
+    """Pools one after the other: prompts until first tokens are in time, then decoding."""
+    peak = load.requests_per_s if load.users is None else load.users * kind.rate_bound / max(
+        kind.batch, 1.0
+    )  # fmt: skip
+    pool = max(math.ceil(peak / (most_busy * kind.prefill_bound) - 1e-9), 1)
+    decode = max(math.ceil(peak / (most_busy * kind.rate_bound) - 1e-9), 1)
+    trial = trial_of(kind, load, decode, pool, requests)
+    stopped = "utilisation"
+    for _ in range(24):
+        ratios = trial.ratios(limits)
+        worst = max(ratios, key=ratios.__getitem__, default="")
+        if not worst or ratios[worst] <= 1:
+            break
+        before, stopped = ratios[worst], worst
+        more = max(pool // 8, 1) if worst.startswith("ttft") else 0
+        less = max(decode // 8, 1) if not worst.startswith("ttft") else 0
+        bigger = trial_of(kind, load, decode + less, pool + more, requests)
+        after = bigger.ratios(limits)[worst]
+        if after > before * (1 - 1e-3) and math.isfinite(before):
+            break  # more replicas do not help
+        pool, decode, trial = pool + more, decode + less, bigger
+    return Sized(
+        kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.rate_bound,
+        capacity=float(peak if load.users is None else load.users), stopped_by=stopped,
+        allowed=limits,
+    )  # fmt: skip
+
+
+def borne(
+    sized: Sized, load: Load, most_busy: float, requests: int, *, least: float = 1.0,
+    close: float = 1.03,
+) -> float:  # fmt: skip
+    """Requests a second (or users) that the sized fleet bears within every limit, found from
+    `least` times the load upwards as close as a factor of `close`."""
+    base = float(load.users if load.users is not None else load.requests_per_s)
+
+    def keeps(factor: float) -> bool:
+        busier = busier_load(load, factor)
+        trial = trial_of(sized.kind, busier, sized.replicas, sized.prefill_replicas, requests)
+        return _busy_enough(sized.kind, busier, trial, most_busy) and trial.keeps(sized.allowed)
+
+    low, high = least, 1.0
+    while keeps(high):
+        low, high = high, high * 2
+        if load.users is None and low * sized.trial.rate >= most_busy * sized.kind.saturation:
+            break
+        if high > MOST_HEADROOM:
+            return base * low
+    while high / low > close:
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if keeps(middle) else (low, middle)
+    return base * low
+
+
+def busier_load(load: Load, factor: float) -> Load:
+    """The same requests, more often or from more users."""
+    users = None if load.users is None else load.users * factor
+    return replace(load, requests_per_s=load.requests_per_s * factor, users=users)

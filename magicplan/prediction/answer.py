@@ -212,7 +212,8 @@ def _accelerator(ask: Resolved, placement: Placement, view: _View) -> Accelerato
 
 
 def _deployment(ask: Resolved, placement: Placement, view: _View) -> DeploymentUsed:
-    layout, math = placement.layout, ask.machine.accelerator.math_dtype
+    layout = placement.layout
+    formats = layout.formats or ask.layout.uniform_formats
     return DeploymentUsed(
         gpus=view.count(layout.gpus),
         tp=view.count(layout.tp),
@@ -220,8 +221,9 @@ def _deployment(ask: Resolved, placement: Placement, view: _View) -> DeploymentU
         pp=view.count(layout.pp),
         ep=int(layout.ep),
         attention_dp=int(layout.attention_dp),
-        dtype=ask.request.dtype or math,
-        kv_dtype=ask.request.kv_dtype or math,
+        dtype=layout.dtype,
+        kv_dtype=layout.kv_dtype,
+        formats=formats.as_dict() | {"kv": layout.kv_dtype},
         stack=ask.request.stack,
         calibration=ask.machine.calibration.name,
     )

@@ -13,6 +13,7 @@ from magicplan.prediction.regimes import GROWTH
 from magicplan.prediction.result import Prediction, Round
 from magicplan.roofline.acceptance import accept_length_variance, tokens_per_round
 from magicplan.roofline.drafts import Draft
+from magicplan.roofline.layers.costs import LayerCost, layer_costs
 from magicplan.roofline.speculation import optimal_gamma, rounds, static_efficiency
 from magicplan.roofline.symbolic import View
 from magicplan.roofline.tree_grid import Limits, tree_cells
@@ -70,6 +71,10 @@ class Speculation:
     """Throughput of a static batch over that of continuous batching."""
 
 
+VERIFIED_TOKENS = 5.0
+"""Query tokens of the verification that layers are compared by: four drafted, and one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class ClosedForms:
     """One prediction with the numbers of its closed forms."""
@@ -88,6 +93,8 @@ class ClosedForms:
     for a model without attention."""
     speculation: Speculation | None
     """None where no draft was asked for."""
+    layers: tuple[LayerCost, ...]
+    """Every kind of layer, with a verification of `VERIFIED_TOKENS` beside a step."""
 
     @property
     def attention_wall_tokens(self) -> float | None:
@@ -110,6 +117,14 @@ def closed_forms(p: Prediction) -> ClosedForms:
         linear_wall_tokens=None if wall is None else float(wall) / batch,
         attention=None if ridge is None else (ridge, float(view.attention_intensity())),
         speculation=_speculation(p, batch) if len(p.gammas) > 1 else None,
+        layers=layer_costs(
+            p.scene.target,
+            one,
+            max(batch / float(np.max(layout.pp)) / layout.attention_dp, 1.0),
+            float(np.max(p.scene.ctx)),
+            VERIFIED_TOKENS,
+            float(np.max(p.baseline.weight_bytes)),
+        ),
     )
 
 

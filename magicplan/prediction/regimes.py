@@ -16,6 +16,7 @@ from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction
+from magicplan.roofline.layers.costs import LayerCost, layer_costs
 
 GROWTH = {"constant": "constant KV", "growing": "growing KV", "none": "no KV"}
 """How a drafter's KV cache grows with context."""
@@ -31,7 +32,32 @@ class Regimes:
         """The JSON of `magicplan regimes`: predictions, each with its drafter."""
         documents = [p.to_dict() | {"drafter": drafter(p)} for p in self.maps]
         verdict = {"text": self.verdict}
-        return {"schema": "magicplan.regimes/1", "verdict": verdict, "predictions": documents}
+        return {
+            "schema": "magicplan.regimes/1",
+            "verdict": verdict,
+            "predictions": documents,
+            "layers": [
+                {
+                    "kind": cost.kind,
+                    "layers": cost.layers,
+                    "turns_at": cost.turn,
+                    "turns_at_unit": cost.turn_unit,
+                    "verify_of_5_over_step": float(np.max(cost.verify_over_step)),
+                }
+                for cost in self.layers
+            ],
+        }
+
+    @property
+    def layers(self) -> tuple[LayerCost, ...]:
+        """Every kind of layer of the model at the grid's first batch and last context."""
+        p = self.maps[0]
+        layout = p.scene.layout
+        tp, pp, replicas = (float(np.max(n)) for n in (layout.tp, layout.pp, layout.replicas))
+        one = replace(layout, tp=tp, pp=pp, replicas=replicas)
+        batch = float(np.min(p.scene.batch)) / one.pp / one.attention_dp
+        ctx, weights = float(np.max(p.scene.ctx)), float(np.min(p.baseline.weight_bytes))
+        return layer_costs(p.scene.target, one, max(batch, 1.0), ctx, 5.0, weights)
 
     @property
     def verdict(self) -> str:

@@ -9,7 +9,9 @@ import numpy as np
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import FieldError
 from magicplan.fields import number, one_of, refuse, whole
+from magicplan.hardware_specs.layer_fits import basis
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
+from magicplan.model_specs.layers import Recurrent
 from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
 from magicplan.prediction.request import Counts, Request
@@ -71,6 +73,7 @@ def resolve(ask: Request) -> Resolved:
     acceptance = acceptance_of(ask, model, draft, ctx)
     max_gamma = _max_gamma(ask, acceptance)
     notes = [alias_note, named.note, basis, dtype_note, *_model_notes(model, ctx, output)]
+    notes += _layer_notes(machine, model, ask.stack)
     notes += draft_notes(ask, model, draft, ctx, output)
     notes += _provisional(machine)
     return Resolved(
@@ -120,11 +123,17 @@ def _max_gamma(ask: Request, acceptance: Acceptance) -> int:
 
 def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:
     """Number formats; a part without bf16 computes in fp16, and says so."""
-    a = machine.accelerator
-    dtype, kv_dtype = ask.dtype or a.math_dtype, ask.kv_dtype or a.math_dtype
+    a, native = machine.accelerator, None
+    dtype, kv_dtype = (None if said == "auto" else said for said in (ask.dtype, ask.kv_dtype))
+    if dtype is None and not model.formats.plain:
+        native = model.formats.on(frozenset(a.dense_flops_per_s), a.math_dtype)
+    if kv_dtype is None and ask.dtype in (None, "auto") and model.formats.kv.name == "fp8":
+        kv_dtype = "fp8"
+    dtype = dtype or (native.dtype if native else a.math_dtype)
+    kv_dtype = kv_dtype or a.math_dtype
     one_of("dtype", dtype, BYTES_PER_WEIGHT)
     one_of("kv_dtype", kv_dtype, BYTES_PER_KV_NUMBER)
-    math_dtype = a.math_dtype if dtype == "int4" else dtype
+    math_dtype = a.math_dtype if native or dtype == "int4" else dtype
     if math_dtype not in a.dense_flops_per_s:
         can = [d for d in BYTES_PER_WEIGHT if d in a.dense_flops_per_s or d == "int4"]
         raise FieldError("dtype", f": {a.name} has no {dtype} math; it can be {', '.join(can)}")
@@ -132,6 +141,8 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
     whole("attention_dp", ask.attention_dp, low=1, high=1024)
     _check_expert_layout(ask, model)
     said = "" if a.math_dtype == "bf16" or ask.dtype else f"{a.name} has no bf16: fp16 instead"
+    if native:
+        said = _published_formats(model)
     return (
         Deployment(
             dtype=dtype,
@@ -139,9 +150,31 @@ def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deploym
             math_dtype=math_dtype,
             ep=float(ask.ep),
             attention_dp=float(ask.attention_dp),
+            formats=native,
         ),
         said,
     )
+
+
+def _layer_notes(machine: Machine, model: ModelShape, stack: str) -> list[str]:
+    """What the times of recurrent layers rest on."""
+    kinds = dict.fromkeys(m.kind for _, m in model.mixers if isinstance(m, Recurrent))
+    name = stack.partition("@")[0]
+    if not machine.calibration.layers:
+        return [
+            f"{kind} layers: bytes at the datasheet's rate, no table holds them" for kind in kinds
+        ]
+    said = (basis(kind, machine.accelerator.name, name) for kind in kinds)
+    return [note for note in said if note]
+
+
+def _published_formats(model: ModelShape) -> str:
+    """A sentence about the formats of a checkpoint that is served as it is published."""
+    parts = model.formats.as_dict()
+    if model.experts is None:
+        del parts["experts"]
+    said = ", ".join(f"{part} {name}" for part, name in parts.items() if part != "kv")
+    return f"formats as {model.name} is published: {said}"
 
 
 def _check_expert_layout(ask: Request, model: ModelShape) -> None:

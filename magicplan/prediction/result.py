@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
@@ -51,6 +52,8 @@ class DeploymentUsed:
     attention_dp: float
     dtype: str
     kv_dtype: str
+    formats: Mapping[str, str]
+    """Number format of each part: experts, linear, head, embeddings, kv."""
     stack: str
     calibration: str
 

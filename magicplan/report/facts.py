@@ -11,6 +11,9 @@ from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.offers import BASIS
 from magicplan.model_specs.shape import ModelShape
 from magicplan.report.document.page import Bullets, Grid, Page, Section
+from magicplan.roofline.deployment import Deployment
+from magicplan.roofline.layers.costs import kind_of
+from magicplan.roofline.memory import slot_bytes_of_cache, state_sequence_bytes, weights_bytes
 from magicplan.units import human_bytes, human_count, human_gib, human_rate, human_tokens
 
 PEAKS = ("fp32", "tf32", "fp16", "bf16", "fp8", "int8", "fp4")
@@ -147,8 +150,9 @@ def _model_summary(m: ModelShape) -> tuple[str, ...]:
 
 
 def kv_token_bytes(m: ModelShape) -> float:
-    """Bytes of KV cache one token takes in bf16, over all layers."""
-    return 2.0 * m.kv_numbers_per_token_layer * m.layers
+    """Bytes of cache that a first token takes in bf16, an indexer's keys included, over all
+    layers; windows are not yet full."""
+    return float(slot_bytes_of_cache(m))
 
 
 def _one_model(name: str) -> Page:
@@ -156,7 +160,7 @@ def _one_model(name: str) -> Page:
     m = named.shape
     rows = {
         "parameters": f"{m.parameters:,}" + _published(m),
-        "layers": f"{m.layers}" + (f", {m.sliding_layers} sliding" if m.sliding_layers else ""),
+        "layers": ", ".join(f"{count} {kind_of(mixer)}" for count, mixer in m.mixers),
         "hidden": str(m.hidden),
         "heads": _heads(m),
         "feed-forward": _feed_forward(m),
@@ -166,6 +170,12 @@ def _one_model(name: str) -> Page:
         "KV a token (bf16)": f"{kv_token_bytes(m):,.0f} bytes",
         "weights (bf16)": human_bytes(2.0 * m.parameters),
     }
+    if m.recurrent_layers:
+        rows["state a sequence"] = human_bytes(float(state_sequence_bytes(m, Deployment())))
+    if not m.formats.plain:
+        rows["published formats"] = ", ".join(f"{k} {v}" for k, v in m.formats.as_dict().items())
+        held = float(weights_bytes(m, Deployment(formats=m.formats)))
+        rows["weights (as published)"] = human_bytes(held)
     sources: tuple[Section, ...] = ()
     if named.preset:
         info = model_specs.preset_info(named.preset)
@@ -209,7 +219,12 @@ def models_as_dict(name: str | None) -> dict[str, Any]:
     """The JSON of `magicplan models`."""
     found = model_specs.all_models() if name is None else (model_specs.load(name),)
     entries = [
-        asdict(m) | {"parameters": m.parameters, "kv_bytes_per_token_bf16": kv_token_bytes(m)}
+        asdict(m)
+        | {
+            "parameters": m.parameters,
+            "kv_bytes_per_token_bf16": kv_token_bytes(m),
+            "quantised": m.quantised,
+        }
         for m in found
     ]
     return {"schema": "magicplan.models/1", "models": entries}

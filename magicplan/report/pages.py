@@ -25,6 +25,7 @@ HOMES = {
     "magicplan.drafts/1": "drafts.page",
     "magicplan.explain/1": "formulas.page.page",
     "magicplan.replay/1": "replay.page",
+    "magicplan.bench/1": "bench.page",
     "magicplan.calibration/1": "calibrations.page",
     "magicplan.validation/1": "validation.page",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from magicplan.report.document.charts import HeatMap, Scale, mapped
-from magicplan.report.document.page import Page, Plot, Section
+from magicplan.report.document.page import Bullets, Page, Plot, Section
 from magicplan.report.document.parts import rests_on, verdict_text
 from magicplan.report.document.record import Record
 from magicplan.report.sweep import Cells, axes_of, break_even_lines, ends_text
@@ -26,9 +26,21 @@ def page(found: Record) -> Page:
         subject=f"{name}, stack {first.record('deployment').text('stack')}",
         sections=(
             *(Section(title=p.text("drafter"), blocks=(_map(p),)) for p in maps),
+            Section(title="Kinds of layers", blocks=(Bullets(lines=_layers(found)),)),
             rests_on(tuple(line for p in maps for line in p.texts("assumptions"))),
         ),
     )
+
+
+def _layers(found: Record) -> tuple[str, ...]:
+    """A line for every kind of layer: what a verification of five tokens moves, where it turns."""
+    lines = []
+    for cost in found.records("layers"):
+        turn = cost.maybe("turns_at")
+        says = f"{cost.text('kind')}, {cost.number('layers'):.0f} layers: a verification of 5 "
+        says += f"moves {cost.number('verify_of_5_over_step'):.2f} times a step's bytes"
+        lines.append(says + (f"; turns at {turn:.0f} {cost.text('turns_at_unit')}" if turn else ""))
+    return tuple(lines)
 
 
 def _map(p: Record) -> Plot:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from magicplan.model_specs.formats import Format, Formats, format_of
 
 Num = Any
 """A float, a NumPy array or a sympy expression; counts are floats, so that nothing overflows."""
@@ -38,6 +41,16 @@ ACTIVATION_BYTES: Final = 2.0
 `Deployment.wide_bytes` for a model that runs in 32."""
 
 
+WIDE_PARTS: Final = ("head", "embeddings", "router")
+"""Parts that stay in 16 bits where one format is asked for all."""
+
+
+@cache
+def uniform(dtype: str, math: str) -> Format:
+    """The format of linear layers where one is asked for all of them (`BYTES_PER_WEIGHT`)."""
+    return Format(name=dtype, bits=8 * BYTES_PER_WEIGHT[dtype], math=math)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Deployment:
     """One replica: `tp * attention_dp * pp` GPUs, and `replicas` of them that share the batch.
@@ -56,6 +69,9 @@ class Deployment:
     ep: Num = 1.0
     attention_dp: Num = 1.0
     replicas: Num = 1.0
+    formats: Formats | None = None
+    """A format for every part, as a checkpoint is published, of which `dtype` is the common name.
+    None gives every linear layer `dtype` and all else 16 bits."""
 
     @property
     def gpus_per_replica(self) -> Num:
@@ -86,6 +102,22 @@ class Deployment:
     def weight_bytes(self) -> float:
         """Bytes of one weight of a linear layer, scales included."""
         return BYTES_PER_WEIGHT[self.dtype]
+
+    def part(self, name: str) -> Format:
+        """The format of one part of the model (see `Formats`), whose math this machine runs."""
+        if self.formats is not None:
+            return self.formats.parts[name]
+        if name in WIDE_PARTS:
+            return format_of(self.wide_dtype)
+        return uniform(self.dtype, self.math_dtype)
+
+    @property
+    def uniform_formats(self) -> Formats:
+        """What every part has where one format is asked for all."""
+        parts = {
+            name: self.part(name) for name in (*WIDE_PARTS, "attention", "mlp", "shared", "experts")
+        }
+        return Formats(**parts, method="")
 
     @property
     def kv_number_bytes(self) -> float:

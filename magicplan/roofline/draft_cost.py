@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan.roofline.deployment import Array, Deployment, Namespace, Num
-from magicplan.roofline.drafts import Draft
+from magicplan.roofline.drafts import Draft, Projection
 from magicplan.roofline.memory import largest_draft_degree
 from magicplan.roofline.timing import Machine, StepCost, step_cost
 from magicplan.roofline.traffic import Op, Pass, forward, linear
@@ -60,10 +60,7 @@ def chain_seconds(
         return np.asarray(gammas * one + (gammas > 0) * more)
     whole = draft_step(*asked, width=np.maximum(gammas, 1.0)).seconds
     own = draft_layout(draft, layout, machine)
-    ops = [
-        linear(p.name, own, batch, p.wide / own.tp, p.deep, quantised=p.quantised)
-        for p in draft.sequential
-    ]
+    ops = [_projection(p, own, batch) for p in draft.sequential]
     each = step_cost(ops, machine).seconds if ops else 0.0
     return np.asarray((gammas > 0) * whole + gammas * each)
 
@@ -88,10 +85,12 @@ def catch_up_seconds(
 
 
 def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
-    return [
-        linear(p.name, layout, rows, p.wide / layout.tp, p.deep, quantised=p.quantised)
-        for p in draft.projections
-    ]
+    return [_projection(p, layout, rows) for p in draft.projections]
+
+
+def _projection(p: Projection, layout: Deployment, rows: Num) -> Op:
+    part = "attention" if p.quantised else "head"
+    return linear(p.name, layout, rows, p.wide / layout.tp, p.deep, part=part)
 
 
 def draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployment:
@@ -104,7 +103,11 @@ def draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployme
     if shape is not None and not draft.same_model:
         degrees = largest_draft_degree(shape, tp)
         tp = degrees if np.ndim(tp) else float(degrees)
-    return replace(layout, dtype=dtype, math_dtype=math, tp=tp)
+    formats = None
+    if layout.formats is not None and shape is not None and not weight_only:
+        a = machine.accelerator
+        formats = shape.formats.on(frozenset(a.dense_flops_per_s), a.math_dtype)
+    return replace(layout, dtype=dtype, math_dtype=math, tp=tp, formats=formats)
 
 
 def _combine(first: StepCost, times: float, second: StepCost, scale: float) -> StepCost:

@@ -377,7 +377,10 @@ def _one_layer(target: ModelShape, *, name: str, vocab: int) -> ModelShape:
         experts=None,
         sliding_layers=0,
         window_tokens=None,
+        listed=(),
         norm_parameters=2 * target.hidden,
+        gathered_parameters=0,
+        tower_parameters=0,
         published_parameters=None,
     )
 

@@ -5,19 +5,17 @@ Needed bytes are affine in the sequences of a replica, so the largest batch is a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from magicplan.hardware_specs.accelerator import Accelerator
+from magicplan.model_specs.layers import Attention, Dense
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.deployment import (
-    BYTES_PER_KV_NUMBER,
-    Array,
-    Deployment,
-    Num,
-)
+from magicplan.roofline.deployment import Array, Deployment, Num
+from magicplan.roofline.layers import cache_bytes, state_bytes
 from magicplan.roofline.traffic import KvView
 
 RESERVE_BYTES = 2.0**30
@@ -65,30 +63,29 @@ class Footprint:
 
 
 def weights_bytes(model: ModelShape, layout: Deployment) -> Num:
-    """All weights of one replica: linear layers in the layout's format, everything else in 16 bits.
+    """All weights of one replica, each part in its format; norms and encoders in 16 bits.
 
-    Each group of data-parallel attention holds its own attention, embedding and LM head.
+    Each group of data-parallel attention holds its own mixers, embedding and LM head.
     """
-    routers = model.experts.layers * model.router_parameters if model.experts else 0
-    heads = model.head_parameters * (1 if model.tied_embeddings else 2)
-    wide = heads + routers + model.norm_parameters
-    attention = model.layers * model.attention_parameters * layout.weight_bytes
-    copies = (layout.attention_dp - 1) * (attention + heads * layout.wide_bytes)
-    return (model.parameters - wide) * layout.weight_bytes + wide * layout.wide_bytes + copies
+    held = {
+        name: count * (layout.wide_bytes if name == "vectors" else layout.part(name).bytes)
+        for name, count in model.part_parameters.items()
+    }
+    copied = held["attention"] + held["head"] + held["embeddings"]
+    towers = model.tower_parameters * layout.wide_bytes
+    return sum(held.values()) + (layout.attention_dp - 1) * copied + towers
 
 
 def kv_sequence_bytes(model: ModelShape, layout: Deployment, tokens: Num, view: KvView) -> Num:
-    """KV cache of one sequence of `tokens`, over all layers and all ranks of one attention group.
+    """Cache of one sequence of `tokens`, over all layers and all ranks of one attention group: what
+    grows with its tokens, and the states of recurrent layers, which do not."""
+    grown = sum(count * cache_bytes(mixer, layout, tokens, view) for count, mixer in model.mixers)
+    return grown + state_sequence_bytes(model, layout)
 
-    A rank holds at least one whole KV head, and the whole latent under MLA; sliding layers keep
-    their window only.
-    """
-    number = BYTES_PER_KV_NUMBER[view.kv_dtype or layout.kv_dtype]
-    kept = view.attended_tokens(tokens)
-    windowed = np.minimum(kept, model.window_tokens) if model.window_tokens else kept
-    copies = layout.tp if model.latent else np.maximum(layout.tp / model.kv_heads, 1.0)
-    token = model.kv_numbers_per_token_layer * number * copies
-    return token * (kept * model.full_layers + windowed * model.sliding_layers)
+
+def state_sequence_bytes(model: ModelShape, layout: Deployment) -> Num:
+    """States of one sequence's recurrent layers, whatever its length."""
+    return sum(count * state_bytes(mixer, layout) for count, mixer in model.mixers)
 
 
 def footprint(
@@ -102,7 +99,8 @@ def footprint(
 ) -> Footprint:
     """Memory of a replica that serves `batch_per_replica` sequences of up to `tokens` tokens.
 
-    `query_tokens` is the widest pass: its logits, activations and cache slots are held too.
+    `query_tokens` is the widest pass: its logits, activations, cache slots and saved states are
+    held too.
     """
     gpus = layout.gpus_per_replica
     weights = weights_bytes(model, layout)
@@ -110,12 +108,17 @@ def footprint(
     draft_weights, draft_kv = 0.0, 0.0
     for extra in residents:
         if extra.holds_weights:
-            own = replace(layout, dtype=extra.weight_dtype or layout.dtype)
-            extras = extra.extra_parameters * own.weight_bytes
+            own = layout
+            if extra.weight_dtype:
+                own = replace(layout, dtype=extra.weight_dtype, formats=None)
+            elif layout.formats is not None:
+                own = replace(layout, formats=extra.model.formats)
+            extras = extra.extra_parameters * own.part("attention").bytes
             draft_weights = draft_weights + weights_bytes(extra.model, own) + extras
         if extra.holds_cache:
             draft_kv = draft_kv + kv_sequence_bytes(extra.model, layout, tokens, extra.view)
-    scratch = query_tokens * slot_bytes(model, layout)
+    saved = (query_tokens - 1) * state_sequence_bytes(model, layout) / gpus
+    scratch = query_tokens * slot_bytes(model, layout) + saved
     sequence = (kv + draft_kv) / gpus + scratch
     fixed = (weights + draft_weights) / gpus + RESERVE_BYTES
     return Footprint(
@@ -132,17 +135,27 @@ def footprint(
 
 def slot_bytes(model: ModelShape, layout: Deployment) -> Num:
     """Bytes of a GPU for one query token: its cache slot, and what it needs while it passes."""
-    slot = kv_sequence_bytes(model, layout, 1.0, KvView()) / layout.gpus_per_replica
-    return slot + workspace_row_bytes(model, layout)
+    slot = slot_bytes_of_cache(model, layout)
+    return slot / layout.gpus_per_replica + workspace_row_bytes(model, layout)
+
+
+def slot_bytes_of_cache(model: ModelShape, layout: Deployment | None = None) -> Num:
+    """Bytes of cache of a sequence's first token, over all ranks of one attention group; of one
+    rank and 16 bits where no layout is given."""
+    where = layout or Deployment()
+    return sum(count * cache_bytes(mixer, where, 1.0) for count, mixer in model.mixers)
 
 
 def workspace_row_bytes(model: ModelShape, layout: Deployment) -> Num:
     """Bytes one query token needs on a GPU while it passes: logits twice (16 and 32 bits), the
     widest feed-forward activation, and four hidden states."""
-    width = model.ffn
-    if model.experts:
-        e = model.experts
-        width = max(width, e.ffn * e.per_token + e.shared_ffn)
+    width = max(
+        (
+            part.ffn if isinstance(part, Dense) else part.ffn * part.per_token + part.shared_ffn
+            for _, part in model.feed_forwards
+        ),
+        default=0,
+    )
     logits = model.vocab / layout.tp * (layout.wide_bytes + 4)
     activations = (4 * model.hidden + 3 * width / layout.ffn_ranks) * layout.wide_bytes
     return (logits + activations) / (layout.pp * layout.attention_dp)
@@ -155,15 +168,21 @@ def tensor_parallel_degrees(model: ModelShape, accelerator: Accelerator) -> tupl
     """
     room = max(accelerator.node_size, accelerator.link_domain)
     even = [tp for tp in range(1, room + 1) if splits_evenly(model, tp)]
-    whole = [tp for tp in even if model.latent or tp <= model.kv_heads]
+    whole = [tp for tp in even if tp <= _whole_heads(model)]
     return (*reversed(whole), *(tp for tp in even if tp not in whole))
+
+
+def _whole_heads(model: ModelShape) -> float:
+    """Ranks up to which no cache is held twice that could be split."""
+    return min((m.kv_heads for _, m in model.mixers if isinstance(m, Attention)), default=math.inf)
 
 
 def splits_evenly(model: ModelShape, tp: int) -> bool:
     """Whether every rank gets as many query heads, and whole KV heads or copies of one."""
-    if model.q_heads % tp:
-        return False
-    return bool(model.latent) or model.kv_heads % tp == 0 or tp % model.kv_heads == 0
+    return all(
+        mixer.heads % tp == 0 and (mixer.key_heads % tp == 0 or tp % mixer.key_heads == 0)
+        for _, mixer in model.mixers
+    )
 
 
 def largest_draft_degree(draft: ModelShape, tp: Num) -> Num:

@@ -109,6 +109,9 @@ def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
 
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    own = machine.calibration.layers.get(op.layer)
+    if own is not None:
+        return linear_time(own, memory_seconds(op, machine), compute_seconds(op, machine), xp)
     fit = machine.calibration.attention_fit(op.dtype)
     waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
     if fit.reread_share:
@@ -253,6 +256,8 @@ def _launch_seconds(op: Op, machine: Machine) -> float:
     calibration = machine.calibration
     if op.kind == "linear":
         return calibration.linear_fit(op.dtype, grouped=op.grouped).launch_seconds
+    if op.layer in calibration.layers:
+        return calibration.layers[op.layer].launch_seconds
     if op.kind == "attention":
         return calibration.attention_fit(op.dtype).launch_seconds
     return calibration.host.kernel_seconds

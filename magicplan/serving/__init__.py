@@ -1,1 +1,1 @@
-"""One replica of a server under traffic: lengths, step times, steady state, latency, simulation."""
+"""A replica under traffic, and fleets of them: a short screen, and the simulation that decides."""

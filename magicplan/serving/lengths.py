@@ -23,6 +23,8 @@ POINTS = 512
 STEP = 317
 """Odd, near POINTS / golden ratio: pairs prompts with outputs as a lattice, without correlation."""
 MAX_LENGTH = 2.0**24
+STEP_SHARE = 0.03
+"""Two percentiles nearer than this say where lengths jump, and nothing of the tail beyond."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -85,8 +87,9 @@ def _normal(share: Array) -> Array:
 
 
 def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
-    """Straight lines between the given percentiles on a logarithmic scale of tokens; flat past
-    the first and the last."""
+    """A lognormal through two percentiles; through more, one piece between each two of them, whose
+    outer pieces go on, unless they are a step (`STEP_SHARE`). A single one, p0 and p100 are lengths
+    that none exceeds."""
     points = []
     for key, value in spec.items():
         found = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
@@ -98,7 +101,20 @@ def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
     tokens = [t for _, t in points]
     if not points or tokens != sorted(tokens):
         raise FieldError(field, ": percentiles must be given and must not fall")
-    return np.asarray(np.exp(np.interp(share, [p for p, _ in points], np.log(tokens))))
+    logs = np.log(tokens)
+    inner = [i for i, (p, _) in enumerate(points) if 0 < p < 1]
+    if len(inner) < 2:
+        return np.asarray(np.exp(np.interp(share, [p for p, _ in points], logs)))
+    z = _normal(np.asarray([points[i][0] for i in inner]))
+    at, known = _normal(share), logs[inner]
+    found = np.interp(at, z, known)
+    wide = np.diff([points[i][0] for i in inner]) >= STEP_SHARE
+    slopes = np.where(wide, np.diff(known) / np.diff(z), 0.0)
+    found = np.where(at < z[0], known[0] + (at - z[0]) * slopes[0], found)
+    found = np.where(at > z[-1], known[-1] + (at - z[-1]) * slopes[-1], found)
+    least = logs[0] if points[0][0] == 0 else -np.inf
+    most = logs[-1] if points[-1][0] == 1 else np.inf
+    return np.asarray(np.exp(np.clip(found, least, most)))
 
 
 def _length(value: Any, field: str) -> float:

@@ -1,4 +1,4 @@
-"""Replicas of one kind of GPU, in every layout at once: from shapes and drafts to steady states."""
+"""Replicas of one kind of GPU, in every layout at once: their rounds, their room."""
 
 from __future__ import annotations
 
@@ -9,16 +9,14 @@ from typing import Any
 import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.acceptance import Acceptance, accept_length_variance, tokens_per_round
+from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.memory import footprint, kv_sequence_bytes, slot_bytes
+from magicplan.roofline.memory import footprint, kv_sequence_bytes
 from magicplan.roofline.timing import Machine
 from magicplan.roofline.traffic import FULL
 from magicplan.roofline.tree_speculation import TreeKind
-from magicplan.serving.chunked_prefill import Rounds
 from magicplan.serving.load import Load
-from magicplan.serving.steady_state import Room, Steady, prefill_pool, steady_states
 from magicplan.serving.step_time import (
     PrefillCost,
     RowTable,
@@ -36,7 +34,6 @@ from magicplan.serving.tree_rounds import SIZES, WIDTHS, Shapes, side_by_side, t
 DEGREES = ("tp", "pp", "ep", "attention_dp")
 """Of a layout: arrays [layout], or one number for all."""
 STEPS_PER_OCTAVE = 6
-PARTS_OF_ONE = np.asarray([0.02, 0.1, 0.25, 0.5, 0.75])
 TREE_GAIN = 1.02
 """Tokens a second of the best tree over the best chain from which the tree is chosen: what it
 gains less is within the error of a step, and trees cost engines their overlap of host and GPU."""
@@ -101,18 +98,40 @@ class Speculation:
     trees: TreeKind = ""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Rounds:
+    """Decoding alone, [layout, b]: `gamma` tokens are drafted in `depth` levels."""
+
+    batch: Array
+    """Batches, [b]."""
+    gamma: Array
+    depth: Array
+    round_seconds: Array
+    draft_seconds: Array
+    """Of a round: drafting and its bookkeeping."""
+    tokens_per_round: Array
+    looked_at: int = 1
+    """Chains and trees that these are the best of."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Room:
+    """KV memory of every layout, [layout]."""
+
+    free_bytes: Array
+    """Of one GPU, beside weights, draft, workspace and what all requests share."""
+    request_bytes: Array
+    """Of a request caught decoding, drafted tokens included."""
+
+
 PLAIN = Speculation()
 
 
-def batch_grid(most: float, *, closed: bool = False) -> Array:
-    """Whole batches from 1 to `most`, `STEPS_PER_OCTAVE` an octave where there are as many.
-
-    A closed population may decode for a part of the time only: its batches begin below 1.
-    """
+def batch_grid(most: float) -> Array:
+    """Whole batches from 1 to `most`, `STEPS_PER_OCTAVE` an octave where there are as many."""
     octaves = np.log2(max(most, 2.0))
     steps = np.linspace(0.0, octaves, int(np.ceil(octaves * STEPS_PER_OCTAVE)) + 1)
-    whole = np.unique(np.rint(np.exp2(steps)))
-    return np.concatenate([PARTS_OF_ONE, whole]) if closed else whole
+    return np.unique(np.rint(np.exp2(steps)))
 
 
 def replica(
@@ -125,7 +144,7 @@ def replica(
 ) -> Replica:
     """Everything about a replica that no draft changes."""
     most = min(limits.max_sequences, limits.batched_tokens - 1)
-    batch = batch_grid(most, closed=load.users is not None)
+    batch = batch_grid(most)
     contexts = load.contexts()
     nodes = contexts if model.sliding_layers else contexts.mean(keepdims=True)
     seen = _read_contexts(load, batch, nodes)
@@ -193,7 +212,6 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
             round_seconds=r.verify[..., 0],
             draft_seconds=np.zeros(shape),
             tokens_per_round=np.ones(shape),
-            tokens_variance=np.zeros(shape),
         )
     shapes = shapes_of(r, spec)
     worth = shapes.tokens_per_round / shapes.round_seconds
@@ -213,7 +231,6 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
         round_seconds=chosen(shapes.round_seconds),
         draft_seconds=chosen(shapes.draft_seconds),
         tokens_per_round=shapes.tokens_per_round[best],
-        tokens_variance=shapes.tokens_variance[best],
         looked_at=shapes.gamma.size,
     )
 
@@ -237,14 +254,12 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
     if spec.gamma is None:  # no length is chosen beyond those measured
         survival[spec.acceptance.longest(r.longest) :] = 0.0
-    variance = accept_length_variance(survival)
     chains = Shapes(
         gamma=gammas,
         depth=gammas,
         draft_seconds=drafting,
         round_seconds=r.verify + drafting,
         tokens_per_round=tokens_per_round(survival),
-        tokens_variance=np.concatenate([[0.0], variance[1:]]),
     )
     if not branching:
         return chains
@@ -258,61 +273,20 @@ def prompts_of(r: Replica, spec: Speculation) -> PrefillCost:
     return replace(r.prefill, draft_seconds=draft_prefill(r.layout, r.machine, spec.draft))
 
 
-def room_of(r: Replica, spec: Speculation, drafted: Array | None = None) -> Room:
-    """KV memory for requests beside weights, the draft, and the widest pass's workspace.
-
-    That is a chain of `longest` tokens, or a larger tree of `drafted` [layout, b] ones. A prefix
-    that all requests share is held once.
-    """
+def room_of(r: Replica, spec: Speculation, drafted: float = 0.0) -> Room:
+    """KV memory for requests beside weights, the draft, and the widest pass's workspace: that is a
+    chain of `longest` tokens, or a larger tree of `drafted` ones. A prefix that all requests share
+    is held once."""
     residents = spec.draft.residents if spec.draft else ()
-    load, query = r.load, r.longest + 1.0 if spec.draft else 1.0
+    load, query = r.load, max(r.longest, drafted) + 1.0 if spec.draft else 1.0
     available = r.limits.memory_fraction * r.machine.accelerator.memory_bytes
     flat = with_axes(r.layout, 1)
     own = np.maximum(r.contexts - load.shared_prefix_tokens, 1.0)
     held = footprint(r.model, flat, 1.0, own, available, residents, query_tokens=query)
-    prompts = np.asarray([max(float(load.lengths.prompt.mean()) / 2, 1.0)])
-    begun = footprint(r.model, flat, 1.0, prompts, available, residents, query_tokens=query)
     shared = kv_sequence_bytes(r.model, flat, load.shared_prefix_tokens, FULL)
     fixed = held.fixed_bytes_per_gpu + shared * flat.attention_dp / flat.gpus_per_replica
-    beyond = np.zeros(1) if drafted is None else np.maximum(drafted + 1 - query, 0.0)
-    shape = (r.layouts, own.size)
-    each = np.broadcast_to(held.sequence_bytes_per_gpu, shape)
+    each = np.broadcast_to(held.sequence_bytes_per_gpu, (r.layouts, own.size))
     return Room(
         free_bytes=available - np.broadcast_to(fixed, (r.layouts, 1))[:, 0],
         request_bytes=each.mean(axis=1),
-        request_bytes_squared=(each**2).mean(axis=1),
-        prefilling_bytes=np.broadcast_to(begun.sequence_bytes_per_gpu, (r.layouts, 1))[:, 0],
-        max_sequences=r.limits.max_sequences,
-        lookahead_bytes=beyond * np.broadcast_to(slot_bytes(r.model, flat), (r.layouts, 1)),
     )
-
-
-def states(
-    r: Replica,
-    spec: Speculation,
-    prompts: PrefillCost | None = None,
-    rounds: Rounds | None = None,
-) -> Steady:
-    """Steady states of every layout, over the batch grid; `prompts` and `rounds` save asking
-    `prompts_of` and `rounds_of`."""
-    rounds = rounds or rounds_of(r, spec)
-    return steady_states(
-        r.load,
-        rounds,
-        r.table,
-        prompts or prompts_of(r, spec),
-        room_of(r, spec, rounds.gamma),
-        batched_tokens=r.limits.batched_tokens,
-        sequence_seconds=r.machine.calibration.host.sequence_seconds,
-    )
-
-
-def pool(r: Replica, prompts: PrefillCost) -> Steady:
-    """Replicas of every layout that only prefill, over `UTILISATIONS`; the KV cache of a prompt
-    leaves over each GPU's PCIe or network port."""
-    flat = with_axes(r.layout, 1)
-    groups, a = r.load.groups, r.machine.accelerator
-    prompt = kv_sequence_bytes(r.model, flat, groups.new + groups.cached, FULL)
-    port = (a.pcie_bytes_per_s or a.link_bytes_per_s or np.inf) * flat.gpus_per_replica
-    moving = np.broadcast_to(prompt / port, (r.layouts, groups.new.size))
-    return prefill_pool(r.load, r.table, prompts, r.overhead, moving, r.limits.batched_tokens)

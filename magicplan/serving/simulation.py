@@ -1,303 +1,444 @@
-"""The steady state's slow plain twin: the same scheduler, request by request, in SimPy.
+"""One engine under one policy, simulated from event to event.
 
-What is checked is everything that the closed form averages away: who decodes with whom, which
-prompts meet, who waits for what. Each of as many micro-batches as there are pipeline stages keeps
-its requests, from their first chunk on, and takes new ones up to its share of all (vLLM's virtual
-engines, SGLang's limit for each micro-batch); steps follow each other through the stages and do not
-overtake. Replicas that only prefill hand over what they computed.
+Between two events (an arrival that may start, the end of a prompt chunk, a completion, a block
+that cannot be had, a knot of the step table) the batch does not change, and its steps differ only
+in a context that grows by the same tokens each. k such steps last k a + b (k C + E k (k - 1) / 2),
+for a step of a + b times the total context C that grows by E. So a run of them is one arithmetic
+step, and cost grows with requests and chunks, not with tokens. Sums are kept (requests that decode,
+their contexts, tokens held), never loops over requests.
 """
 
 from __future__ import annotations
 
-import itertools
+import heapq
 import math
-from collections import deque
-from collections.abc import Callable
+from bisect import bisect_right
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
-from typing import Any
 
-import numpy as np
+from magicplan.serving.policies import Server
+from magicplan.serving.requests import Request
+from magicplan.serving.step_table import StepTable
 
-from magicplan.errors import MissingExtra
-from magicplan.roofline.deployment import Array
-from magicplan.serving.replica import Replica, Speculation
-from magicplan.serving.simulated_clients import Clients, Job, jobs_of, pauses_of, waits_of
-from magicplan.serving.simulated_steps import (
-    Accept,
-    Clock,
-    acceptor,
-    kv_tokens,
-    moving_seconds,
-    stages_of,
-    step_clock,
-)
+Run = tuple[float, float, int, float, float, int, float]
+"""Begin, end, steps, tokens held at either end, requests decoding, prompt tokens computed."""
+Gap = tuple[float, float, float, int, int]
+"""When the last of some steps ended, seconds between chunks of an answer in the first and in the
+last of them (evenly in between), how many steps, and how many answers."""
 
 
 @dataclass(slots=True, eq=False)
-class MicroBatch:
-    """Requests that pass the stages together, and the step that they are in."""
-
-    jobs: list[Job] = field(default_factory=list)
-    under_way: bool = False
-    decoding: list[Job] = field(default_factory=list)
-    chunks: list[tuple[Job, int]] = field(default_factory=list)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Simulated:
-    """What a simulated server did between warm-up and end."""
-
-    tokens_per_s: float
-    ttft: Array
-    tpot: Array
-    e2e: Array
-    gaps: Array
-    """Between tokens of a request; 0 between those of one round."""
-    preemptions: int
-    steps: int
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
 class Engine:
-    """State of one replica."""
+    """State of one engine. Whoever drives it submits requests in order of time, lets it `start`
+    when it is idle, and calls `advance` when `ends` has come."""
 
-    env: Any
-    clock: Clock
-    accept: Accept
-    capacity: float
-    """KV tokens."""
-    budget: int
-    most: int
-    width: int
-    """Tokens fed for each decoding request."""
-    shared: int
-    """Prompt tokens that all requests hold together."""
-    stages: int
-    hand_over: Callable[[Job], None] | None
-    """Where a request goes whose first token is due; None if it stays."""
-    finished: Callable[[Job], None]
-    waiting: deque[Job] = field(default_factory=deque)
-    micro_batches: list[MicroBatch] = field(default_factory=list)
-    free_at: list[float] = field(default_factory=list)
-    """When each stage has done what it was given."""
-    called: bool = False
+    server: Server
+    times: StepTable
+    only_prompts: bool = False
+    """Whether a request leaves with its first token, to decode elsewhere."""
+    ends: float = math.inf
+    """When the run under way ends; infinite while there is nothing to do."""
+    outstanding: int = 0
+    """Requests submitted and not answered."""
+    waiting: deque[Request] = field(default_factory=deque)
+    runs: list[Run] = field(default_factory=list)
+    gaps: list[Gap] = field(default_factory=list)
     preemptions: int = 0
+    now: float = 0.0
+    step: int = 0
+    round: int = 0
+    """Steps with decoding so far: a request's completion is counted in them."""
+    decoding: int = 0
+    """Requests in decoding steps, those that have ended and not left included."""
+    context: float = 0.0
+    growth: float = 0.0
+    held: float = 0.0
+    reserved: float = 0.0
+    prefilling: list[Request] = field(default_factory=list)
+    admitted: list[Request] = field(default_factory=list)
+    """In order of admission; ended ones are dropped when they surface."""
+    finishing: list[tuple[int, int, Request]] = field(default_factory=list)
+    ghosts: list[Request] = field(default_factory=list)
+    """Ended, and still in the batch."""
+    streams: list[list[float]] = field(default_factory=list)
+    """[time of the last token, requests] of those that decode: one entry unless some wait."""
+    cache: OrderedDict[int, float] = field(default_factory=OrderedDict)
+    """Tokens left behind by ended turns, by session, oldest first."""
+    cached: float = 0.0
+    slack: float = 0.0
+    slots: int = 1
+    # the run under way
     steps: int = 0
-    emitted: list[tuple[float, int]] = field(default_factory=list)
-    gaps: list[tuple[float, float, int]] = field(default_factory=list)
-    """When, seconds since the request's token before, tokens that came with it."""
+    chunks: list[tuple[Request, float]] = field(default_factory=list)
+    decodes: bool = False
+    start_seconds: float = 0.0
+    """Of the run's first step, at no context; and seconds a token of total context."""
+    slope: float = 0.0
 
     def __post_init__(self) -> None:
-        self.micro_batches = [MicroBatch() for _ in range(self.stages)]
-        self.free_at = [0.0] * self.stages
+        self.slack, self.slots = self.server.slack_tokens, self.server.slots
 
-    @property
-    def running(self) -> list[Job]:
-        """Requests that hold cache."""
-        return list(itertools.chain.from_iterable(b.jobs for b in self.micro_batches))
+    def submit(self, request: Request, now: float) -> None:
+        """A request arrives; a run under way is cut at the first step that may take it."""
+        request.left = request.rounds
+        request.growth = (request.output - 1) / request.rounds if request.rounds else 0.0
+        self.outstanding += 1
+        self.waiting.append(request)
+        if self.ends == math.inf:
+            request.eligible = self.step
+            return
+        behind = 1 if self.server.policy.asynchronous else 0
+        done = 1 if self.steps == 1 else self._steps_until(now)
+        request.eligible = self.step + done + behind
+        full = self.decoding + len(self.prefilling) >= self.slots
+        if len(self.waiting) == 1 and not full and done + behind < self.steps:
+            self.steps = done + behind
+            self.ends = self.now + self._seconds(self.steps)
 
-    def submit(self, job: Job) -> None:
-        """A request arrives; it starts with all that arrive at the same instant."""
-        self.waiting.append(job)
-        if not self.called:
-            self.called = True
-            self.env.timeout(0).callbacks.append(self._called)
+    def start(self, now: float) -> None:
+        """An idle engine begins at once with what has arrived."""
+        self.now = now
+        self._plan()
 
-    def _called(self, _: Any) -> None:
-        self.called = False
-        self._turn()
+    def advance(self) -> list[Request]:
+        """The run under way ends; returns the requests that end with it."""
+        begin, end, held = self.now, self.ends, self.held
+        computed = 0.0
+        leaving, ended = self.ghosts, list[Request]()
+        if self.decodes:
+            self._decode(begin, end)
+            ended = self._completed(end)
+        for request, take in self.chunks:
+            request.todo -= take
+            request.held += take
+            self.held += take
+            computed += take
+        self.runs.append((begin, end, self.steps, held, self.held, self.decoding, computed))
+        if self.cached:
+            self._evict()
+        self.now, self.step = end, self.step + self.steps
+        for request, _ in self.chunks:
+            if not request.todo and self._prefilled(request, end):
+                ended.append(request)
+        if self.ghosts:
+            self._leave(leaving)
+        self.outstanding -= len(ended)
+        self._plan()
+        return ended
 
-    def _turn(self) -> None:
-        """Send out every micro-batch that is here and has work."""
-        for batch in self.micro_batches:
-            if batch.under_way or not self._schedule(batch):
-                continue
-            batch.under_way = True
-            self.steps += 1
-            leaves = self._through_the_stages(batch)
-            self.env.timeout(leaves - self.env.now, batch).callbacks.append(self._advance)
+    # ---------------------------------------------------------------- steps under way
 
-    def _through_the_stages(self, batch: MicroBatch) -> float:
-        """When it leaves the last one: in each it follows the step before it."""
-        count = len(batch.decoding)
-        all_decoding = sum(job.ready for job in self.running) if self.stages > 1 else count
-        ctx = sum(j.prompt + j.emitted for j in batch.decoding) / max(count, 1)
-        work = [(take, job.prompt - job.todo) for job, take in batch.chunks]
-        each = self.clock(count, all_decoding, ctx, work) / self.stages
-        at = float(self.env.now)
-        for stage, free in enumerate(self.free_at):
-            at = max(at, free) + each
-            self.free_at[stage] = at
-        return at
+    def _seconds(self, steps: int) -> float:
+        """Seconds of the first `steps` steps of the run."""
+        grown = steps * self.context + self.growth * steps * (steps - 1) / 2
+        return steps * self.start_seconds + self.slope * grown
 
-    def _held(self, job: Job) -> int:
-        return max(job.prompt - job.todo + job.emitted - self.shared, 1)
+    def _steps_until(self, now: float) -> int:
+        """The first boundary of the run at or after `now`, by solving the quadratic."""
+        passed = now - self.now
+        half = self.slope * self.growth / 2
+        first = self.start_seconds + self.slope * self.context - half
+        root = math.sqrt(max(first * first + 4 * half * passed, 0.0))
+        guess = 2 * passed / (first + root) if first + root > 0 else 1.0
+        steps = min(max(math.ceil(guess - 1e-9), 1), self.steps)
+        while steps < self.steps and self._seconds(steps) < passed:
+            steps += 1
+        return steps
 
-    def _schedule(self, batch: MicroBatch) -> bool:
-        """Decode tokens first, then prompts under way, then new ones while there is room; whether
-        there is anything to do."""
-        running = self.running
-        used = self._preempt(batch, running)
-        share = math.ceil((len(running) + len(self.waiting)) / self.stages)
-        decoding = [j for j in batch.jobs if j.ready]
-        left, chunks = self.budget - self.width * len(decoding), []
-        for job in batch.jobs:
-            if job.todo and left > 0:
-                chunks.append((job, min(job.todo, left)))
-                left -= chunks[-1][1]
-        free, count = self.capacity - used - sum(take for _, take in chunks), len(running)
-        while self.waiting and left > 0 and count < self.most and len(batch.jobs) < share:
-            job = self.waiting[0]
-            needed = max(job.prompt + job.emitted - self.shared, 1)
-            if free < needed:
+    def _decode(self, begin: float, end: float) -> None:
+        """All tokens of the run: gaps, contexts, cache."""
+        steps, live = self.steps, self.decoding - len(self.ghosts)
+        if live:
+            first = self._seconds(1)
+            last = first + self.slope * self.growth * (steps - 1)
+            if len(self.streams) == 1 and self.streams[0][0] == begin:
+                self.gaps.append((end, first, last, steps, live))
+            else:
+                at = begin + first
+                for since, count in self.streams:
+                    self.gaps.append((at, at - since, at - since, 1, int(count)))
+                if steps > 1:
+                    second = first + self.slope * self.growth
+                    self.gaps.append((end, second, last, steps - 1, live))
+        self.streams = [[end, live]]
+        self.round += steps
+        self.context += steps * self.growth
+        self.held += steps * self.growth
+
+    def _completed(self, end: float) -> list[Request]:
+        """Requests whose last round this was; they leave the batch when the engine knows."""
+        ended = []
+        while self.finishing and self.finishing[0][0] <= self.round:
+            at, _, request = heapq.heappop(self.finishing)
+            if request.finish != at:
+                continue  # preempted since
+            grown = request.growth * (at - request.begun)
+            whole = round(request.held + grown)  # of fractions that a preemption left
+            self.held += whole - request.held - grown
+            request.held = whole
+            request.emitted += grown
+            request.finish, request.left, request.ended = -1, 0, end
+            self.growth -= request.growth
+            self.streams[0][1] -= 1
+            ended.append(request)
+        if ended:
+            self.ghosts = self.ghosts + ended
+        return ended
+
+    def _prefilled(self, request: Request, end: float) -> bool:
+        """A prompt is computed and its next token is out; whether that was the last."""
+        self.prefilling.remove(request)
+        if math.isnan(request.first):
+            request.first = end
+        else:  # computed anew after a preemption: its next round
+            self.gaps.append((end, end - request.last, end - request.last, 1, 1))
+            request.left -= 1
+        request.emitted = request.output - request.growth * request.left
+        request.last = end
+        if not request.left or self.only_prompts:
+            request.ended = end
+            self._free(request)
+            return True
+        self._join(request)
+        return False
+
+    def _join(self, request: Request) -> None:
+        """It decodes from the next step on."""
+        request.begun, request.finish = self.round, self.round + request.left
+        heapq.heappush(self.finishing, (request.finish, request.number, request))
+        self.decoding += 1
+        self.context += request.prompt + request.emitted
+        self.growth += request.growth
+        for stream in self.streams:
+            if stream[0] == request.last:
+                stream[1] += 1
+                return
+        self.streams.append([request.last, 1])
+
+    def _leave(self, ghosts: list[Request]) -> None:
+        """Ended requests give up their place: one step late where scheduling is asynchronous, all
+        together in static batches."""
+        policy = self.server.policy
+        if policy.in_batches:
+            ghosts = self.ghosts if len(self.ghosts) == self.decoding else []
+        elif not policy.asynchronous:
+            ghosts = self.ghosts
+        if not ghosts:
+            return
+        for request in ghosts:
+            self.decoding -= 1
+            self.context -= request.prompt + request.emitted
+            self._free(request)
+        self.ghosts = self.ghosts[len(ghosts) :]
+        if not self.decoding:
+            self.context = self.growth = 0.0  # what sums of fractions leave behind
+            self.streams = []
+
+    # ---------------------------------------------------------------- the cache
+
+    def _free(self, request: Request) -> None:
+        self.held -= request.held
+        self.reserved -= self._reservation(request)
+        if self.server.keeps_prefixes and request.session >= 0:
+            self.cached += request.held - self.cache.pop(request.session, 0.0)
+            self.cache[request.session] = request.held
+            self._evict()
+        request.held = 0.0
+        if not (self.decoding or self.prefilling):
+            self.held = self.reserved = 0.0
+
+    def _evict(self) -> None:
+        """What ended turns left behind gives way to what is held, oldest first."""
+        while self.cached > 0 and self.held + self.cached > self.server.capacity_tokens + 1e-6:
+            session, tokens = next(iter(self.cache.items()))
+            over = self.held + self.cached - self.server.capacity_tokens
+            cut = min(tokens, math.ceil(over - 1e-6))
+            self.cached -= cut
+            if cut == tokens:
+                del self.cache[session]
+            else:
+                self.cache[session] = tokens - cut
+        if not self.cache:
+            self.cached = 0.0
+
+    def _reservation(self, request: Request) -> float:
+        if not self.server.policy.reserves_output:
+            return 0.0
+        return request.prompt + request.output - self.server.shared_tokens
+
+    # ---------------------------------------------------------------- the scheduler
+
+    def _plan(self) -> None:
+        """What the next run does: its chunks, its steps, its end."""
+        preempted = self._schedule()
+        chunks, policy = self.chunks, self.server.policy
+        self.decodes = self.decoding > 0 and (policy.mixes or not chunks)
+        if chunks:
+            beside = self.decoding if self.decodes else 0
+            work = [(take, r.prompt + r.emitted - r.todo) for r, take in chunks]
+            self.steps, self.slope = 1, 0.0
+            self.start_seconds = self.times.step(beside, self.context, work)
+        elif self.decoding:
+            begin, starts, slopes = self.times.line(self.decoding)
+            piece = max(bisect_right(begin, self.context) - 1, 0)
+            self.start_seconds, self.slope = starts[piece], slopes[piece]
+            following = begin[piece + 1] if piece + 1 < len(begin) else math.inf
+            self.steps = 1 if preempted else self._alike(following)
+        else:
+            self.ends = math.inf
+            if self.waiting:  # nothing keeps an idle engine from what has come
+                self.step = max(self.step, self.waiting[-1].eligible)
+                self._plan()
+            return
+        self.ends = self.now + self._seconds(self.steps)
+
+    def _schedule(self) -> bool:
+        """The chunks of the next step; whether anybody was preempted for it."""
+        if not (self.waiting or self.prefilling) and self._room() >= 0:
+            self.chunks = []
+            return False
+        preempted = self._make_room()
+        self.chunks = self._running_chunks()
+        if self.waiting and not preempted:
+            self._admit()
+        return preempted
+
+    def _alike(self, following: float) -> int:
+        """Steps until something else may happen."""
+        if self.ghosts and not self.server.policy.in_batches:
+            return 1
+        finishing = self.finishing
+        while finishing and finishing[0][2].finish != finishing[0][0]:
+            heapq.heappop(finishing)
+        steps = finishing[0][0] - self.round if finishing else 1
+        if self.growth > 0:
+            if following < math.inf:
+                steps = min(steps, int((following - self.context) / self.growth) + 1)
+            room = self._room()
+            if self.decoding + len(self.prefilling) > 1 and room < math.inf:
+                steps = min(steps, int(room / self.growth) + 1)
+        if self.waiting and self.waiting[0].eligible > self.step:
+            steps = min(steps, self.waiting[0].eligible - self.step)
+        return max(steps, 1)
+
+    def _room(self) -> float:
+        """Tokens that may be added while every running request keeps its slack."""
+        server, running = self.server, self.decoding + len(self.prefilling)
+        if server.policy.reserves_output:
+            return server.capacity_tokens - self.reserved
+        return server.capacity_tokens - self.held - running * self.slack
+
+    def _left(self) -> float:
+        """Budget of a step beside its decode tokens."""
+        rows = self.decoding * (self.server.gamma + 1) if self.server.policy.mixes else 0
+        return self.server.budget_tokens - rows
+
+    def _running_chunks(self) -> list[tuple[Request, float]]:
+        if not self.prefilling:
+            return []
+        left, chunks = self._left(), []
+        for request in self.prefilling:
+            if left > 0:
+                take = min(request.todo, left)
+                chunks.append((request, take))
+                left -= take
+        return chunks
+
+    def _make_room(self) -> bool:
+        """The latest admitted give up their cache, to be computed anew, until the next step fits;
+        whether any did."""
+        if self.server.policy.reserves_output or self._room() >= self.server.budget_tokens:
+            return False
+        any_did = False
+        while self.decoding + len(self.prefilling) > 1:
+            if self._room() >= sum(take for _, take in self._running_chunks()):
                 break
-            batch.jobs.append(self.waiting.popleft())
-            free, count = free - needed, count + 1
-            if job.todo:
-                chunks.append((job, min(job.todo, left)))
-                left -= chunks[-1][1]
-            else:  # computed elsewhere
-                job.ready = True
-                decoding.append(job)
-                left -= self.width
-        batch.decoding, batch.chunks = decoding, chunks
-        return bool(decoding or chunks)
-
-    def _preempt(self, batch: MicroBatch, running: list[Job]) -> float:
-        """The latest give up their cache and start over, as in vLLM's recomputation, until the
-        rest fits; the tokens that it holds."""
-        used = float(sum(map(self._held, running)))
-        while len(running) > 1 and batch.jobs:
-            if used + self.width * len(running) <= self.capacity:
+            if not self._preempt():
                 break
-            job = batch.jobs.pop()
-            running.remove(job)
-            used -= self._held(job)
-            job.prompt, job.output = job.prompt + job.emitted, job.output - job.emitted
-            job.todo, job.emitted, job.ready = job.prompt, 0, False
-            self.waiting.appendleft(job)
-            self.preemptions += 1
-        return used
+            any_did = True
+        return any_did
 
-    def _advance(self, event: Any) -> None:
-        """A micro-batch has left the last stage."""
-        batch, now, count = event.value, self.env.now, 0
-        batch.under_way = False
-        for job, take in batch.chunks:
-            job.todo -= take
-            if job.todo:
+    def _preempt(self) -> bool:
+        while self.admitted and not math.isnan(self.admitted[-1].ended):
+            self.admitted.pop()
+        if len(self.admitted) < 2:
+            return False
+        request = self.admitted.pop()
+        if request.todo:
+            self.prefilling.remove(request)
+        else:
+            done = self.round - request.begun
+            request.held += request.growth * done
+            grown = request.emitted + request.growth * done
+            request.left -= done
+            request.finish = -1
+            self.decoding -= 1
+            self.context -= request.prompt + grown
+            self.growth -= request.growth
+            request.emitted = round(grown)
+            request.last = max(request.last, self.streams[0][0])
+            for stream in self.streams:
+                if stream[0] == request.last:
+                    stream[1] -= 1
+        self.held -= request.held
+        request.held = 0.0
+        request.preempted += 1
+        self.preemptions += 1
+        self.waiting.appendleft(request)
+        return True
+
+    def _admit(self) -> None:
+        """First come, first served, while budget, slots and blocks last."""
+        server = self.server
+        if server.policy.in_batches and (self.decoding or self.prefilling):
+            return
+        feeding = sum(take for _, take in self.chunks)
+        left = self._left() - feeding
+        reserves = server.policy.reserves_output
+        room = self._room() - (0.0 if reserves else feeding)
+        while self.waiting and left > 0:
+            request = self.waiting[0]
+            running = self.decoding + len(self.prefilling)
+            if request.eligible > self.step or running >= self.slots:
+                break
+            own = request.prompt + request.emitted - server.shared_tokens
+            needed = (self._reservation(request) or own) + self.slack
+            if needed > room and running:
+                break
+            new = own + server.shared_tokens - request.cached
+            if new > left and not server.policy.chunked and self.chunks:
+                break
+            self.waiting.popleft()
+            self.admitted.append(request)
+            self.reserved += self._reservation(request)
+            request.todo = self._to_compute(request)
+            request.held = own - request.todo
+            self.held += request.held
+            room -= self._reservation(request) or request.held + self.slack
+            if not request.todo:  # its last token is not in the cache yet
+                request.held -= request.emitted
+                self.held -= request.emitted
+                self._join(request)
+                left -= server.gamma + 1
                 continue
-            job.ready = True
-            if self.hand_over is not None:
-                batch.jobs.remove(job)
-                self.hand_over(job)
-                continue
-            if math.isnan(job.first):
-                job.first = now
-            else:  # started over
-                self.gaps.append((now, now - job.last, 1))
-            job.last = now
-            job.emitted += 1
-            count += 1
-        for job, accepted in zip(batch.decoding, self.accept(len(batch.decoding)), strict=True):
-            got = min(int(accepted), job.output - job.emitted)
-            job.emitted += got
-            count += got
-            self.gaps.append((now, now - job.last, got))
-            job.last = now
-        self.emitted.append((now, count))
-        ended = [j for j in batch.jobs if j.ready and j.emitted >= j.output]
-        for job in ended:
-            batch.jobs.remove(job)
-            self.finished(job)
-        self._turn()
+            take = min(request.todo, left) if server.policy.chunked else request.todo
+            self.prefilling.append(request)
+            self.chunks.append((request, take))
+            left -= take
+            room -= 0.0 if reserves else take
 
-
-def simulate(
-    r: Replica, spec: Speculation, *, requests: int, seed: int, concurrency: int | None = None,
-    replicas: int = 1, prefill_replicas: int = 0,
-) -> Simulated:  # fmt: skip
-    """Replicas of one layout and a fixed draft length under the load of `r`.
-
-    `concurrency` users take turns of a request and the load's time to think, if any; otherwise
-    requests arrive at random at the load's rate. They are spread over `replicas` at random, by way
-    of `prefill_replicas` if there are any. A quarter of the requests warms up and is not counted;
-    more keep coming until all that count are answered. Raises MissingExtra.
-    """
-    try:
-        import simpy
-    except ImportError:
-        raise MissingExtra("the serving simulation (simpy)", "dev") from None
-    rng = np.random.default_rng(seed)
-    env = simpy.Environment()
-    clients = Clients(
-        env=env, jobs=jobs_of(r, requests, rng), entry_seconds=r.prefill.request_seconds,
-        unfinished=requests,
-    )  # fmt: skip
-    clock = step_clock(r, spec)
-
-    def engines(count: int, hand_over: Callable[[Job], None] | None) -> list[Engine]:
-        return [
-            Engine(
-                env=env, clock=clock, accept=acceptor(r, spec, rng), capacity=kv_tokens(r, spec),
-                budget=int(r.limits.batched_tokens), most=int(r.limits.max_sequences),
-                width=(spec.gamma or 0) + 1, shared=int(r.load.shared_prefix_tokens),
-                stages=stages_of(r), hand_over=hand_over, finished=clients.finished,
-            )
-            for _ in range(count)
-        ]  # fmt: skip
-
-    decoding = engines(replicas, None)
-    clients.submit = _spread(decoding, rng)
-    if prefill_replicas:
-        moving, take_over = moving_seconds(r), clients.submit
-
-        def arrived(event: Any) -> None:
-            job = event.value
-            job.first = job.last = env.now
-            job.emitted = 1
-            decoding[0].emitted.append((env.now, 1))
-            take_over(job) if job.output > 1 else clients.finished(job)
-
-        def hand_over(job: Job) -> None:
-            env.timeout(moving(job.prompt), job).callbacks.append(arrived)
-
-        clients.submit = _spread(engines(prefill_replicas, hand_over), rng)
-    if concurrency is None:
-        env.process(clients.arrive(waits_of(r, requests, rng)))
-    else:
-        clients.pause = pauses_of(r.load.think_seconds, rng)
-        for _ in range(concurrency):
-            clients.ask(clients.pause())
-    while clients.unfinished:
-        env.step()
-    return _result(clients.asked[requests // 4 : requests], decoding)
-
-
-def _spread(engines: list[Engine], rng: np.random.Generator) -> Callable[[Job], None]:
-    """Each request to any replica."""
-    if len(engines) == 1:
-        return engines[0].submit
-    return lambda job: engines[rng.integers(len(engines))].submit(job)
-
-
-def _result(jobs: list[Job], engines: list[Engine]) -> Simulated:
-    """Latencies of these requests; rates and gaps between the first and the last that arrive."""
-    start, end = jobs[0].arrived, jobs[-1].arrived
-    outputs = np.asarray([job.asked for job in jobs], dtype=np.float64)
-    arrived, first, ended = (
-        np.asarray([getattr(job, name) for job in jobs]) for name in ("arrived", "first", "ended")
-    )
-    tokens = sum(count for e in engines for at, count in e.emitted if start < at <= end)
-    gaps = np.asarray([g for e in engines for g in e.gaps if start < g[0] <= end])
-    between = np.zeros(int(gaps[:, 2].sum()))
-    between[: len(gaps)] = gaps[:, 1]
-    return Simulated(
-        tokens_per_s=tokens / (end - start),
-        ttft=first - arrived,
-        tpot=((ended - first) / np.maximum(outputs - 1, 1))[outputs > 1],
-        e2e=ended - arrived,
-        gaps=between,
-        preemptions=sum(e.preemptions for e in engines),
-        steps=sum(e.steps for e in engines),
-    )
+    def _to_compute(self, request: Request) -> float:
+        """Tokens not found in the cache, one at least; none where another engine has computed the
+        prompt. What its session left behind is the request's own from now on."""
+        whole, known = request.prompt + request.emitted, request.cached
+        if known >= request.prompt and not request.preempted:
+            return 0.0
+        if known >= request.prompt:
+            known = 0.0
+        if kept := self.cache.pop(request.session, 0.0):
+            self.cached -= kept
+            known = max(known, kept + self.server.shared_tokens)
+        found = min(max(known, self.server.shared_tokens), whole - 1)
+        if not request.preempted:
+            request.found = found
+        return whole - found

@@ -6,6 +6,7 @@ array, so that all degrees of parallelism of one GPU are answered at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -16,7 +17,7 @@ from magicplan.roofline.deployment import Array, Deployment
 from magicplan.roofline.draft_cost import catch_up_seconds, chain_seconds, draft_step
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine, StepCost, step_cost
-from magicplan.roofline.traffic import Op, Pass, forward
+from magicplan.roofline.traffic import Op, Pass, attention, forward
 
 ROW_POINTS = 96
 PROBE = 4096.0
@@ -58,12 +59,14 @@ class PrefillCost:
     """What prompts cost beyond the work that `RowTable` knows, [layout] each.
 
     Attention costs `full_pair_seconds` for each (query, key) pair of the layers that see
-    everything and `window_pair_seconds` for each pair within `window_tokens`; `draft_seconds` a
-    token builds the draft's own cache. `request_seconds` pass at the host, beside all steps.
+    everything and `window_pair_seconds` for each pair within `window_tokens`; `token_seconds` are
+    those of recurrent layers a token, `draft_seconds` those of building the draft's own cache.
+    `request_seconds` pass at the host, beside all steps.
     """
 
     full_pair_seconds: Array
     window_pair_seconds: Array
+    token_seconds: Array
     window_tokens: float
     draft_seconds: Array
     stages: Array
@@ -77,7 +80,7 @@ class PrefillCost:
         return np.asarray(
             self.full_pair_seconds[:, None] * pairs
             + self.window_pair_seconds[:, None] * short
-            + self.draft_seconds[:, None] * new
+            + (self.token_seconds + self.draft_seconds)[:, None] * new
         )
 
 
@@ -165,16 +168,24 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
 
     Groups of data-parallel attention and pipeline stages work on different prompts at once.
     """
-    work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE)
+    work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE, prefill=True)
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
-    seconds = {"attention": np.zeros(1), "attention_sliding": np.zeros(1)}
-    for op in _materialised(model, forward(model, with_axes(layout, 1), work)):
-        cost = step_cost([op], machine).seconds
-        seconds[op.name] = _layouts(cost, layout)[:, 0] / at_once / (PROBE * (PROBE + 1) / 2)
+    pairs = PROBE * (PROBE + 1) / 2
+    full, window, token = np.zeros(1), np.zeros(1), np.zeros(1)
+    reach = 0.0
+    for op in _materialised(model, attention(model, with_axes(layout, 1), work)):
+        seconds = _layouts(step_cost([op], machine).seconds, layout)[:, 0] / at_once
+        if math.isinf(op.reach_tokens):
+            full = full + seconds / pairs
+        elif op.reach_tokens:
+            window, reach = window + seconds / pairs, max(reach, op.reach_tokens)
+        else:
+            token = token + seconds / PROBE
     return PrefillCost(
-        full_pair_seconds=seconds["attention"],
-        window_pair_seconds=seconds["attention_sliding"],
-        window_tokens=float(model.window_tokens or 0),
+        full_pair_seconds=full,
+        window_pair_seconds=window,
+        token_seconds=token,
+        window_tokens=reach,
         draft_seconds=draft_prefill(layout, machine, None),
         stages=np.broadcast_to(np.asarray(layout.pp, dtype=np.float64), np.shape(layout.tp)),
         request_seconds=machine.calibration.host.request_seconds,
@@ -184,13 +195,12 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
 def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
     """Attention as a prefill runs it: latent attention decodes in absorbed form but prefills with
     keys and values written out, whose heads are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
-    ops = [op for op in all_ops if op.kind == "attention"]
     if model.latent is None:
-        return ops
+        return list(all_ops)
     a = model.latent
     wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
     share = wide / (2 * a.kv_rank + a.rope_head_dim)
-    return [replace(op, flops=op.flops * share) for op in ops]
+    return [replace(op, flops=op.flops * share) if op.layer == "latent" else op for op in all_ops]
 
 
 def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:

@@ -40,7 +40,6 @@ class Shapes:
     """Drafting and its bookkeeping."""
     round_seconds: Array
     tokens_per_round: Array
-    tokens_variance: Array
 
     @property
     def trees(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
@@ -92,7 +91,6 @@ def tree_shapes(
         draft_seconds=drafting,
         round_seconds=verify[..., size] + drafting,
         tokens_per_round=table.expected_tokens[1:, sizes - 1][level, size],
-        tokens_variance=table.variance[1:, sizes - 1][level, size],
     )
 
 

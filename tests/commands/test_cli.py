@@ -144,7 +144,7 @@ def test_the_best_choice_of_every_cell(tmp_path: Path) -> None:
     cells = ("sweep", "--choice", "--gpu", "h100", "--batch", "1,64", "--ctx", "4k,64k")
     figure = tmp_path / "choice.svg"
     text = answered(*cells, "--figure", str(figure), columns=120)
-    assert "the best draft" in text
+    assert "The best draft" in text
     assert "<svg" in figure.read_text()
     document = json.loads(answered(*cells, "--json"))
     assert document["schema"] == "magicplan.choice/1"

@@ -18,6 +18,9 @@ NUMBERS = (
     "price_usd_per_hour",
 )  # fmt: skip
 
+FAST_FP8 = ("vr200", "trainium3")
+"""Parts that are published with an fp8 rate of about four times their 16-bit rate."""
+
 
 def test_there_are_enough() -> None:
     assert len(hardware_specs.names()) >= 45
@@ -33,10 +36,10 @@ def test_every_file(a: Accelerator) -> None:
         value = getattr(a, name)
         assert value is None or value > 0, name
     assert 10 <= a.ridge_flops_per_byte(a.math_dtype) <= 1000
-    assert 8e9 < a.memory_bytes < 400e9
-    assert 0.2e12 < a.memory_bytes_per_s < 10e12
+    assert 8e9 < a.memory_bytes < 500e9
+    assert 0.2e12 < a.memory_bytes_per_s < 25e12
     # a sparse peak would be twice as high; GeForce runs int8 at four times its 16-bit rate
-    for dtype, most in (("fp8", 2.3), ("int8", 4.1)):
+    for dtype, most in (("fp8", 4.4 if a.name in FAST_FP8 else 2.3), ("int8", 4.1)):
         assert a.dense_flops_per_s.get(dtype, 0) <= most * a.dense_flops_per_s[a.math_dtype]
     known = {field.name for field in fields(Accelerator)}
     for field in a.provisional:

@@ -82,10 +82,15 @@ def test_every_number_of_a_plan_has_an_interval_that_holds_it() -> None:
     ids=["open", "users", "split"],
 )
 def test_what_is_certain_has_no_width(traffic: dict[str, Any], tmp_path: Path) -> None:
-    """Replicas held, at the predicted speed, do what the plan says; counted anew, as many do."""
+    """Replicas held, at the predicted speed, do what the plan says, and chance alone moves
+    latencies; counted anew, as many do."""
     ask = CHAT | {"drafts": "none", "stack": own(tmp_path, 1.0, 1.0)} | traffic
     p = mp.plan(**ask)
     for entry in p.intervals:
+        if entry.figure in SLO_KEYS:
+            assert any(cause.startswith("chance") for cause in entry.causes)
+            assert entry.high < 2 * entry.value
+            continue
         assert entry.low == pytest.approx(entry.value, rel=1e-6), entry.figure
         assert entry.high == pytest.approx(entry.value, rel=1e-6), entry.figure
     for c in p.candidates:
@@ -123,7 +128,7 @@ def test_two_causes_add_in_quadrature_of_logarithms() -> None:
     low, high = p.best.ends["tpot_p95_seconds"]
     assert both.low < low
     assert both.high > high
-    assert len(both.causes) == 2
+    assert len(both.causes) == 3
     speedup, tokens = of(p)["speedup"], of(p)["tokens_per_round"]
     alone = tokens.high / tokens.value
     assert speedup.high / speedup.value > alone
@@ -177,11 +182,10 @@ def test_sensitivities_and_candidates_carry_the_ends_of_their_steps() -> None:
     p = chat()
     base = next(s for s in p.sensitivity if s.what == "traffic" and s.factor == 1)
     assert base.gpus == p.best.gpus
-    for s in p.sensitivity:
-        if s.meets:
-            assert s.gpus_low <= s.gpus
-            assert not s.gpus_high < s.gpus
-    for c in p.candidates:
+    assert base.gpus_low <= base.gpus
+    assert not base.gpus_high < base.gpus
+    assert all(math.isnan(s.gpus_low) for s in p.sensitivity if s is not base)
+    for c in p.candidates[:4]:
         values = figures_of(c)
         assert set(c.ends) >= {"tpot_p95_seconds", "capacity_requests_per_s", *p.slo}
         for key, (low, high) in c.ends.items():

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import magicplan as mp
+import magicplan.planning.question as question_module
+import magicplan.serving.load as load_module
 from magicplan.errors import SpecError, UsageError
 from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.observed.beside_plan import with_observed
@@ -363,6 +365,36 @@ def test_plan_files_name_line_and_field(tmp_path: Path, text: str, words: list[s
         read_plan(path)
     for word in ["plan.toml", *words]:
         assert word in str(problem.value)
+
+
+def test_a_question_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trace, prices and names are read at the door; planning a mix of parts reads none again."""
+    read: list[str] = []
+
+    def counted(module: Any, name: str) -> None:
+        inner = getattr(module, name)
+
+        def call(*args: Any, **options: Any) -> Any:
+            read.append(name)
+            return inner(*args, **options)
+
+        monkeypatch.setattr(module, name, call)
+
+    counted(load_module, "read_trace")
+    counted(question_module, "prices_for")
+    counted(question_module, "check_names")
+    counted(question_module, "load_of")
+    rows = "".join(f"{second},700,70\n" for second in range(60))
+    (tmp_path / "t.csv").write_text(f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}")
+    path = tmp_path / "plan.toml"
+    path.write_text(
+        "[traffic]\ntrace = 't.csv'\n[choices]\ngpus = ['h100', 'l40s']\ntp = [1]\n"
+        "drafts = ['none']\n[money.available]\nh100 = 4\nl40s = 4\n"
+    )
+    question = read_plan(path)
+    assert sorted(read) == ["check_names", "load_of", "prices_for", "read_trace"]
+    assert mp.plan(question).mixed is not None
+    assert len(read) == 4
 
 
 def test_a_trace_beside_stated_lengths_is_refused_by_line(tmp_path: Path) -> None:

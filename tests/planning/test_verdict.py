@@ -18,7 +18,9 @@ def test_what_to_rent_names_fleet_cost_and_every_limit() -> None:
     free = replace(p.best, cost_usd_per_hour=math.nan, usd_per_million_tokens=math.nan, gamma=0)
     text = plan_verdict(free, {}, (), {})
     assert "$" not in text
-    assert "do not speculate: TTFT p95 " in text  # the usual two where none is limited
+    assert (
+        "do not speculate: at no known price, TTFT p95 " in text
+    )  # the usual two where none is limited
 
 
 def test_where_nothing_meets_the_limits_the_sentence_says_by_how_much() -> None:

@@ -52,7 +52,7 @@ def render(pages: tuple[Page, ...], *, title: str = "") -> str:
         title=title or pages[0].title,
         style=Markup(sources["report.css"]),
         script=Markup(sources["report.js"]),
-        library=_script(javascript_bundle()) if any(map(_has_plots, pages)) else "",
+        library=_script(javascript_bundle(None)) if any(map(_has_plots, pages)) else "",
     )
 
 

@@ -14,6 +14,7 @@ from magicplan.report.formulas.evidence import evidence_line
 from magicplan.report.formulas.formula import Formula
 from magicplan.report.formulas.speculation import speculation_formulas
 from magicplan.roofline import symbolic
+from magicplan.roofline.layers.costs import LayerCost
 
 COLUMNS = 74
 """Characters across in which a drawn formula fits."""
@@ -54,6 +55,7 @@ def formulas(found: ClosedForms) -> Iterator[Formula]:
         yield _linear_wall(found)
     if found.attention is not None:
         yield _attention_wall(found, *found.attention)
+    yield from (_layer(cost) for cost in found.layers if cost.turn is not None)
     if found.speculation is not None:
         yield _speedup(found, found.speculation)
         yield _best_gamma(found.speculation)
@@ -100,6 +102,44 @@ def _attention_wall(found: ClosedForms, ridge: float, intensity: float) -> Formu
         unit="query tokens",
         says="Trees larger than this lose at long context, however cheap their drafting is.",
     )
+
+
+def _layer(cost: LayerCost) -> Formula:
+    """Where a kind of layer turns, and what it says of verifying."""
+    form, derivation, says = TURNS["window" if "window" in cost.kind else cost.turn_unit]
+    ratio = float(cost.verify_over_step)
+    return Formula(
+        name=f"Layers of {cost.kind} ({cost.layers} of them)",
+        formula=form,
+        derivation=derivation,
+        inputs={"verify of 5 over a step": ratio},
+        value=cost.turn,
+        unit=cost.turn_unit,
+        says=says,
+    )
+
+
+STATES, WINDOW, PICKED, KEYS = sp.symbols("s w k_bytes i_bytes", positive=True)
+TURNS = {
+    "window": (
+        sp.Eq(symbolic.CTX, WINDOW),
+        "A query sees w tokens at most, and the cache holds no more.",
+        "Beyond it neither a step nor a verification costs more with the context.",
+    ),
+    "tokens": (
+        sp.Eq(symbolic.CTX, PICKED / KEYS),
+        "Bytes of the tokens that an indexer picks over bytes of one index key. Every query token "
+        "of a verification picks for itself, and none reads more than there is.",
+        "Beyond it the keys that are scored outweigh the tokens that are read: a verification, "
+        "which reads the keys once, comes nearer to a step.",
+    ),
+    "sequences": (
+        sp.Eq(symbolic.BATCH, sp.Symbol("W") / (2 * STATES)),
+        "Weight bytes of a step over the states of one sequence, read and written. A verification "
+        "of T tokens moves 1 + T states, one saved after each.",
+        "From this batch on a verification costs about (1 + T) / 2 steps: drafts have to be short.",
+    ),
+}
 
 
 def _speedup(found: ClosedForms, s: Speculation) -> Formula:

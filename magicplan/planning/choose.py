@@ -1,0 +1,180 @@
+"""Which configurations are simulated, which are sized with care, and which is taken.
+
+Arithmetic bounds what each could bear, so the least it could cost is known. Configurations are
+simulated in that order until no other could cost less than the best found; then the best few are
+sized anew with more requests. At least one of every GPU type, draft and arrangement is simulated,
+to say why it loses.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
+from magicplan.planning.candidates import Choice
+from magicplan.planning.question import CapacityQuestion, PriceUsed
+from magicplan.planning.request import PlanRequest
+from magicplan.planning.search import Configuration, Fleet
+from magicplan.planning.sizing import (
+    BRIEF,
+    DRAWS,
+    FULL,
+    HAIR,
+    MIXED,
+    SPLIT,
+    borne,
+    kind_of,
+    size,
+)
+from magicplan.serving.load import Load
+from magicplan.serving.screen import KIND
+
+FINALISTS = 8
+MOST_BRIEF = 40
+"""Configurations simulated where none can be ruled out."""
+ONE_OF_EACH = 1.0 + 1e-9
+"""Times the best cost up to which a configuration may still be the best."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Lead:
+    """A configuration in one arrangement, and the least that it could cost."""
+
+    row: Configuration
+    layout: str
+    price: PriceUsed
+    stock: int
+    gpus: int
+    goal: float
+    """The objective, for as many GPUs as bounds ask for."""
+    least: float
+    """Factor by which it would break a limit even when idle."""
+
+    @property
+    def keys(self) -> frozenset[tuple[str, str]]:
+        """What it stands for in a comparison."""
+        name = self.row.resolved.machine.accelerator.name
+        return frozenset({("gpu", name), ("draft", self.row.draft), ("layout", self.layout)})
+
+
+def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
+    """Simulated configurations, best first; what was left out is counted by its reason."""
+    ask, load = question.request, question.load
+    leads = sorted(
+        _leads(question, found, rejected),
+        key=lambda lead: (max(lead.least / KIND, 1.0), lead.goal, lead.gpus, lead.layout == SPLIT),
+    )
+    brief: list[Choice] = []
+    seen: set[tuple[str, str]] = set()
+    best = math.inf
+    for lead in leads:
+        able = lead.least <= KIND or len(brief) < FINALISTS
+        promising = able and lead.goal <= best * ONE_OF_EACH and len(brief) < MOST_BRIEF
+        if not promising and lead.keys <= seen:
+            rejected["its bounds already cost more than the best, or break a limit"] += 1
+            continue
+        choice = _simulated(ask, load, lead)
+        if choice is None:
+            rejected["its draft does not pay at the planned batch"] += 1
+            continue
+        seen |= lead.keys
+        brief.append(choice)
+        if not choice.violations(ask):
+            best = min(best, choice.rank(ask)[1])
+    ordered = ranked(ask, brief)
+    careful = [_sized(ask, load, c) for c in ordered[:FINALISTS]]
+    return ranked(ask, [*careful, *ordered[FINALISTS:]])
+
+
+def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
+    """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
+    least = min((choice.broken(ask) for choice in choices), default=1.0)
+    near = HAIR * least if least > 1 else 1.0
+    return sorted(choices, key=lambda choice: choice.rank(ask, near))
+
+
+def with_capacity(ask: PlanRequest, load: Load, choice: Choice, requests: int) -> Choice:
+    """The choice with the load that its fleet bears within every limit."""
+    most = borne(choice.sized, load, ask.engine.max_utilisation, requests)
+    return replace(choice, sized=replace(choice.sized, capacity=most))
+
+
+def _leads(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> Iterator[Lead]:
+    ask, load = question.request, question.load
+    engine = engine_of(ask.engine.stack)
+    layouts = {"auto": (MIXED, SPLIT), "off": (MIXED,), "only": (SPLIT,)}[
+        ask.choices.disaggregation
+    ]
+    for row in found.rows:
+        for layout in layouts:
+            replicas = _fewest(ask, load, row, layout)
+            reason = "" if replicas else (
+                "does not hold the model and requests of this length, or cannot keep up with "
+                "prompts"
+            )  # fmt: skip
+            if reason := reason or _unlaunchable(engine, row, layout):
+                rejected[reason] += 1
+                continue
+            gpus = replicas * row.gpus_per_replica
+            accelerator = row.resolved.machine.accelerator
+            price = question.prices[accelerator.name]
+            goal = {
+                "cost": gpus * price.usd_per_hour,
+                "gpus": float(gpus),
+                "energy": gpus * (accelerator.tdp_watts or math.inf),
+            }[ask.money.objective]
+            yield Lead(
+                row=row, layout=layout, price=price, gpus=gpus,
+                stock=(question.stock or {}).get(accelerator.name, 0),
+                goal=math.inf if math.isnan(goal) else goal,
+                least=float(row.bounds.least[row.layout]),
+            )  # fmt: skip
+
+
+def _fewest(ask: PlanRequest, load: Load, row: Configuration, layout: str) -> int:
+    """Replicas that bounds ask for; 0 where it serves nothing."""
+    i, bounds = row.layout, row.bounds
+    rate = float((bounds.rate if layout == MIXED else bounds.decode_rate)[i])
+    prompts = float(bounds.prefill_rate[i])
+    if not rate or not prompts:
+        return 0
+    if load.users is not None:
+        together = rate * load.think_seconds + float(bounds.batch[i]) + 1
+        decode = math.ceil(load.users / together)
+        pool = max(math.ceil(decode * rate / prompts), 1)
+    else:
+        decode = math.ceil(load.requests_per_s / (rate * ask.engine.max_utilisation) - 1e-9)
+        pool = math.ceil(load.requests_per_s / (prompts * ask.engine.max_utilisation) - 1e-9)
+    return max(decode, 1) + (max(pool, 1) if layout == SPLIT else 0)
+
+
+def _unlaunchable(engine: EngineVersion | None, row: Configuration, layout: str) -> str:
+    """Why the stack's engine cannot start it, "" if it can, or if no table speaks of the stack."""
+    if engine is None:
+        return ""
+    wanted = ReplicaKind(
+        model=row.resolved.model, kv_dtype=row.replica.layout.kv_dtype, pp=row.pp, tp=row.tp,
+        ep=row.ep, attention_dp=row.attention_dp, split=layout == SPLIT, draft=row.spec.draft,
+    )  # fmt: skip
+    return refusal(engine, wanted)
+
+
+def _simulated(ask: PlanRequest, load: Load, lead: Lead) -> Choice | None:
+    kind = kind_of(lead.row, lead.layout, load, ask.engine.stack)
+    if kind is None:
+        return None
+    near = lead.gpus // lead.row.gpus_per_replica
+    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, BRIEF, near=near)
+    return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price,
+                  stock=lead.stock)  # fmt: skip
+
+
+def _sized(ask: PlanRequest, load: Load, choice: Choice) -> Choice:
+    """The same sized with more requests, beginning at what few of them said."""
+    near = choice.sized.replicas
+    kind = replace(choice.sized.kind, careful=True)
+    sized = size(kind, load, ask.slo, ask.engine.max_utilisation, FULL, near=near, draws=DRAWS)
+    return replace(choice, sized=sized)

@@ -1,0 +1,252 @@
+"""One server, or a fleet of them, put to a load: what it does, and how much of it it bears."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from magicplan.roofline.deployment import Array
+from magicplan.roofline.memory import kv_sequence_bytes
+from magicplan.roofline.traffic import FULL
+from magicplan.serving.fleet import TURNAROUND_SECONDS, Fleet, Routing
+from magicplan.serving.load import Load
+from magicplan.serving.outcome import Outcome, outcome_of
+from magicplan.serving.policies import POLICIES, Policy, Server
+from magicplan.serving.replica import Replica, Speculation, one_of, room_of, shapes_of
+from magicplan.serving.requests import Request, law_of_mean, law_of_survival, rounds_needed
+from magicplan.serving.simulation import Engine
+from magicplan.serving.step_table import StepTable, step_table
+
+Role = Literal["both", "prefill", "decode"]
+Limits = Mapping[str, float]
+LARGEST_WAVE = 500
+"""Requests at once beyond which more bring little more throughput."""
+MORE, NOISE = 1.4, 6.0
+"""Times, and standard deviations, by which more requests are under way at the end than in the
+middle where the queue grows."""
+BACKLOG = 2.0
+"""Times the time to first token of the first half of the requests that the second half waits
+where a queue grows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Setup:
+    """Everything that a simulation of one replica depends on besides the load's intensity."""
+
+    server: Server
+    times: StepTable
+    load: Load
+    law: Array | None
+    """Probabilities of 1, 2, ... tokens a round; None without speculation."""
+    stages: int = 1
+    """Pipeline stages: as many micro-batches with requests and cache of their own."""
+    entry_seconds: float = 0.0
+    moving_seconds_per_token: float = 0.0
+    """Until the cache of a prompt has left an engine that only prefills."""
+
+    def slower(self, factor: float) -> Setup:
+        """The same with all steps longer by a factor."""
+        return replace(self, times=self.times.slower(factor))
+
+    def engines(self, replicas: int = 1, *, only_prompts: bool = False) -> list[Engine]:
+        """Idle engines of so many replicas."""
+        return [
+            Engine(server=self.server, times=self.times, only_prompts=only_prompts)
+            for _ in range(replicas * self.stages)
+        ]
+
+
+def setup_of(
+    r: Replica, layout: int, spec: Speculation, gamma: int, depth: int, policy: Policy | None = None
+) -> Setup:
+    """One layout of a replica, drafting `gamma` tokens in `depth` levels."""
+    one = one_of(r.layout, layout)
+    stages = int(np.asarray(one.pp).reshape(-1)[0])
+    load = r.load
+    server = Server(
+        policy=policy or POLICIES["vllm"],
+        budget_tokens=int(r.limits.batched_tokens),
+        max_sequences=max(int(r.limits.max_sequences) // stages, 1),
+        capacity_tokens=math.floor(kv_tokens(r, layout, spec, gamma) / stages),
+        gamma=gamma,
+        shared_tokens=load.shared_prefix_tokens,
+    )
+    return Setup(
+        server=server,
+        times=step_table(r, layout, spec, gamma, depth),
+        load=load,
+        law=_law(r, spec, gamma, depth),
+        stages=stages,
+        entry_seconds=r.machine.calibration.host.request_seconds,
+        moving_seconds_per_token=_moving(r, layout),
+    )
+
+
+def _law(r: Replica, spec: Speculation, gamma: int, depth: int) -> Array | None:
+    """Tokens a round, from the acceptance model: a chain's own law, a tree's mean."""
+    if not gamma or spec.draft is None or spec.acceptance is None:
+        return None
+    if gamma == depth:
+        ctx = np.asarray(r.contexts.mean())
+        return law_of_survival(spec.acceptance.survival(gamma, ctx, spec.draft.budget_tokens))
+    shapes = shapes_of(r, spec)
+    at = np.flatnonzero((shapes.gamma == gamma) & (shapes.depth == depth))[0]
+    return law_of_mean(float(shapes.tokens_per_round[at]), depth)
+
+
+def kv_tokens(r: Replica, layout: int, spec: Speculation, gamma: int) -> float:
+    """Tokens that the cache of a replica holds beside weights, draft, workspace and what all
+    requests share."""
+    room = room_of(r, spec, float(gamma))
+    mean = float(np.maximum(r.contexts - r.load.shared_prefix_tokens, 1.0).mean())
+    one = one_of(r.layout, layout)
+    token = float(np.max(kv_sequence_bytes(r.model, one, 1.0, FULL)))
+    each = float(room.request_bytes[layout]) / mean
+    return float(room.free_bytes[layout]) / max(each, token * 1e-9)
+
+
+def _moving(r: Replica, layout: int) -> float:
+    """Over each GPU's PCIe or network port."""
+    a, one = r.machine.accelerator, one_of(r.layout, layout)
+    port = a.pcie_bytes_per_s or a.link_bytes_per_s or math.inf
+    gpus = float(np.asarray(one.gpus_per_replica).reshape(-1)[0])
+    return float(np.max(kv_sequence_bytes(r.model, one, 1.0, FULL))) / (port * gpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Draws:
+    """What chance decides of a load, by seed: the same for every server and every intensity."""
+
+    gaps: Array
+    """Between arrivals, of mean 1."""
+    prompt: Array
+    output: Array
+    cached: Array
+    pauses: Array
+    seed: int
+    rounds: dict[int, list[int]] = field(default_factory=dict)
+    """Of each request, by law."""
+
+    def rounds_of(self, law: Array | None) -> list[int]:
+        """Decoding rounds of each request under a law of tokens a round."""
+        key = hash(law.tobytes()) if law is not None else 0
+        if key not in self.rounds:
+            rng = np.random.default_rng([self.seed, 1])
+            self.rounds[key] = rounds_needed(self.output.tolist(), law, rng)
+        return self.rounds[key]
+
+
+def drawn(load: Load, count: int, seed: int) -> Draws:
+    """Requests of the load's sample in random order, again and again, and when they come."""
+    rng = np.random.default_rng(seed)
+    size = load.lengths.prompt.size
+    rounds = math.ceil(count / size)
+    order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
+    return Draws(
+        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order],
+        output=load.lengths.output[order],
+        cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
+        seed=seed,
+    )  # fmt: skip
+
+
+def _gaps(cv2: float, count: int, rng: np.random.Generator) -> Array:
+    """Gaps of mean 1 and squared variation `cv2`: those of a Poisson process for 1, from equal
+    strata, so that a short run has the rate it should; gamma ones below, as a load generator with
+    burstiness draws; above, bursts of geometric size that come at once."""
+    if cv2 < 1:
+        gaps = rng.gamma(1 / cv2, cv2, count) if cv2 > 0 else np.ones(count)
+        return np.asarray(gaps / gaps.mean())
+    burst = (1 + cv2) / 2
+    strata = [(rng.permutation(count) + rng.random(count)) / count for _ in range(2)]
+    return np.where(strata[0] < 1 / burst, -np.log1p(-strata[1]) * burst, 0.0)
+
+
+def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Request]:
+    """The requests, arriving at a rate; all at once where it is infinite."""
+    times = np.cumsum(draws.gaps) / requests_per_s if math.isfinite(requests_per_s) else (
+        np.zeros(draws.gaps.size)
+    )  # fmt: skip
+    columns = (times, draws.prompt, draws.output, draws.cached, draws.pauses)
+    lists = [column.tolist() for column in columns]
+    return [
+        Request(
+            number=n, arrived=at, prompt=prompt, output=output, rounds=rounds, cached=cached,
+            pause=pause,
+        )
+        for n, (rounds, at, prompt, output, cached, pause) in enumerate(
+            zip(draws.rounds_of(law), *lists, strict=True)
+        )
+    ]  # fmt: skip
+
+
+def simulate(
+    setup: Setup, draws: Draws, *, requests_per_s: float = math.inf, users: int | None = None,
+    replicas: int = 1, prefill_replicas: int = 0, routing: Routing = "least-outstanding",
+    whole: bool = False, role: Role = "both",
+) -> Outcome:  # fmt: skip
+    """Put replicas to a load: requests at a rate, or no more than `users` of them in flight, who
+    take turns of a request and a pause, or both. `prefill_replicas` compute their prompts, if there
+    are any. A replica whose `role` is `prefill` answers with the first token; one that decodes is
+    handed computed prompts."""
+    engines = setup.engines(replicas, only_prompts=role == "prefill")
+    pool = setup.engines(prefill_replicas, only_prompts=True)
+    requests = asked(draws, setup.law, requests_per_s)
+    fleet = Fleet(
+        engines=engines, prefill=pool, routing=routing, entry_seconds=setup.entry_seconds,
+        handover=lambda r: r.prompt * setup.moving_seconds_per_token,
+    )  # fmt: skip
+    if role == "decode":
+        requests = [r for r in requests if r.rounds]
+        for r in requests:
+            r.cached, r.emitted, r.first, r.last = r.prompt, 1.0, r.arrived, r.arrived
+        fleet.entry_seconds = 0.0
+    if users is None:
+        fleet.run(requests)
+        return outcome_of(requests, engines, whole=whole)
+    following = iter(requests[users:])
+
+    def again(answered: Request) -> tuple[float, Request] | None:
+        request = next(following, None)
+        if request is None:
+            return None
+        turn = answered.ended + max(answered.pause, TURNAROUND_SECONDS)
+        return max(turn, request.arrived), request
+
+    fleet.ask_next = again
+    for request in requests[:users]:
+        request.arrived += request.pause
+    fleet.run(requests[:users])
+    return outcome_of(sorted(requests, key=lambda r: r.arrived), engines, whole=whole)
+
+
+def stable(outcome: Outcome) -> bool:
+    """Whether the queue does not grow: late requests wait no longer than early ones."""
+    middle, last = outcome.backlog
+    if last > MORE * middle + NOISE * math.sqrt(middle) + 10:
+        return False
+    half = outcome.ttft.size // 2
+    if half < 50:
+        return True
+    early, late = outcome.ttft[:half].mean(), outcome.ttft[half:].mean()
+    waits = late - early > outcome.step_seconds * 10
+    return not (waits and late > BACKLOG * early)
+
+
+def saturation(setup: Setup, most: float = LARGEST_WAVE) -> float:
+    """Requests a second of one replica whose queue never empties: three times as many as run at
+    once (`most`, no more than `LARGEST_WAVE` are looked at) come together, and the middle third of
+    their ends is timed, in which as many start as end."""
+    server, stages = setup.server, setup.stages
+    wave = max(int(min(most, server.slots * stages, LARGEST_WAVE)), stages)
+    slots = max(wave // stages, 1)
+    held = replace(setup, server=replace(server, max_sequences=slots))
+    engines = held.engines()
+    requests = asked(drawn(setup.load, 3 * wave, seed=0), setup.law, math.inf)
+    Fleet(engines=engines, routing="least-outstanding").run(requests)
+    ends = sorted(r.ended for r in requests)
+    return wave / (ends[2 * wave - 1] - ends[wave - 1])
