@@ -55,7 +55,7 @@ def sweep(
             raise UsageError("--choice is for one --gpu, without --csv")
         _choice(options, settings, json, figure)
         return
-    from magicplan.prediction.contenders import settled
+    from magicplan.prediction.choice.contenders import settled
     from magicplan.prediction.predict import answered
     from magicplan.report import sweep as report
 

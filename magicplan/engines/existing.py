@@ -13,7 +13,7 @@ from magicplan.engines.nearest import settings
 from magicplan.engines.settings import Settings, drafted
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
-from magicplan.prediction.candidates import comparable
+from magicplan.prediction.choice.candidates import comparable
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve

@@ -16,7 +16,7 @@ from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
 from magicplan.errors import FieldError, UsageError
-from magicplan.prediction.candidates import comparable, small_models
+from magicplan.prediction.choice.candidates import comparable, small_models
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve

@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.fields import Table, parse_json, read_text
-from magicplan.prediction.contenders import settled
+from magicplan.prediction.choice.contenders import settled
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.hardware_specs.transfer import ideal
+from magicplan.prediction.choice.standing import Standing, standing
 from magicplan.prediction.placement import Placement, place, scene_of
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.result import (
@@ -22,7 +23,6 @@ from magicplan.prediction.result import (
     Step,
     WorkloadUsed,
 )
-from magicplan.prediction.standing import Standing, standing
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.drafts import Draft

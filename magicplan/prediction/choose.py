@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from magicplan.prediction.adaptive_trees import tree_basis
-from magicplan.prediction.candidates import LeftOut
-from magicplan.prediction.compare_drafts import notes_of
-from magicplan.prediction.contenders import (
+from magicplan.prediction.choice.candidates import LeftOut
+from magicplan.prediction.choice.contenders import (
     COMPARED_ON,
     Contest,
     alternative_of,
     contest,
     first_of,
 )
-from magicplan.prediction.drafted import plan_of
+from magicplan.prediction.choice.ways import plan_of
+from magicplan.prediction.compare_drafts import notes_of
 from magicplan.prediction.placement import Placement
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.prediction.candidates import family_drafts
+from magicplan.prediction.choice.candidates import family_drafts
 from magicplan.prediction.draft_names import draft_of
 from magicplan.prediction.regimes import GROWTH
 from magicplan.prediction.result import Prediction, Round

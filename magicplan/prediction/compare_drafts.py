@@ -10,9 +10,9 @@ import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.prediction.adaptive_trees import at_the_limit, tree_basis
-from magicplan.prediction.candidates import LeftOut
-from magicplan.prediction.contenders import COMPARED_ON, alternative_of, contest
-from magicplan.prediction.drafted import Plan, plan_of
+from magicplan.prediction.choice.candidates import LeftOut
+from magicplan.prediction.choice.contenders import COMPARED_ON, alternative_of, contest
+from magicplan.prediction.choice.ways import Plan, plan_of
 from magicplan.prediction.placement import Placement
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved

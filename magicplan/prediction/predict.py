@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.prediction.answer import Drafter, Drafters, Others, answer
-from magicplan.prediction.contenders import (
+from magicplan.prediction.choice.contenders import (
     COMPARED_ON,
     Contest,
     Way,
@@ -18,8 +18,9 @@ from magicplan.prediction.contenders import (
     first_of,
     rival_of,
 )
+from magicplan.prediction.choice.ways import Plan, plan_of
 from magicplan.prediction.draft_names import NOTHING, draft_notes
-from magicplan.prediction.drafted import Plan, plan_of
+from magicplan.prediction.placement import Placement, held_by
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction, Round
@@ -61,7 +62,17 @@ def answered(ask: Request) -> Prediction:
         notes=tuple(dict.fromkeys((*found.ask.notes, *notes))),
     )
     others = _others(found, chosen) if resolved.scalar else Others(notes=(COMPARED_ON,))
-    return answer(resolved, found.placement, drafters, others)
+    return answer(resolved, _placement(found, main), drafters, others)
+
+
+def _placement(found: Contest, main: Drafter) -> Placement:
+    """The common GPUs with what they hold under the draft of most cells."""
+    draft = main.draft
+    tokens = main.max_gamma + 1.0
+    memory = held_by(found.ask, found.placement, draft.residents if draft else (), tokens)
+    most = memory.max_batch_per_replica * found.placement.layout.replicas
+    shape = found.placement.fits.shape
+    return replace(found.placement, memory=memory, max_batch=np.broadcast_to(most, shape))
 
 
 def _chosen(found: Contest, shape: tuple[int, ...]) -> dict[tuple[int, ...], Way | None]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from magicplan.acceptance_specs.choose import measured_on
 from magicplan.acceptance_specs.heads import heads_for
+from magicplan.engine_specs.capabilities import tree_kind
 from magicplan.engine_specs.drafting import runners, runs
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import DRAFTS, Draft
@@ -16,13 +17,15 @@ class Standing:
     """What a draft is to a stack and a target.
 
     `exists_for_model`: it needs no head, or one was published for this target, whose Hugging Face
-    id is `head`. `measured`: its acceptance was stated, or measured with this very target.
+    id is `head`. `ranks_trees`: of trees, that the stack drafts its own, whose shape it ranks in
+    every round. `measured`: its acceptance was stated, or measured with this very target.
     """
 
     runs_on_stack: bool
     exists_for_model: bool
     head: str | None
     measured: bool
+    ranks_trees: bool = False
 
     @property
     def launchable(self) -> bool:
@@ -44,7 +47,8 @@ def standing(draft: Draft, target: ModelShape, stack: str, *, stated: bool) -> S
 
 def as_tree(found: Standing, draft: Draft, stack: str) -> Standing:
     """The standing of trees of the same draft."""
-    return replace(found, runs_on_stack=runs(stack, draft, tree=True))
+    ranks = tree_kind(stack, draft, wanted=None) == "beam"
+    return replace(found, runs_on_stack=runs(stack, draft, tree=True), ranks_trees=ranks)
 
 
 def who_runs(draft: Draft, *, tree: bool = False) -> str:

@@ -15,12 +15,12 @@ import numpy as np
 
 from magicplan.acceptance_specs.tasks import checked
 from magicplan.errors import UsageError
-from magicplan.prediction.candidates import LeftOut, Named, candidate_drafts
+from magicplan.prediction.choice.candidates import LeftOut, Named, candidate_drafts
+from magicplan.prediction.choice.standing import Standing, as_tree, standing, who_runs
 from magicplan.prediction.draft_names import acceptance_for
 from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
-from magicplan.prediction.standing import Standing, as_tree, standing, who_runs
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array, Indices
 from magicplan.roofline.drafts import Draft
@@ -76,7 +76,7 @@ class Way:
         others = who_runs(self.contender.draft, tree=self.kind == "tree")
         return (
             self.standing.exists_for_model
-            and not self.standing.runs_on_stack
+            and not (self.standing.runs_on_stack or self.standing.ranks_trees)
             and not others.startswith("no ")
         )
 
@@ -99,26 +99,28 @@ class Contest:
     left_out: tuple[LeftOut, ...]
 
 
-COMPARED_ON = "drafts are compared on the GPUs that hold the target drafting for itself"
+COMPARED_ON = (
+    "drafts are compared on the same GPUs; --gpus auto leaves room for a head that can be launched"
+)
 
 
 def contest(request: Request, *, limits: Limits = LIMITS, everything: bool = True) -> Contest:
-    """Every draft of the catalogue on the GPUs that hold the target drafting for itself over its
-    own cache; without `everything`, those that some stack runs and that exist for the target, and
+    """Every draft of the catalogue on the same GPUs: those asked for, or those that hold the target
+    with a head that can be launched; without `everything`, those that some stack runs and that exist for the target, and
     their trees where some stack runs them.
 
     A draft that the same GPUs do not hold in any cell is left out, and so is one without acceptance
     data. Raises UsageError, DoesNotFit.
     """
     ask = resolve(replace(request, draft="self", draft_kv=None, draft_dtype=None, acceptance="0"))
-    placement = place(ask)
-    scene = scene_of(ask, placement)
     limits = replace(limits, ranks=request.tree_ranks)
     stated = request.acceptance != "auto"
     _refuse_early(request)
     drafts, left_out = candidate_drafts(
         ask.model, own_pool=request.stack.startswith("magicdec"), stated=stated
     )
+    placement = place(_with_a_head(ask, request, drafts.values(), stated=stated))
+    scene = scene_of(ask, placement)
     longest = ask.max_gamma if request.gamma == "auto" else int(request.gamma)
     verified = verify_seconds(scene, np.arange(max(longest, 1) + 1.0) + 1)
     found: list[Contender] = []
@@ -159,6 +161,18 @@ def contest(request: Request, *, limits: Limits = LIMITS, everything: bool = Tru
         ways=tuple(ways),
         left_out=tuple(left_out),
     )
+
+
+def _with_a_head(
+    ask: Resolved, request: Request, drafts: Iterable[Draft], *, stated: bool
+) -> Resolved:
+    """The question of the GPUs: where their number is open, with the first head, published or in
+    the checkpoint, that can be launched."""
+    if request.gpus != "auto":
+        return ask
+    heads = (draft for draft in drafts if draft.shape and draft.projections)
+    able = (d for d in heads if standing(d, ask.model, request.stack, stated=stated).launchable)
+    return replace(ask, draft=next(able, ask.draft))
 
 
 def _refuse_early(request: Request) -> None:
@@ -203,7 +217,8 @@ def _ways(one: Contender, request: Request, shape: tuple[int, ...]) -> Iterable[
     if one.trees is None:
         return
     tree = one.trees.best
-    wins = (tree.speedup > best * WORTH_A_TREE) & (tree.size > 1) & fits
+    worth = np.logical_and(tree.speedup > best * WORTH_A_TREE, tree.size > 1)
+    wins = np.logical_and(worth, fits)
     if wins.any():
         yield Way(
             contender=one,

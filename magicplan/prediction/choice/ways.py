@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from magicplan.prediction.contenders import Way
+from magicplan.prediction.choice.contenders import Way
+from magicplan.prediction.choice.standing import who_runs
 from magicplan.prediction.placement import Placement
-from magicplan.prediction.standing import who_runs
 from magicplan.roofline.speculation import Rounds
 from magicplan.roofline.tree_grid import TreeCells
 from magicplan.roofline.trees import Tree
