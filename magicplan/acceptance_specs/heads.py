@@ -49,6 +49,12 @@ def heads_for(model: str, method: str | None = None) -> tuple[Head, ...]:
     )
 
 
+def head_of(model: str, method: str) -> str:
+    """The Hugging Face id of the head that is tried first, or a name to put one's own in for."""
+    found = heads_for(model, method)
+    return found[0].id if found else f"PATH_OF_{method}_HEAD"
+
+
 def plain_name(model: str) -> str:
     """A model's name without its owner, its case, and the endings that a head does not care about:
     `Qwen/Qwen3-8B-FP8` is `qwen3-8b`."""

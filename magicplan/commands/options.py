@@ -113,6 +113,9 @@ Eager = Annotated[
     ),
 ]  # fmt: skip
 Options = dict[str, Any]
+Full = Annotated[
+    bool, typer.Option("--full", help="Print everything, not only what fits a screen.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 

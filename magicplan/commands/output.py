@@ -19,6 +19,7 @@ def answer(
     figure: Path | None = None,
     page: Callable[[], Page] | None = None,
     name: str = "answer",
+    full: bool = True,
 ) -> None:
     """Print a document as JSON, or as its page; `figure` takes the page's figures as PNG or SVG.
     The page is that of the document's schema unless another is given."""
@@ -30,7 +31,7 @@ def answer(
     if json:
         print_json(document)
     else:
-        hand_out((page() if page else page_of(document, name),), None, None)
+        hand_out((page() if page else page_of(document, name),), None, None, full=full)
 
 
 def put_figure(document: dict[str, Any], figure: Path, *, name: str = "answer") -> None:
@@ -43,8 +44,11 @@ def put_figure(document: dict[str, Any], figure: Path, *, name: str = "answer") 
     say(f"figures drawn into {figure}")
 
 
-def hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
-    """Write pages into the files asked for; print them on the terminal where none was."""
+def hand_out(
+    pages: tuple[Page, ...], html: Path | None, markdown: Path | None, *, full: bool = True
+) -> None:
+    """Write pages into the files asked for, and print their verdicts; print them on the terminal
+    where none was, not `full` only what fits a screen."""
     from magicplan.report.document import terminal
     from magicplan.report.document.files import write
 
@@ -58,6 +62,8 @@ def hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) 
 
         write(markdown, as_markdown(pages), option="--markdown")
         say(f"report written to {markdown}")
-    if not html and not markdown:
-        for page in pages:
-            terminal.render(page, terminal.stdout())
+    for page in pages:
+        if html or markdown:
+            terminal.stdout().print(terminal.plain_text(page.verdict))
+        else:
+            terminal.render(page, terminal.stdout(), full=full)

@@ -8,21 +8,21 @@ from typing import Annotated
 
 import typer
 
-from magicplan.commands.options import Json, Options, request_of, say, workload
+from magicplan.commands.options import Full, Json, Options, request_of, say, workload
 from magicplan.commands.output import answer as put
 from magicplan.commands.output import put_figure
 from magicplan.errors import UsageError
 
 
 @workload()
-def predict(options: Options, json: Json = False) -> None:
+def predict(options: Options, full: Full = False, json: Json = False) -> None:
     """One workload: what binds the step, the best draft length, speedup, memory, break-evens.
 
     Example: magicplan predict --gpu a100 --batch 128 --ctx 64k
     """
     from magicplan.prediction.predict import answered
 
-    put(answered(request_of(options, grid=False)).to_dict(), json=json)
+    put(answered(request_of(options, grid=False)).to_dict(), json=json, full=full)
 
 
 @workload(batch="1..256*4", ctx="4k..128k*2")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan import model_specs
+from magicplan.acceptance_specs.heads import head_of
 from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
@@ -77,7 +78,8 @@ def sglang_draft(resolved: Resolved, engine: EngineVersion) -> list[str]:
     draft = drafted(resolved)
     flags = [f"--speculative-algorithm {engine.methods[draft.method]}"]
     if draft.method in ("eagle", "eagle3"):
-        flags.append(f"--speculative-draft-model-path PATH_OF_{draft.method}_HEAD")
+        head = head_of(resolved.model.name, draft.method)
+        flags.append(f"--speculative-draft-model-path {head}")
     if draft.method == "model":
         path = shlex.quote(model_id(resolved.request.draft))
         flags.append(f"--speculative-draft-model-path {path}")

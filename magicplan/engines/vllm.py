@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.acceptance_specs.heads import head_of
 from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
@@ -80,7 +81,7 @@ def vllm_draft(resolved: Resolved, engine: EngineVersion) -> dict[str, Any]:
     draft = drafted(resolved)
     config: dict[str, Any] = {"method": engine.methods[draft.method]}
     if draft.method in ("eagle", "eagle3", "medusa"):
-        config["model"] = f"PATH_OF_{draft.method}_HEAD"
+        config["model"] = head_of(resolved.model.name, draft.method)
     if draft.method == "ngram":
         config["prompt_lookup_max"] = 4
     if draft.method == "model":

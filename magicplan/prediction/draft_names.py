@@ -84,7 +84,23 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
         inner_gamma=_inner_gamma(ask, inner),
         own_pool=ask.stack.split("@")[0] == "magicdec",
     )
+    _refuse_vocabulary(ask, question)
     return DRAFTS[name].make(question) if name in DRAFTS else model_draft(question)
+
+
+PADDING = 512
+"""Tokens by which vocabularies of one tokenizer may differ: sizes are padded for the hardware."""
+
+
+def _refuse_vocabulary(ask: Request, question: DraftRequest) -> None:
+    """Raises FieldError for a smaller model that knows other tokens than its target."""
+    small, target = question.small, question.target
+    if small is not None and abs(small.vocab - target.vocab) > PADDING:
+        raise FieldError(
+            "draft",
+            f"{ask.draft}: {small.name} has a vocabulary of {small.vocab} tokens, {target.name} of "
+            f"{target.vocab}; expected a draft with its target's tokens",
+        )
 
 
 def split_name(text: str) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from typing import Any
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import spelling
 
+MOST_GAMMA = 16
+"""The longest draft looked at where none is stated."""
 Counts = Any
 """One positive number, or a sequence of them."""
 
@@ -37,7 +39,7 @@ class Request:
     acceptance: str = "auto"
     task: str | None = None
     gamma: int | str = "auto"
-    max_gamma: int = 16
+    max_gamma: int = MOST_GAMMA
     verify_kv_passes: float | str = "auto"
     """How often verification reads the KV cache; `auto` is what the calibration knows."""
     want_speedup: float | None = None

@@ -126,7 +126,8 @@ def test_drafts_trees_and_regimes(tmp_path: Path) -> None:
     text = answered("drafts", "--gpu", "h100", "--batch", "32", "--ctx", "32k")
     assert text.startswith(("Speculate with ", "Whether to speculate"))
     document = json.loads(answered("drafts", "--gpu", "h100", "--json"))
-    assert document["plans"][0]["runs_on_stack"] and document["plans"][0]["exists_for_model"]
+    assert document["plans"][0]["runs_on_stack"]
+    assert document["plans"][0]["exists_for_model"]
     figure, file = tmp_path / "trees.svg", tmp_path / "trees.json"
     cells = ("--gpu", "h200", "--gpus", "8", "--ctx", "4k,64k", "--batch", "1,8")
     drawn = ("--figure", str(figure), "--out", str(file))

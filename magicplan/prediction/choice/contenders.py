@@ -13,8 +13,8 @@ from typing import Literal
 
 import numpy as np
 
-from magicplan.acceptance_specs.tasks import checked
 from magicplan.errors import UsageError
+from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.choice.candidates import LeftOut, Named, candidate_drafts
 from magicplan.prediction.choice.standing import Standing, as_tree, standing, who_runs
 from magicplan.prediction.draft_names import acceptance_for
@@ -23,9 +23,10 @@ from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import Array, Indices
-from magicplan.roofline.drafts import Draft
+from magicplan.roofline.drafts import STREAMING_512, Draft
 from magicplan.roofline.memory import Footprint
 from magicplan.roofline.speculation import Rounds, Scene, rounds, verify_seconds
+from magicplan.roofline.traffic import FULL
 from magicplan.roofline.tree_grid import Limits, TreeCells, tree_cells
 
 WORTH_A_TREE = 1.001
@@ -106,8 +107,8 @@ COMPARED_ON = (
 
 def contest(request: Request, *, limits: Limits = LIMITS, everything: bool = True) -> Contest:
     """Every draft of the catalogue on the same GPUs: those asked for, or those that hold the target
-    with a head that can be launched; without `everything`, those that some stack runs and that exist for the target, and
-    their trees where some stack runs them.
+    with a head that can be launched. Without `everything`, only drafts that exist for the target
+    and that some stack runs, and trees only where some stack runs them.
 
     A draft that the same GPUs do not hold in any cell is left out, and so is one without acceptance
     data. Raises UsageError, DoesNotFit.
@@ -177,8 +178,6 @@ def _with_a_head(
 
 def _refuse_early(request: Request) -> None:
     """Raises UsageError for what no draft could take, before drafts are left out one by one."""
-    if request.task is not None:
-        checked(request.task)
     if request.acceptance != "auto":
         from magicplan.acceptance_specs.files import parse_acceptance
 
@@ -245,6 +244,23 @@ def alternative_of(ways: Sequence[Way], at: tuple[int, ...]) -> Way | None:
     """The fastest way of a cell that another stack runs and this one cannot."""
     others = [way for way in ways if way.elsewhere and np.isfinite(way.speedup[at])]
     return max(others, key=lambda way: float(way.speedup[at]), default=None)
+
+
+def launchable_drafts(target: ModelShape, stack: str) -> tuple[str, ...]:
+    """Drafts over their whole caches, as questions name them, that the stack runs and that exist
+    for the target; of smaller models the first. MagicDec's drafts are its windowed ones."""
+    own = stack.startswith("magicdec")
+    drafts, _ = candidate_drafts(target, own_pool=own)
+    found = [
+        (f"{name} {view}" if view and view != "full" else name, draft.method)
+        for (name, view, dtype), draft in drafts.items()
+        if dtype is None
+        and draft.middle is None
+        and (draft.view in (FULL, STREAMING_512) if own else draft.view == FULL)
+        and standing(draft, target, stack, stated=False).launchable
+    ]
+    small = [name for name, method in found if method == "model"][:1]
+    return (*(name for name, method in found if method != "model"), *small)
 
 
 def settled(request: Request, *, trees: bool = False) -> Request:

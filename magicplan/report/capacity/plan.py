@@ -15,7 +15,7 @@ from magicplan.report.capacity.words import (
     shape_words,
     spaced,
 )
-from magicplan.report.document.page import Fact, Page
+from magicplan.report.document.page import Brief, Code, Fact, Page
 from magicplan.report.document.record import Record
 from magicplan.units import Unit, show
 
@@ -48,7 +48,40 @@ def page(plan: Record) -> Page:
         subject=_subject(plan),
         facts=tuple(fleet.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),
         sections=tuple(section for section in sections if section is not None),
+        brief=_brief(plan, mixed=mixed),
     )
+
+
+MOST_FACTS = 7
+"""Numbers of the first screen; those of limits come before the rest."""
+
+
+def _brief(plan: Record, *, mixed: bool) -> Brief:
+    """What to rent with its numbers, and the command of the plan's own engine."""
+    if mixed:
+        return Brief(facts=tuple(fleet.facts(plan.record("mixed"), alone=False)), blocks=(),
+                     rests_on=_basis(plan))  # fmt: skip
+    commands = [entry.text("command", "") for entry in plan.records("launch")][:1]
+    return Brief(
+        facts=_first_facts(plan),
+        blocks=tuple(Code(title="Launch a replica", text=text) for text in commands if text),
+        rests_on=_basis(plan),
+    )
+
+
+LAST = ("cost of 1M output tokens", "output tokens/s a GPU")
+"""Numbers that a first screen has room for last."""
+
+
+def _first_facts(plan: Record) -> tuple[Fact, ...]:
+    facts = sorted(_facts(plan), key=lambda fact: fact.name in LAST)
+    return tuple(facts)[:MOST_FACTS]
+
+
+def _basis(plan: Record) -> str:
+    """The calibration, and what was assumed of the traffic."""
+    best = plan.record("best")
+    return f"calibration {best.text('calibration', '')}" if best.text("calibration", "") else ""
 
 
 def _subject(plan: Record) -> str:

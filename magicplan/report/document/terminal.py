@@ -53,8 +53,18 @@ def _text(text: str, style: str = "") -> Text:
     return Text(_plain(text), style=style)
 
 
-def render(page: Page, console: Console) -> None:
-    """Print a page, the verdict first."""
+def plain_text(text: str) -> Text:
+    """A text that cannot move the cursor or change colours."""
+    return Text(_plain(text))
+
+
+def render(page: Page, console: Console, *, full: bool = True) -> None:
+    """Print a page, the verdict first; not `full`, what of it fits a screen."""
+    if page.brief is not None and not full:
+        from magicplan.report.document.first_screen import first_screen
+
+        first_screen(page, page.brief, console, _block)
+        return
     console.print(_text(page.verdict, style="bold"))
     if page.subject:
         console.print(_text(page.subject))
