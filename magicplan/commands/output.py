@@ -64,6 +64,6 @@ def hand_out(
         say(f"report written to {markdown}")
     for page in pages:
         if html or markdown:
-            terminal.stdout().print(terminal.plain_text(page.verdict))
+            terminal.stdout().print(terminal.plain(page.verdict))
         else:
             terminal.render(page, terminal.stdout(), full=full)

@@ -63,6 +63,7 @@ def _brief(plan: Record, *, mixed: bool) -> Brief:
                      rests_on=_basis(plan))  # fmt: skip
     commands = [entry.text("command", "") for entry in plan.records("launch")][:1]
     return Brief(
+        again=True,
         facts=_first_facts(plan),
         blocks=tuple(Code(title="Launch a replica", text=text) for text in commands if text),
         rests_on=_basis(plan),

@@ -7,12 +7,18 @@ from collections.abc import Callable, Iterator
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from magicplan.report.document.page import Block, Brief, Fact, Page
 
 LINES = 24
 """Lines of a terminal as small as they come."""
 MORE = "--full shows everything, --json every number."
+
+
+def plain(text: str) -> str:
+    """A text that cannot move the cursor or change colours."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def first_screen(
@@ -63,7 +69,7 @@ def _drawn(
         if subject:
             draw(subject, console)
         if facts:
-            console.print(_facts(facts))
+            console.print(_facts(facts, console.width))
         for block in blocks:
             draw(block, console)
         draw(f"Rests on {brief.rests_on}." if brief.rests_on else "", console)
@@ -73,13 +79,26 @@ def _drawn(
     return "".join(f"{line}\n" for line in wide)
 
 
-def _facts(facts: tuple[Fact, ...]) -> Table:
-    """A line a number: its name, its value, its interval or what it means."""
+def _facts(facts: tuple[Fact, ...], width: int) -> Table:
+    """A line a number: its name, its value, and of its note the clauses that fit."""
     table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
     for name in ("name", "value"):
         wide = max(len(getattr(fact, name)) for fact in facts)
         table.add_column(no_wrap=True, min_width=wide)
     table.add_column(no_wrap=True, overflow="ellipsis")
+    room = width - sum(max(len(getattr(f, name)) for f in facts) + 2 for name in ("name", "value"))
     for fact in facts:
-        table.add_row(fact.name, fact.value, fact.note)
+        cells = (fact.name, fact.value, _clauses(fact.note, room))
+        table.add_row(*(Text(plain(cell)) for cell in cells))
     return table
+
+
+def _clauses(note: str, room: int) -> str:
+    """As many clauses of a note as fit."""
+    found = ""
+    for clause in note.split("; "):
+        longer = f"{found}; {clause}" if found else clause
+        if len(longer) > room:
+            break
+        found = longer
+    return found

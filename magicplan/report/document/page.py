@@ -88,6 +88,8 @@ class Brief:
     facts: tuple[Fact, ...]
     blocks: tuple[Block, ...]
     rests_on: str
+    again: bool = False
+    """Whether it stands again below all the rest, which is long."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magicplan.report.document.figure_tables import grid_of
+from magicplan.report.document.first_screen import first_screen, plain
 from magicplan.report.document.page import Block, Bullets, Code, Grid, Page, Plot
 
 
@@ -44,25 +45,13 @@ def print_json(document: dict[str, Any]) -> None:
     )
 
 
-def _plain(text: str) -> str:
-    """Names from files cannot move the cursor or change colours."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
 def _text(text: str, style: str = "") -> Text:
-    return Text(_plain(text), style=style)
-
-
-def plain_text(text: str) -> Text:
-    """A text that cannot move the cursor or change colours."""
-    return Text(_plain(text))
+    return Text(plain(text), style=style)
 
 
 def render(page: Page, console: Console, *, full: bool = True) -> None:
     """Print a page, the verdict first; not `full`, what of it fits a screen."""
     if page.brief is not None and not full:
-        from magicplan.report.document.first_screen import first_screen
-
         first_screen(page, page.brief, console, _block)
         return
     console.print(_text(page.verdict, style="bold"))
@@ -78,6 +67,9 @@ def render(page: Page, console: Console, *, full: bool = True) -> None:
             console.print(_text(section.title, style="bold"))
             for block in blocks:
                 _block(block, console)
+    if page.brief is not None and page.brief.again:
+        console.print()
+        first_screen(page, page.brief, console, _block)
 
 
 def _left_out(block: Block) -> bool:
@@ -95,7 +87,7 @@ def _block(block: object, console: Console) -> None:
 def _(block: Bullets, console: Console) -> None:
     for line in block.lines:
         shown = textwrap.fill(
-            _plain(line), console.width - 1, initial_indent="- ", subsequent_indent="  "
+            plain(line), console.width - 1, initial_indent="- ", subsequent_indent="  "
         )
         console.print(Text(shown))
 
@@ -112,7 +104,7 @@ def _(block: Code, console: Console) -> None:
 
 @_block.register
 def _(block: Grid, console: Console) -> None:
-    title = _plain(block.title)
+    title = plain(block.title)
     shown = block.rows[: block.first or None]
     parts = _side_by_side(block, console.width)
     for columns in parts[:1] if block.narrows else parts:
@@ -138,7 +130,7 @@ def _table(block: Grid, columns: list[int], title: str) -> Table:
     table.show_header = any(block.columns)
     for index, at in enumerate(columns):
         right = not block.prose and index > 0
-        name = _plain(block.columns[at])
+        name = plain(block.columns[at])
         justify: Literal["right", "left"] = "right" if right else "left"
         whole = right or (block.narrows and index == 0)
         table.add_column(name, justify=justify, no_wrap=whole, min_width=4)
@@ -161,7 +153,7 @@ NAME_WIDTH = 24
 def _wide(block: Grid) -> list[int]:
     """Characters that each column takes, with the space beside it."""
     return [
-        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows))
+        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows[: block.first or None]))
             for line in text.split("\n")) + 3
         for i in range(len(block.columns))
     ]  # fmt: skip
