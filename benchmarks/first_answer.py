@@ -25,7 +25,14 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 RUNS, GOAL, MOST_LINES = 11, 2.0, 24
-EMPTY = "import typer\napp = typer.Typer()\n@app.command()\ndef main() -> None:\n    import numpy\napp()\n"
+EMPTY = """
+import typer
+app = typer.Typer()
+@app.command()
+def main() -> None:
+    import numpy
+app()
+"""
 PREDICT = ("predict", "--gpu", "a100", "--batch", "128", "--ctx", "64k")
 COMMANDS = (
     PREDICT,
@@ -70,10 +77,9 @@ def lines(words: tuple[str, ...]) -> int:
 
 
 def contradictions(count: int) -> str:
+    from magicplan.errors import UsageError
     from tests.prediction.test_one_answer import contradictions as of
     from tests.prediction.test_one_answer import workloads
-
-    from magicplan.errors import UsageError
 
     found: Counter[str] = Counter()
     for ask in workloads(count, seed=2026):

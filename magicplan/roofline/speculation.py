@@ -120,6 +120,11 @@ def _distinct(scene: Scene) -> tuple[Scene, Indices]:
     cell's, [batch, ctx]."""
     degrees = scene.layout
     values = np.broadcast_arrays(scene.batch, degrees.tp, degrees.pp)
+    if values[0].size == 1:
+        alone = [value.reshape(1) for value in values]
+        layout = replace(degrees, tp=alone[1], pp=alone[2])
+        cell = np.zeros(values[0].shape, dtype=np.int64)
+        return replace(scene, layout=layout, batch=alone[0], ctx=np.ones(1)), cell
     code = np.zeros(values[0].shape, dtype=np.int64)
     for value in values:
         _, number = np.unique(value, return_inverse=True)

@@ -113,10 +113,9 @@ def contest(request: Request, *, limits: Limits = LIMITS, everything: bool = Tru
     A draft that the same GPUs do not hold in any cell is left out, and so is one without acceptance
     data. Raises UsageError, DoesNotFit.
     """
-    ask = resolve(replace(request, draft="self", draft_kv=None, draft_dtype=None, acceptance="0"))
+    ask = resolve(replace(request, draft="self", draft_kv=None, draft_dtype=None))
     limits = replace(limits, ranks=request.tree_ranks)
     stated = request.acceptance != "auto"
-    _refuse_early(request)
     drafts, left_out = candidate_drafts(
         ask.model, own_pool=request.stack.startswith("magicdec"), stated=stated
     )
@@ -174,14 +173,6 @@ def _with_a_head(
     heads = (draft for draft in drafts if draft.shape and draft.projections)
     able = (d for d in heads if standing(d, ask.model, request.stack, stated=stated).launchable)
     return replace(ask, draft=next(able, ask.draft))
-
-
-def _refuse_early(request: Request) -> None:
-    """Raises UsageError for what no draft could take, before drafts are left out one by one."""
-    if request.acceptance != "auto":
-        from magicplan.acceptance_specs.files import parse_acceptance
-
-        parse_acceptance(request.acceptance)
 
 
 def _held(request: Request, ask: Resolved, placement: Placement, draft: Draft) -> Footprint:

@@ -151,12 +151,12 @@ NAME_WIDTH = 24
 
 
 def _wide(block: Grid) -> list[int]:
-    """Characters that each column takes, with the space beside it."""
+    """Characters that each column takes in the rows shown, with the space beside it."""
+    rows = (block.columns, *block.rows[: block.first or None])
     return [
-        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows[: block.first or None]))
-            for line in text.split("\n")) + 3
+        max(len(line) for row in rows for line in row[i].split("\n")) + 3
         for i in range(len(block.columns))
-    ]  # fmt: skip
+    ]
 
 
 def _side_by_side(block: Grid, width: int) -> list[list[int]]:
