@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +47,21 @@ def put_figure(document: dict[str, Any], figure: Path, *, name: str = "answer") 
     say(f"figures drawn into {figure}")
 
 
+def _signed(page: Page) -> Page:
+    """A page of a file with the question that it answers, to copy, and when and by what."""
+    from datetime import UTC, datetime
+
+    from magicplan import __version__
+    from magicplan.report.document.page import Bullets, Code, Section
+
+    asked = Code(title="Asked", text=shlex.join(["magicplan", *sys.argv[1:]]))
+    day = datetime.now(UTC).date().isoformat()
+    lines = Bullets(lines=(f"magicplan {__version__}, {day}",))
+    return replace(
+        page, sections=(*page.sections, Section(title="This report", blocks=(asked, lines)))
+    )
+
+
 def hand_out(
     pages: tuple[Page, ...], html: Path | None, markdown: Path | None, *, full: bool = True
 ) -> None:
@@ -52,6 +70,8 @@ def hand_out(
     from magicplan.report.document import terminal
     from magicplan.report.document.files import write
 
+    if html or markdown:
+        pages = (*pages[:-1], _signed(pages[-1]))
     if html:
         from magicplan.report.document.html import render
 

@@ -128,7 +128,10 @@ def better_elsewhere(other: Planned | None, best: Planned | Drafted | None, stac
     if other is None or other.speedup <= here:
         return ""
     gain = f"{other.speedup:.2f}x ({other.speedup_low:.2f} to {other.speedup_high:.2f})"
-    return f"{_named(other)}, would give {gain}: {stack} cannot run it, {other.runners}."
+    return (
+        f"Better with another stack: {_named(other)}, would give {gain}; {stack} cannot run it, "
+        f"{other.runners}."
+    )
 
 
 def grid_verdict(

@@ -81,8 +81,12 @@ def _first_facts(plan: Record) -> tuple[Fact, ...]:
 
 def _basis(plan: Record) -> str:
     """The calibration, and what was assumed of the traffic."""
-    best = plan.record("best")
-    return f"calibration {best.text('calibration', '')}" if best.text("calibration", "") else ""
+    calibration = plan.record("best").text("calibration", "")
+    found = [f"calibration {calibration}"] if calibration else []
+    source = plan.record("traffic").text("source", "")
+    found += [source] if "assumed" in source else []
+    found += ["no limit of latency (--slo)"] if not plan.record("slo").data else []
+    return ", ".join(found)
 
 
 def _subject(plan: Record) -> str:
