@@ -69,6 +69,7 @@ def hand_out(
     where none was, not `full` only what fits a screen."""
     from magicplan.report.document import terminal
     from magicplan.report.document.files import write
+    from magicplan.report.document.first_screen import plain
 
     if html or markdown:
         pages = (*pages[:-1], _signed(pages[-1]))
@@ -84,6 +85,6 @@ def hand_out(
         say(f"report written to {markdown}")
     for page in pages:
         if html or markdown:
-            terminal.stdout().print(terminal.plain(page.verdict))
+            terminal.stdout().print(plain(page.verdict))
         else:
             terminal.render(page, terminal.stdout(), full=full)

@@ -44,8 +44,8 @@ def test_what_another_stack_brings_is_said_where_it_is_more() -> None:
     tree = APlan("eagle3", 4, 2.0, 1.5, 3.0, head="me/head", size=24)
     said = better_elsewhere(tree, APlan("eagle3", 3, 1.5, 1.2, 2.0), "vllm")
     assert said == (
-        "Better with another stack: eagle3 (me/head), a tree of 24 nodes, would give 2.00x (1.50 to "
-        "3.00); vllm cannot run it, sglang can."
+        "Better with another stack: eagle3 (me/head), a tree of 24 nodes, would give 2.00x (1.50 "
+        "to 3.00); vllm cannot run it, sglang can."
     )
     assert better_elsewhere(tree, APlan("ngram", 3, 2.5, 1.2, 3.0), "vllm") == ""
     assert better_elsewhere(APlan("self", 3, 0.9, 0.8, 1.0), None, "vllm") == ""
