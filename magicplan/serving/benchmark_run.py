@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from magicplan.engine_specs.capabilities import tree_kind
 from magicplan.errors import DoesNotFit, UsageError
+from magicplan.prediction.placement import asked_degree
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.timing import Machine
@@ -173,9 +174,10 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
         memory_fraction=run.ask.memory_fraction,
         kv_passes=passes_of(run.ask.verify_kv_passes),
     )
+    _check_experts(run.ask)
     layout = replace(
         resolved.layout,
-        tp=np.asarray([_degree(run.ask.tp)]),
+        tp=np.asarray([1.0 if run.ask.tp == "auto" else float(asked_degree(resolved))]),
         pp=np.asarray([float(run.ask.pp or 1)]),
     )
     longest = resolved.max_gamma if resolved.draft else 0
@@ -198,5 +200,11 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
     return Server(resolved=resolved, replica=r, setup=setup, gamma=gamma, depth=depth)
 
 
-def _degree(tp: Any) -> float:
-    return 1.0 if tp == "auto" else float(tp)
+def _check_experts(ask: Request) -> None:
+    """Raises UsageError for experts split over more ranks than there are, or unevenly."""
+    ranks = (1 if ask.tp == "auto" else int(ask.tp)) * ask.attention_dp
+    if ranks % ask.ep:
+        raise UsageError(
+            f"--ep {ask.ep} does not divide the {ranks} GPUs of --tp {ask.tp} times "
+            f"--attention-dp {ask.attention_dp}"
+        )
