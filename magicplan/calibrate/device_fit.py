@@ -29,7 +29,8 @@ from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
-from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.draft_cost import draft_step
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine, all_reduce_time, step_cost
 from magicplan.roofline.traffic import Pass, forward
 

@@ -77,6 +77,19 @@ def sweep(
         put(report.as_dict(results), json=json, figure=figure)
 
 
+@workload(batch="1..256*4", ctx="4k..64k*4", draft="auto")
+def schedule(options: Options, json: Json = False) -> None:
+    """Draft lengths by batch and context as settings of the --stack, for a draft that exists.
+
+    Example: magicplan schedule --gpu h100 --model qwen3-8b --stack vllm
+    """
+    from magicplan.engines.existing import schedule_settings
+    from magicplan.report.settings import as_dict
+
+    request = request_of(options, grid=True)
+    put(as_dict(schedule_settings(request, request.stack)), json=json)
+
+
 def _choice(options: Options, settings: str | None, json: bool, figure: Path | None) -> None:
     """The best draft of every cell, or the settings of an engine that come nearest to it."""
     request = request_of(options, grid=True)

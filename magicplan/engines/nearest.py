@@ -16,7 +16,7 @@ from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
 from magicplan.errors import FieldError, UsageError
-from magicplan.prediction.candidates import small_models
+from magicplan.prediction.candidates import comparable, small_models
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
@@ -105,7 +105,8 @@ def other_requests(resolved: Resolved, engine: EngineVersion) -> list[Request]:
     request, draft = resolved.request, resolved.draft
     if draft is not None and draft.method == "model" and "model" in engine.methods:
         return [replace(request, draft_kv=None, draft_dtype=None)]
-    names = [name for name in engine.methods if name != "model"]
+    target = resolved.model.name
+    names = [n for n in engine.methods if n != "model" and comparable(n, target)]
     if "model" in engine.methods:
         names += [shape.name for shape in small_models(resolved.model)[0]]
     plain = replace(request, draft_kv=None, draft_dtype=None, acceptance="auto")

@@ -130,7 +130,7 @@ def _wide_cost(plan: TreePlan, point: TreePoint) -> float:
     theirs = float(passes[1] + (point.depth - 2) * passes[beam])
     ours = float(passes[list(point.tree.level_widths[:-1])].sum())
     at = int((times.sizes >= point.size).argmax())
-    rest = float(times.verify_seconds[0, 0, at]) + times.round_seconds
+    rest = float(times.verify_seconds[0, 0, at]) + float(np.max(times.round_seconds))
     return max(0.0, float(1 - (ours + rest) / (theirs + rest)))
 
 

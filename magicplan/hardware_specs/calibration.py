@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from magicplan.errors import SpecError
 
 ROOF_SHARPNESS = 2.0
@@ -146,10 +148,22 @@ class HostFit:
     """Added to any pass for each token it feeds: logits and sampling."""
     draft_step_seconds: float = 0.0
     """The same for one draft step."""
+    draft_query_seconds: float = 0.0
+    """Added to a draft step for every number of its queries on a GPU (sequences, layers, heads,
+    dimensions), where a stack drafts with a kernel made for prefill, which fills whole tiles."""
+    own_vocabulary_seconds: float = 0.0
+    """Added to a draft step of a head with a vocabulary of its own: its tokens are mapped to the
+    target's."""
     draft_step_spread: float = 0.0
-    """Share of `draft_step_seconds` by which that of one published sweep differs at most."""
+    """Share of both by which those of one published sweep differ at most."""
     round_seconds: float = 0.0
     """Accept, reject and bookkeeping of one speculation round."""
+    round_batch_seconds: float = 0.0
+    """The same of a batch, times the square root of its sequences beyond the first: sampling,
+    rejection, metadata, KV bookkeeping, and the draft's own pass over the tokens accepted. Both
+    published sweeps over batches of 2 to 64 grow so, and not in proportion."""
+    round_batch_spread: float = 0.0
+    """Share of `round_batch_seconds` by which published sweeps and versions differ, 80 %."""
     request_seconds: float = 0.0
     """Of a request beside its steps, before its first token is out: its way in and that token's way
     out, tokenising, scheduling."""
@@ -158,9 +172,21 @@ class HostFit:
         """Host time of one target pass that feeds `tokens` of `sequences`."""
         return self.step_seconds + self.sequence_seconds * sequences + self.token_seconds * tokens
 
-    def draft_seconds(self, tokens: Any) -> Any:
+    def draft_seconds(self, tokens: Any, *, own_vocabulary: bool = False) -> Any:
         """Host time of one draft step that feeds `tokens`."""
-        return self.draft_step_seconds + self.token_seconds * tokens
+        return self.draft_launch_seconds(own_vocabulary) + self.token_seconds * tokens
+
+    def draft_launch_seconds(self, own_vocabulary: bool) -> float:
+        """Host time of one draft step, however many tokens it feeds."""
+        return self.draft_step_seconds + own_vocabulary * self.own_vocabulary_seconds
+
+    def between_passes_seconds(self, sequences: Any) -> Any:
+        """Host time of a round of `sequences` beside its draft and target passes."""
+        return self.round_seconds + self.batch_seconds(sequences)
+
+    def batch_seconds(self, sequences: Any) -> Any:
+        """The part of it that grows with the batch."""
+        return self.round_batch_seconds * np.sqrt(np.maximum(sequences, 1.0) - 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -189,8 +215,6 @@ class Calibration:
     """By KV dtype; without one, prompts take the form of decode attention."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
-    draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
-    """The same for draft steps, where a stack runs them with another kernel."""
     layers: Mapping[str, LinearFit] = field(default_factory=dict)
     """By kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its ops take
     these constants in place of those of attention."""
@@ -208,10 +232,7 @@ class Calibration:
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for part in (
-            self.linear, self.layers, self.experts, self.prefill, self.attention,
-            self.draft_attention,
-        ):  # fmt: skip
+        for part in (self.linear, self.layers, self.experts, self.prefill, self.attention):
             for fit in part.values():
                 _check(self.name, fit)
         for residual in (

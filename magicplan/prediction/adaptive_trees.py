@@ -16,7 +16,7 @@ from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import catch_up_seconds
+from magicplan.roofline.draft_cost import catch_up_seconds
 from magicplan.roofline.speculation import rounds, verify_seconds
 from magicplan.roofline.tree_grid import Limits, tree_cells
 from magicplan.roofline.tree_speculation import draft_pass_seconds
@@ -201,7 +201,8 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
     cells = tree_cells(scene, draft, ask.acceptance, limits)
     ranks, best = cells.columns[0].ranks, float(cells.best.speedup[0, 0])
     plain = float(verify_seconds(scene, np.ones(1))[0, 0, 0])
-    overhead = scene.machine.calibration.host.round_seconds
+    host = scene.machine.calibration.host
+    overhead = float(np.max(host.between_passes_seconds(scene.batch)))
     asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
     catch_up = float(np.max(catch_up_seconds(*asked)))
     worths = []

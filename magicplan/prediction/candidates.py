@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from magicplan import model_specs
+from magicplan.acceptance_specs.choose import measured_on
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import (
@@ -48,11 +49,21 @@ def candidate_drafts(
         for view in (FULL, streaming(512))
     ]
     for name, way in DRAFTS.items():
+        if not comparable(name, target.name):
+            reason = f"no rates of {name} on {target.name} were published; name it to compare it"
+            left_out.append(LeftOut(method=name, reason=reason))
+            continue
         try:
             drafts += [way.make(variant) for variant in way.variants(ask)]
         except UsageError as problem:
             left_out.append(LeftOut(method=name, reason=str(problem)))
     return drafts, left_out
+
+
+def comparable(name: str, target: str) -> bool:
+    """Whether a way to draft is worth comparing on a target without being named: rates enough were
+    published, or the target's own."""
+    return name not in DRAFTS or not DRAFTS[name].thin or measured_on(name, target)
 
 
 def family_drafts(model: str) -> list[dict[str, str | None]]:

@@ -38,8 +38,7 @@ class Contender:
         """[batch, ctx] of the better of chain and tree, and the chain's draft length, 0 for a
         tree; -inf where the draft does not fit."""
         chains = np.broadcast_to(self.table.speedup, (*shape, self.table.gammas.size))
-        gamma = 1 + chains[..., 1:].argmax(axis=-1)
-        best = chains[..., 1:].max(axis=-1)
+        gamma, best = 1 + chains[..., 1:].argmax(axis=-1), chains[..., 1:].max(axis=-1)
         if self.trees is not None:
             tree = self.trees.best.speedup
             wins = (tree > best * WORTH_A_TREE) & (self.trees.best.size > 1)
@@ -149,7 +148,7 @@ def _contender(
     room = most_nodes(ask, placement, draft.residents)
     return Contender(
         draft=draft,
-        table=rounds(scene, draft, acceptance, max(request.max_gamma, 1)),
+        table=rounds(scene, draft, acceptance, acceptance.longest(max(request.max_gamma, 1))),
         trees=tree_cells(scene, draft, acceptance, limits, room) if draft.grows_trees else None,
         fits=fits,
     )

@@ -170,7 +170,7 @@ def _plans(
         "max_batch": int(np.min(most)),
         "acceptance": acceptance.origin,
     }
-    chain = _chain(max(request.max_gamma, 1), scene, draft, acceptance, shared)
+    chain = _chain(acceptance.longest(max(request.max_gamma, 1)), scene, draft, acceptance, shared)
     if not draft.grows_trees:
         return [chain]
     room = most_nodes(ask, placement, draft.residents)

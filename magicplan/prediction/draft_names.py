@@ -12,13 +12,23 @@ from magicplan.errors import FieldError, UnknownName
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_WEIGHT, Array
-from magicplan.roofline.drafts import BUDGETS, DRAFTS, VIEWS, Draft, DraftRequest, model_draft
+from magicplan.roofline.drafts import (
+    BUDGETS,
+    DRAFTS,
+    ENGINE_NAMES,
+    VIEWS,
+    Draft,
+    DraftRequest,
+    model_draft,
+)
 from magicplan.roofline.traffic import FULL, KvView
 
 if TYPE_CHECKING:
     from magicplan.prediction.request import Request
 
 MAX_VIEW_TOKENS = 2**30
+WITHOUT_MODEL = ("ngram", "ngram-mod", "suffix")
+WITHOUT_CACHE = (*WITHOUT_MODEL, "medusa")
 LEAST_TOKENS = {
     "snapkv": (32, "the window of last queries that picks and is kept"),
     "topk": (16, "a page"),
@@ -56,7 +66,7 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     """The draft that was named, over the view and in the format asked for. Raises UsageError."""
     if ask.draft == "none":
         return None
-    name, _, rest = ask.draft.partition(":")
+    name, rest = split_name(ask.draft)
     small, _, inner = rest.partition(":")
     if not name.strip():
         raise FieldError(
@@ -75,6 +85,13 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     return DRAFTS[name].make(question) if name in DRAFTS else model_draft(question)
 
 
+def split_name(text: str) -> tuple[str, str]:
+    """Our name of a draft, whatever an engine or a source calls it, and what follows its colon."""
+    name, _, rest = text.partition(":")
+    plain = name.strip().lower()
+    return ENGINE_NAMES.get(plain, plain if plain in DRAFTS else name), rest
+
+
 def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
     """A KV view or a weight format that the draft cannot have."""
     sinks = 16 if ask.stack.split("@")[0] == "magicdec" else 4
@@ -82,10 +99,10 @@ def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
         raise FieldError(
             "draft_kv", f"{ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
         )
-    if view and name in ("ngram", "medusa"):
+    if view and name in WITHOUT_CACHE:
         raise FieldError("draft_kv", f"{ask.draft_kv}: drafting by {name} reads no KV cache")
-    if ask.draft_dtype is not None and name == "ngram":
-        raise FieldError("draft_dtype", f"{ask.draft_dtype}: drafting by ngram has no weights")
+    if ask.draft_dtype is not None and name in WITHOUT_MODEL:
+        raise FieldError("draft_dtype", f"{ask.draft_dtype}: drafting by {name} has no weights")
     if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
         raise FieldError(
             "draft_dtype", f"{ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
@@ -106,7 +123,7 @@ def _small(ask: Request, name: str, small: str) -> ModelShape | None:
             hint = f"a draft is none, {', '.join(DRAFTS)}, a model or a path to its config.json"
             known = ("none", *DRAFTS, *model_specs.names())
             raise UnknownName("draft", ask.draft, known, hint) from None
-    if small and not DRAFTS[name].small:
+    if small and not (DRAFTS[name].small or DRAFTS[name].takes_small):
         raise FieldError("draft", f"{ask.draft}: {name} takes no smaller model")
     small = small or DRAFTS[name].small
     return model_specs.load(small) if small else None

@@ -77,7 +77,8 @@ def resolve(ask: Request) -> Resolved:
         raise FieldError("batching", "static needs $output: a batch lasts as long as its outputs")
     layout, dtype_note = _formats(ask, machine, model)
     draft = draft_of(ask, model)
-    max_gamma = _max_gamma(ask)
+    acceptance = acceptance_of(ask, model, draft, ctx)
+    max_gamma = _max_gamma(ask, acceptance)
     notes = [alias_note, named.note, basis, dtype_note, *_model_notes(model, ctx, output)]
     notes += _layer_notes(machine, model, ask.stack)
     notes += draft_notes(ask, model, draft, ctx, output)
@@ -91,7 +92,7 @@ def resolve(ask: Request) -> Resolved:
         final_ctx=ctx[None, :] + output,
         layout=layout,
         draft=draft,
-        acceptance=acceptance_of(ask, model, draft, ctx),
+        acceptance=acceptance,
         max_gamma=max_gamma,
         scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
         notes=tuple(note for note in notes if note),
@@ -118,10 +119,12 @@ def counts(field: str, value: Counts, high: float) -> Array:
     return array
 
 
-def _max_gamma(ask: Request) -> int:
+def _max_gamma(ask: Request, acceptance: Acceptance) -> int:
+    """The longest draft length asked about: none beyond those measured is chosen, but one that is
+    named is answered."""
     longest = whole("max_gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
     if ask.gamma == "auto":
-        return longest
+        return acceptance.longest(longest)
     return max(longest, whole("gamma", ask.gamma, low=0, high=MAX_GAMMA))
 
 

@@ -204,8 +204,6 @@ def _speculation(name: str, source: str, row: Row) -> Case:
     gamma = re.search(r"chain (?:k=)?(\d+)", row["gamma_tree"].lower())
     if gamma is None:
         raise _Unusable(f"draft {row['gamma_tree'] or 'length not stated'} is not a chain")
-    if "accept length" in row.get("notes", "") and "inferred" in row.get("notes", ""):
-        raise _Unusable("its accept length was inferred from other sources, not measured")
     method = row["method"].lower()
     draft = next((d for start, d in METHODS.items() if re.match(start, method)), None)
     if draft is None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,14 +41,6 @@ class Machine:
     def bytes_per_s(self) -> float:
         """Datasheet memory bandwidth."""
         return self.accelerator.memory_bytes_per_s
-
-    @property
-    def drafting(self) -> Machine:
-        """The same machine as it runs draft steps."""
-        own = self.calibration.draft_attention
-        if not own:
-            return self
-        return replace(self, calibration=replace(self.calibration, attention=own))
 
     def flops_per_s(self, dtype: str) -> float:
         """Datasheet dense peak; a format the part does not multiply runs at its 16-bit rate."""

@@ -21,6 +21,7 @@ from magicplan.serving.step_time import (
     PrefillCost,
     RowTable,
     catching_up_seconds,
+    chain_passes,
     decode_seconds,
     draft_prefill,
     drafting_passes,
@@ -244,12 +245,15 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     chain = spec.gamma is not None and spec.depth is None
     branching = bool(spec.trees) and r.longest > 1 and not chain
     widths = WIDTHS if branching else WIDTHS[:1]
-    passes = drafting_passes(spec.draft, r.layout, r.machine, r.batch, seen, widths)
-    first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
-    once = first + r.machine.calibration.host.round_seconds
-    drafting = gammas * passes[..., :1] + (gammas > 0) * once[..., None]
+    where = spec.draft, r.layout, r.machine, r.batch, seen
+    passes = drafting_passes(*where, widths)
+    first = catching_up_seconds(*where)
+    once = first + r.machine.calibration.host.between_passes_seconds(r.batch)
+    drafting = chain_passes(*where, gammas) + (gammas > 0) * once[..., None]
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
+    if spec.gamma is None:  # no length is chosen beyond those measured
+        survival[spec.acceptance.longest(r.longest) :] = 0.0
     chains = Shapes(
         gamma=gammas,
         depth=gammas,

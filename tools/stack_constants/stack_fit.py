@@ -228,6 +228,12 @@ def constants(host: HostFit) -> dict[str, float]:
     return {name: round(float(f"{value:.4g}"), 12) for name, value in asdict(host).items()}
 
 
+def rounded(residual: Residual) -> dict[str, object]:
+    """A residual as a TOML table."""
+    data = asdict(residual)
+    return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
+
+
 def prefill_of(case: Case, scene: Scene) -> float:
     """What prefilling neighbours' prompts adds to a decode step of a serving run.
 
