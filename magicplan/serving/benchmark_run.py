@@ -14,10 +14,17 @@ from magicplan.prediction.placement import asked_degree
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.timing import Machine
-from magicplan.serving.fleet import Routing
 from magicplan.serving.lengths import Lengths
 from magicplan.serving.load import Load
-from magicplan.serving.load_test import Setup, drawn, saturation, setup_of, simulate, stable
+from magicplan.serving.load_test import (
+    Routing,
+    Setup,
+    drawn,
+    saturation,
+    setup_of,
+    simulate,
+    stable,
+)
 from magicplan.serving.outcome import METRICS, STATISTICS, Outcome
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import (
