@@ -23,8 +23,7 @@ from magicplan.planning.choose import chosen
 from magicplan.planning.question import question_of
 from magicplan.planning.request import request_from
 from magicplan.planning.search import fleet
-from magicplan.serving.fleet import TURNAROUND_SECONDS
-from magicplan.serving.load_test import asked, drawn
+from magicplan.serving.load_test import TURNAROUND_SECONDS, asked, drawn
 from magicplan.serving.outcome import statistic_of
 from magicplan.serving.requests import Request
 from tests.serving.plain_server import Guest, PlainServer, walk

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from accuracy_checks import element_wise, query_rows
 from accuracy_goals import goals
-from accuracy_kernels import crossings, halves, strangers, versions
+from accuracy_kernels import crossings, halves, siblings, strangers, versions
 from accuracy_layout import ERRORS, table
 from accuracy_published import (
     first_tokens,
@@ -25,11 +25,12 @@ from accuracy_speculation import TITLE as SPECULATION
 from accuracy_speculation import section as speculation
 
 from magicplan.calibrate import kernel_tables
+from magicplan.calibrate.expert_tables import with_experts_and_prompts
 from magicplan.calibrate.groups import fit_groups
 from magicplan.hardware_specs.transfer import STRANGER_SPREAD, TRANSFER_SPREAD
 from magicplan.replay import published
-from magicplan.replay.outcomes import replay
-from magicplan.replay.serving_rows import served
+from magicplan.replay.outcomes import Outcome, replay
+from tools.stack_constants.request_fit import Told
 
 PAGE = Path(__file__).parent.parent / "docs" / "accuracy.md"
 NAMES = ("plain_decode", "speculation", "serving", "magicdec")
@@ -39,11 +40,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     kernels, results = Path(sys.argv[1]), Path(sys.argv[2])
-    tables = kernel_tables.read(kernels)
+    tables = with_experts_and_prompts(kernel_tables.read(kernels), kernels)
     groups = fit_groups(tables)
     older = crossings(tables, groups, versions(groups))
+    beside = crossings(tables, groups, siblings(groups))
     foreign = crossings(tables, groups, strangers(groups))
     cases = published.read([results / f"{name}.csv" for name in NAMES]).cases
+    cases += published.read([results / "bench_runs.csv"]).cases
     outcomes, _ = replay(cases)
     magic, magicdec = magicdec_held_out(cases)
     held_out = unseen(outcomes, cases)
@@ -54,6 +57,8 @@ def main() -> None:
         "A version by the calibration of the version before": table(
             f"GPU, stack, versions | {ERRORS}", [c.line for c in older]
         ),
+        "H200 by the calibrations of H100": SIBLINGS
+        + table(f"GPU, stack, version | {ERRORS}", [c.line for c in beside]),
         "A GPU by the calibration of another family": STRANGERS
         + table(f"GPU and stack | {ERRORS}", [c.line for c in foreign]),
         "Published results of GPUs without a calibration of their own": TRANSFERS
@@ -77,7 +82,7 @@ def main() -> None:
         ),
         "Time to first token of serving runs": FIRST_TOKENS
         + table("stack | n | host, rounds | steps alone | shipped | held out",
-                first_tokens(served(results / "serving.csv")[0])),
+                first_tokens(load_tests(outcomes))),
         "Published results, shipped calibrations": SHIPPED + published_tables(outcomes),
         SPECULATION: speculation(results),
     }  # fmt: skip
@@ -85,6 +90,16 @@ def main() -> None:
     PAGE.write_text(INTRO + "".join(pages), encoding="utf-8")
     print(summary)
     print(f"written: {PAGE.name}, {len(outcomes)} published values")
+
+
+def load_tests(outcomes: list[Outcome]) -> list[Told]:
+    """Load tests of the serving tables as they were replayed."""
+    found: dict[str, Told] = {}
+    for o in outcomes:
+        if o.case.run and "serving" in o.case.source:
+            told = found.setdefault(o.case.id, Told(o.case, {}, {}))
+            told.measured[o.kind], told.predicted[o.kind] = o.measured, o.predicted
+    return list(found.values())
 
 
 INTRO = """\
@@ -95,9 +110,14 @@ Written by `python scripts/accuracy.py KERNELS PUBLISHED`; errors are predicted 
 without the newest version of each GPU and stack), published results from the sources that their
 rows name. Mismatches are explained, or left open, in [residuals.md](residuals.md).
 """
+SIBLINGS = """\
+What a part of a known family gets: launch times and efficiencies are kept, rates are the
+datasheet's.
+
+"""
 STRANGERS = """\
 What an accelerator of an unknown family gets. Launch times are kept, rates are the
-datasheet's. Between parts of one family no public pair of kernel tables was at hand.
+datasheet's.
 
 """
 WITHIN, BETWEEN = (round(100 * spread - 100) for spread in (TRANSFER_SPREAD, STRANGER_SPREAD))
@@ -122,9 +142,10 @@ Microseconds by tokens of a pass: Vidur's profiles (microsoft/vidur, MIT, commit
 """
 HELD_OUT = """\
 Constants of a stack fitted without what is named; the 80 % interval, and the share of rows inside
-one that was chosen and set by the other folds (`fitted`: inside the one that ships). The chains of
-SGLang are of one model and GPU but for one row. SGLang's dense rows and vLLM's and SGLang's
-mixtures of experts are of one model each (V3 and R1 count as one): none can be held out.
+one that was chosen and set by the other folds (`shipped`: inside the one that ships). The chains of
+SGLang are of one model and GPU but for one row; its dense rows are of one model, so that none can
+be held out. Experts fit no constant: their kernels are those of tables, their host is that of dense
+models.
 
 """
 MAGICDEC = """\
@@ -139,7 +160,8 @@ with it, of which published runs do not say how many: plans leave those out.
 """
 SHIPPED = """\
 Constants were fitted on parts of these rows: this shows where the model bends, not how
-it predicts. Steps of experts fitted three constants a stack.
+it predicts. Of load tests, times per token (tpot) and to the first one (ttft) come from the path
+that plans use; no constant was fitted on times per token of experts, nor on `bench_runs`.
 """
 
 if __name__ == "__main__":

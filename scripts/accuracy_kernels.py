@@ -13,7 +13,8 @@ from kernel_steps import BUDGET, Bench, predicted_seconds
 from packaging.version import Version
 
 from magicplan import model_specs
-from magicplan.calibrate.groups import Group, document, rereads
+from magicplan.calibrate.expert_fit import experts_seconds_of, prefill_seconds_of
+from magicplan.calibrate.groups import DTYPES, EXPERTS, Group, document, of_format, rereads
 from magicplan.calibrate.kernel_fit import (
     Errors,
     attention_seconds_of,
@@ -29,8 +30,8 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.timing import Machine
 
 MODELS = ("llama-2-7b", "llama-3.1-8b", "mistral-7b-v0.3", "qwen3-32b", "llama-3.1-70b")
-GPU_OF = {"a100-sxm-80gb": "a100_sxm", "h100-sxm": "h100_sxm", "b200-sxm": "b200_sxm",
-          "l40s": "l40s"}  # fmt: skip
+GPU_OF = {"a100-sxm-80gb": "a100_sxm", "h100-sxm": "h100_sxm", "h200-sxm": "h200_sxm",
+          "b200-sxm": "b200_sxm", "l40s": "l40s"}  # fmt: skip
 BATCHES, LENGTHS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (4096, 8192, 16384, 32768, 65536, 131072)
 
 
@@ -79,9 +80,25 @@ def against(tables: KernelTables, gpu: str, calibration: Calibration) -> dict[st
     attention = cold(tables.attention, gpu)
     if len(attention["seconds"]) >= 20:
         found["attention"] = _of_rows(attention_seconds_of(attention, machine, "bf16"), attention)
+    found |= _experts_and_prompts(tables, machine)
     if tables.attention and len(tables.attention["seconds"]):
         bench = Bench(tables=tables, l2_bytes=accelerator_of(gpu).l2_bytes or 0.0)
         found |= passes(bench, machine)
+    return found
+
+
+def _experts_and_prompts(tables: KernelTables, machine: Machine) -> dict[str, Errors]:
+    """The same of grouped products and of prompts' attention, by format."""
+    found = {}
+    for name in EXPERTS:
+        rows = of_format(tables.experts, name)
+        if rows:
+            found[f"experts, {name}"] = _of_rows(experts_seconds_of(rows, machine, name), rows)
+    for dtype in DTYPES:
+        kept = tables.prompts and tables.prompts["kv_dtype"] == dtype
+        if np.any(kept):
+            rows = where(tables.prompts, kept)
+            found[f"prompts, {dtype}"] = _of_rows(prefill_seconds_of(rows, machine, dtype), rows)
     return found
 
 
@@ -154,6 +171,15 @@ def versions(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:
                 unseen,
                 f"{unseen.accelerator.name} {unseen.stack} {known.version} -> {unseen.version}",
             )
+
+
+def siblings(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:
+    """H200 by H100's calibration of the same stack and version: one family, other memory."""
+    by_name = {(g.accelerator.name, g.stack, g.version): g for g in groups}
+    for (gpu, stack, version), unseen in by_name.items():
+        known = by_name.get(("h100-sxm", stack, version))
+        if gpu == "h200-sxm" and known:
+            yield known, unseen, f"{gpu} {stack} {version} by h100-sxm"
 
 
 def strangers(groups: list[Group]) -> Iterator[tuple[Group, Group, str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -18,11 +17,9 @@ from magicplan.replay.account import summaries, worst
 from magicplan.replay.harnesses import streamed_rounds
 from magicplan.replay.outcomes import Outcome, Summary, replay_with
 from magicplan.replay.published import Case
-from magicplan.replay.serving_rows import Served
 from magicplan.roofline.deployment import Array
-from tools.stack_constants.experts_fit import fit_experts
 from tools.stack_constants.magicdec_fit import fit_each, magicdec_coverage
-from tools.stack_constants.request_fit import fit_request
+from tools.stack_constants.request_fit import Told, fit_request
 from tools.stack_constants.round_fit import fit_rounds
 from tools.stack_constants.stack_fit import StackFit, fit_host, runs_of
 
@@ -96,35 +93,26 @@ class Unseen:
 
 
 def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
-    """Steps of whole engines, a model on a GPU, a GPU, or a model of experts held out.
+    """Steps of whole engines, a model on a GPU or a GPU held out, times per token of experts,
+    which fit no constant, and speedups of chains.
 
-    Of SGLang's dense models and of vLLM's and SGLang's mixtures of experts one was published each:
-    nothing can be held out.
+    Of SGLang's dense models one was published: none can be held out.
     """
     found = []
     for stack in ("vllm", "sglang", "trtllm"):
-        host, grouped = fit_host(stack, cases), fit_experts(stack, cases, believed)
+        host = fit_host(stack, cases)
         dense, experts, chains = (
             [o for o in outcomes if o.kind == kind and runs_of(stack, o.case, dense=plain)]
-            for kind, plain in (("step", True), ("step", False), ("speedup", True))
+            for kind, plain in (("tpot", True), ("tpot", False), ("speedup", True))
         )
         parts = [
             ("dense", "the model on the GPU", host.held_out, _ends(host), dense),
             ("dense", "the GPU", host.gpu_held_out, "-", dense),
-            ("experts", "the model", grouped.held_out, _inside(experts), experts),
         ]
-        if len(grouped.held_out) and not grouped.believed.all():
-            trusted = [o for o in experts if believed(o.case)]
-            rest = grouped.held_out[grouped.believed]
-            parts.append(
-                (
-                    "steps of experts, two versions left out,",
-                    "the model",
-                    rest,
-                    _inside(trusted),
-                    trusted,
-                )
-            )
+        told = [o for o in experts if believed(o.case)]
+        for words, rows in (("experts", experts), ("experts, two versions left out,", told)):
+            if rows and (rows is experts or len(told) < len(experts)):
+                parts.append((words, "any of them", _ratios(rows), _inside(rows), rows))
         if chains:
             rounds = fit_rounds(stack, cases, host.host)
             parts.append(("chains", "the sweep", rounds.held_out, _inside(chains), chains))
@@ -138,34 +126,39 @@ def unseen(outcomes: list[Outcome], cases: list[Case]) -> list[Unseen]:
     return found
 
 
+def _ratios(rows: list[Outcome]) -> Array:
+    return np.asarray([o.measured / o.predicted for o in rows])
+
+
 def _ends(fit: StackFit) -> str:
     return f"{fit.residual.low:.2f} to {fit.residual.high:.2f}, {100 * fit.coverage:.0f}"
 
 
 def _inside(rows: list[Outcome]) -> str:
     """How many lie inside the interval that ships, to whose constants they belong."""
-    return f"{Summary.of(rows).coverage:.0f}, fitted" if rows else "-"
+    return f"{Summary.of(rows).coverage:.0f} shipped" if rows else "-"
 
 
 def _naive_median(rows: list[Outcome]) -> float:
     return 100 * float(np.median([abs(o.naive / o.measured - 1) for o in rows]))
 
 
-def first_tokens(rows: list[Served]) -> list[str]:
+def first_tokens(rows: list[Told]) -> list[str]:
     """Errors of the mean time to first token: of steps alone, shipped, by constants of others."""
     lines = []
-    for stack, of_stack in itertools.groupby(
-        sorted(rows, key=lambda r: r.row["backend"]), lambda r: r.row["backend"]
-    ):
-        kept = [r for r in of_stack if np.isfinite(r.ttft)]
+    for stack in sorted({r.case.engine for r in rows}):
+        kept = [r for r in rows if r.case.engine == stack and "ttft" in r.measured]
         host, rounds = stack_constants(stack)["host"]["request_seconds"], streamed_rounds(stack)
         bare = [
-            replace(r, ttft_predicted=r.ttft_predicted - host - rounds * r.tpot_predicted)
+            replace(
+                r, predicted=r.predicted
+                | {"ttft": r.predicted["ttft"] - host - rounds * r.predicted["tpot"]},
+            )
             for r in kept
-        ]
+        ]  # fmt: skip
         ratios = (
-            np.asarray([r.ttft_predicted / r.ttft for r in bare]),
-            np.asarray([r.ttft_predicted / r.ttft for r in kept]),
+            np.asarray([r.predicted["ttft"] / r.measured["ttft"] for r in bare]),
+            np.asarray([r.predicted["ttft"] / r.measured["ttft"] for r in kept]),
             fit_request(stack, bare).held_out,
         )
         errors = " | ".join(f"{100 * np.median(np.abs(ratio - 1)):.1f}" for ratio in ratios)

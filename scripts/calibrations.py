@@ -10,7 +10,7 @@ magicdec CSV files. Rewrites magicplan/hardware_specs/stacks.toml and calibratio
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,8 @@ import numpy as np
 import tomli_w
 
 from magicplan.calibrate import kernel_tables
-from magicplan.calibrate.groups import document, fit_groups, write
+from magicplan.calibrate.expert_tables import with_experts_and_prompts
+from magicplan.calibrate.groups import Group, document, fit_groups, write
 from magicplan.hardware_specs import load
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS
@@ -28,9 +29,7 @@ from magicplan.hardware_specs.transfer import AMD, calibration_for, forget
 from magicplan.replay import published
 from magicplan.replay.harnesses import HARNESSES, harnesses
 from magicplan.replay.published import Case
-from magicplan.replay.serving_rows import served
 from tools.stack_constants.evidence import borrowed
-from tools.stack_constants.experts_fit import fit_experts
 from tools.stack_constants.magicdec_fit import (
     fit_each,
     magicdec_calibration,
@@ -38,7 +37,14 @@ from tools.stack_constants.magicdec_fit import (
     magicdec_residuals,
 )
 from tools.stack_constants.relative_fit import fit_slowdown, slowed
-from tools.stack_constants.request_fit import fit_request
+from tools.stack_constants.request_fit import (
+    RequestFit,
+    Told,
+    expert_evidence,
+    fit_request,
+    residuals,
+    told,
+)
 from tools.stack_constants.round_tables import with_rounds
 from tools.stack_constants.stack_fit import constants, fit_host, rounded
 
@@ -93,41 +99,33 @@ def believed(case: Case) -> bool:
     return (case.engine, case.version) not in UNEXPLAINED
 
 
-def experts(cases: list[Case]) -> None:
-    """Grouped products, fitted last; a format without rows is taken from TensorRT-LLM."""
+def load_tests(cases: list[Case]) -> None:
+    """What first tokens wait for beside their steps, then how far off load tests are: last, for it
+    needs all of their times."""
     tables, shown = dict(stack_tables()), dict(harnesses())
-    for stack in tables:
-        fit = fit_experts(stack, cases, believed)
-        found = {k: float(f"{v:.4g}") for k, v in fit.constants.items()}
-        shown[stack]["experts_prefill_share"] = found.pop("prefill_share")
-        tables[stack]["experts"] = found
-        tables[stack]["evidence"].append(fit.evidence)
-        print(f"{stack:8} experts {found}")
-    for table in tables.values():
-        lacking = [n for n in tables["trtllm"]["experts"] if n not in table["experts"]]
-        if lacking:
-            names = [f"experts.{name}" for name in lacking]
-            table["evidence"].append(borrowed("stack experts", names, "trtllm's"))
-        table["experts"] = tables["trtllm"]["experts"] | table["experts"]
-    write_stacks(tables, shown)
-
-
-def requests(path: Path) -> None:
-    """What first tokens wait for beside their steps: last, for it needs all of their times."""
-    rows, _ = served(path)
-    tables, shown = dict(stack_tables()), dict(harnesses())
+    rows = told(c for c in cases if c.run and believed(c))
     for stack in tables:
         fit = fit_request(stack, rows)
         tables[stack]["host"]["request_seconds"] = round(fit.request_seconds, 4)
         shown[stack]["streamed_rounds"] = round(fit.streamed_rounds, 2)
-        tables[stack]["evidence"].append(fit.evidence)
+        tables[stack]["evidence"] += [fit.evidence, expert_evidence(stack, rows)]
         print(
             f"{stack:8} first token + {1e3 * fit.request_seconds:.0f} ms and "
             f"{fit.streamed_rounds:.1f} rounds, "
             f"{'held out' if fit.evidence['held_out'] else 'in sample'}: median "
             f"{fit.evidence['median_percent']:.1f} %"
         )
+        waited = [with_wait(row, fit) for row in rows if row.case.engine == stack]
+        for name, residual in residuals(stack, waited).items():
+            tables[stack][name] = rounded(residual)
+            print(f"{stack:8} {name} {residual.low:.2f} to {residual.high:.2f}")
     write_stacks(tables, shown)
+
+
+def with_wait(row: Told, fit: RequestFit) -> Told:
+    """A load test predicted with the waits of its stack."""
+    wait = fit.request_seconds + fit.streamed_rounds * row.predicted["tpot"]
+    return replace(row, predicted=row.predicted | {"ttft": row.predicted["ttft"] + wait})
 
 
 def write_stacks(tables: dict[str, Any], shown: dict[str, dict[str, float]]) -> None:
@@ -206,7 +204,13 @@ def main() -> None:
     if len(sys.argv) != 3:
         raise SystemExit(__doc__)
     kernels, results = Path(sys.argv[1]), Path(sys.argv[2])
-    groups = fit_groups(kernel_tables.read(kernels), lambda name: print("fitted", name))
+    tables = with_experts_and_prompts(kernel_tables.read(kernels), kernels)
+    groups = fit_groups(tables, lambda name: print("fitted", name))
+    write_all(groups, results)
+
+
+def write_all(groups: list[Group], results: Path) -> None:
+    """Every calibration and stack that ships, from fitted kernels and published results."""
     for old in CALIBRATIONS.glob("*.toml"):
         old.unlink()
     ship([document(group, groups, SOURCE) for group in groups])
@@ -214,9 +218,7 @@ def main() -> None:
     cases = published.read([results / f"{name}.csv" for name in names]).cases
     stacks(cases)
     ship([document(group, groups, SOURCE) for group in groups])
-    experts(cases)
-    ship([document(group, groups, SOURCE) for group in groups])
-    requests(results / "serving.csv")
+    load_tests(cases)
     ship([document(group, groups, SOURCE) for group in groups])
     ship(magicdec(cases))
     ship(relatives(cases))

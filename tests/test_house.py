@@ -185,8 +185,8 @@ def test_the_command_line_starts_without_numpy() -> None:
 def test_the_public_face() -> None:
     assert sorted(magicplan.__all__) == magicplan.__all__
     assert magicplan.__all__ == [
-        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "choose",
-        "drafts", "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
+        "DoesNotFit", "MagicplanError", "MissingExtra", "UsageError", "__version__", "bench",
+        "choose", "drafts", "mixed_fleet", "plan", "predict", "read_plan", "trees", "with_observed",
     ]  # fmt: skip
     for name in magicplan.__all__:
         assert getattr(magicplan, name) is not None

@@ -17,7 +17,10 @@ import numpy as np
 import tomli_w
 from packaging.version import Version
 
+from magicplan.calibrate.expert_fit import MATH, fit_experts, fit_prefill
+from magicplan.calibrate.expert_tables import FORMATS
 from magicplan.calibrate.kernel_fit import (
+    MIN_ROWS,
     ROOF_SHARE,
     Fitted,
     cold_attention,
@@ -39,7 +42,19 @@ from magicplan.hardware_specs.stacks import engine_fits, stack_constants, stack_
 DTYPES = ("bf16", "fp8")
 DONORS = ("vllm", "sglang", "trtllm")
 """vLLM and SGLang share kernels and the code of their all-reduce."""
-PARTS = ("linear.bf16", "linear.fp8", "attention.bf16", "attention.fp8", "collective", "eager")
+EXPERTS = ("bf16", "fp8", "fp4", "int4")
+PARTS = (
+    "linear.bf16", "linear.fp8", *(f"experts.{name}" for name in EXPERTS), "attention.bf16",
+    "attention.fp8", "prefill.bf16", "prefill.fp8", "collective", "eager",
+)  # fmt: skip
+ANYWHERE = ("experts.int4",)
+"""Weights that are only stored so run through one library's kernel (Marlin) on every GPU: a GPU
+whose own tables lack them borrows from another's."""
+
+GENERATED = {("sglang", "Blackwell")}
+"""Stacks that run 8-bit experts by the generated kernels of their 4-bit ones there (SGLang's
+`moe_runner_backend`, auto), where tables time others: published runs of DeepSeek lie 4 % off by
+these and 17 % off by those."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +121,14 @@ def _fits(rows: KernelTables, accelerator: Accelerator) -> Iterator[tuple[str, C
         chosen = _of_dtype(rows.attention, "kv_dtype", dtype)
         if chosen:
             yield f"attention.{dtype}", chosen, attention(dtype, chosen)
+    for name in EXPERTS:
+        chosen = of_format(rows.experts, name)
+        if MATH[name] in accelerator.dense_flops_per_s and chosen:
+            yield f"experts.{name}", chosen, _experts(chosen, name)
+    for dtype in DTYPES:
+        chosen = _of_dtype(rows.prompts, "kv_dtype", dtype)
+        if chosen:
+            yield f"prefill.{dtype}", chosen, _prefill(chosen, dtype)
     graphs, eager = rows.collective, rows.eager
     if graphs and len(graphs["seconds"]):
         yield "collective", graphs, lambda _: fit_collective(graphs, accelerator)
@@ -118,6 +141,30 @@ def _of_dtype(table: Columns, column: str, dtype: str) -> Columns:
         return {}
     mask = table[column] == dtype
     return where(table, mask) if mask.any() else {}
+
+
+def of_format(table: Columns, name: str) -> Columns:
+    """Experts in one format: of its names in the source, the first that has enough rows."""
+    for quant, known in FORMATS.items() if table else ():
+        mask = table["quant"] == quant
+        if known == name and mask.sum() >= MIN_ROWS:
+            return where(table, mask)
+    return {}
+
+
+def _experts(rows: Columns, name: str) -> Fit:
+    """Experts after linear layers, whose share of peak FLOP is the most that theirs can be."""
+
+    def fit(group: Group) -> Fitted[Any]:
+        single = group.fits.get(f"linear.{MATH[name]}") or group.fits.get("linear.fp8")
+        form = single.form if single else LinearFit()
+        return fit_experts(rows, group.accelerator, name, form)
+
+    return fit
+
+
+def _prefill(rows: Columns, dtype: str) -> Fit:
+    return lambda group: fit_prefill(rows, group.accelerator, dtype)
 
 
 def _eager(group: Group, rows: Columns) -> Fitted[Any]:
@@ -160,11 +207,20 @@ def complete(group: Group, groups: list[Group]) -> dict[str, tuple[Fitted[Any], 
     found = {}
     for part in PARTS:
         fitted = [g for g in same_gpu if part in g.fits]
+        if not fitted and part in ANYWHERE:
+            fitted = [g for g in groups if part in g.fits]
         lenders = [g for g in fitted if g is group or not rereads(g, part)]
         if lenders:
             owner = min(lenders, key=distance)
             found[part] = (owner.fits[part], owner.name)
+    if (group.stack, _family(group)) in GENERATED and "experts.fp4" in found:
+        form, lender = found["experts.fp4"]
+        found["experts.fp8"] = (form, f"{lender}, in 4 bits")
     return found
+
+
+def _family(group: Group) -> str:
+    return group.accelerator.architecture.split()[0]
 
 
 def rereads(group: Group, part: str) -> bool:
@@ -193,7 +249,9 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
         "origin": _origin(group, parts, source),
         "date": date.today().isoformat(),
         "linear": {},
+        "experts": {},
         "attention": {},
+        "prefill": {},
     }
     for part, (fitted, _) in parts.items():
         kind, _, dtype = part.partition(".")
@@ -203,8 +261,7 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
             spread = round(fitted.held_out.p80 / 100, 3)
             data[kind] = _constants(fitted.form) | {"spread": spread}
     if "eager" in parts and "collective" in parts:
-        launch = _constants(parts["eager"][0].form)["eager_seconds"]
-        data["collective"]["eager_seconds"] = launch
+        data["collective"] |= {"eager_seconds": parts["eager"][0].form.eager_seconds}
     if "linear.fp8" in parts:
         fp8, bf16 = parts["linear.fp8"][0].form, parts["linear.bf16"][0].form
         data["linear"]["fp8"] = _constants(fused(fp8, bf16))
@@ -237,7 +294,9 @@ def _query_rows(wide: RowRatio | None) -> dict[str, float]:
 
 
 def _constants(form: Any) -> dict[str, float]:
-    return {k: float(f"{v:.4g}") for k, v in asdict(form).items()}
+    """What a form holds beside the ideal: a constant that a fit left at rest is not written."""
+    plain = asdict(type(form)())
+    return {k: float(f"{v:.4g}") for k, v in asdict(form).items() if v != plain[k]}
 
 
 def _origin(group: Group, parts: dict[str, tuple[Fitted[Any], str]], source: str) -> str:

@@ -136,12 +136,12 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
     warm = _warm_linear(rows, accelerator, op)
     roof = np.maximum(moving, computing)
     good = ~warm & (roof <= measured)
-    _believable("linear layers", rows, roof, ~warm)
+    believable("linear layers", rows, roof, ~warm)
     quantising = QUANTISED_BYTES * rows["m"] * rows["k"] / machine.bytes_per_s
     bounds = dict(LINEAR)
     if dtype == "fp8":
         bounds["quantising_efficiency"] = (0.02, 1)
-    _identifiable("linear layers", where(rows, good), {"m": 4, "n": 2, "k": 2})
+    identifiable("linear layers", where(rows, good), {"m": 4, "n": 2, "k": 2})
 
     def predict(found: _TableFit, at: Array) -> Array:
         apart = quantising[at] / found.quantising_efficiency
@@ -152,8 +152,8 @@ def fit_linear(rows: Columns, accelerator: Accelerator, dtype: str) -> Fitted[Li
          "quantising_efficiency": 0.5}
         for t0, p in ((5, 2), (2, 4), (10, 1.2))
     ]  # fmt: skip
-    found = _fit(_TableFit.of, predict, rows, good, bounds, starts, roof)
-    _better_than_naive("linear layers", rows, found)
+    found = fit_form(_TableFit.of, predict, rows, good, bounds, starts, roof)
+    better_than_naive("linear layers", rows, found)
     return Fitted(
         form=found.form.form,
         held_out=found.held_out,
@@ -201,7 +201,7 @@ def fit_attention(
     cache = moving * machine.bytes_per_s
     cold = (cache >= 2 * (accelerator.l2_bytes or 0)) & (moving <= measured)
     small = ~cold & (moving < 0.15 * measured)
-    _identifiable("cold attention", where(rows, cold), {"batch": 2, "kv_len": 3})
+    identifiable("cold attention", where(rows, cold), {"batch": 2, "kv_len": 3})
 
     bounds, wide = dict(ATTENTION), row_ratio(where(rows, cold))
     if wide is not None and wide.reread_share > REREADS:
@@ -219,14 +219,19 @@ def fit_attention(
              "split_share": share, "reread_share": 0.5}
             for w, p in ((0.5, 2), (3, 5), (1, 1.2)) for share in shares
         ]  # fmt: skip
-        return _fit(build, predict, rows, cold | small, bounds, starts, moving, weight, cold)
+        return fit_form(build, predict, rows, cold | small, bounds, starts, moving, weight, cold)
 
     def build(**constants: float) -> AttentionFit:
         return AttentionFit(compute_efficiency=compute_efficiency, **constants)
 
-    plain, split = fitted((1.0,), bounds), fitted((0.6, 0.9), bounds | SPLIT)
-    pays = split.held_out.mape < PAYS * plain.held_out.mape
-    return _better_than_naive("attention", rows, split if pays else plain)
+    found = fitted((1.0,), bounds)
+    try:
+        split = fitted((0.6, 0.9), bounds | SPLIT)
+    except UsageError:  # it ends at its bound: the rows do not say
+        split = found
+    if split.held_out.mape < PAYS * found.held_out.mape:
+        found = split
+    return better_than_naive("attention", rows, found)
 
 
 def cold_attention(rows: Columns, accelerator: Accelerator, kv_dtype: str) -> NDArray[np.bool_]:
@@ -244,8 +249,8 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
     sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
     naive = 2 * (ranks - 1) / ranks * sending
     good = np.asarray(naive <= measured)
-    _believable("all-reduce", rows, naive, np.ones(len(measured), dtype=np.bool_))
-    _identifiable("all-reduce", where(rows, good), {"num_gpus": 2, "bytes": 4}, least=20)
+    believable("all-reduce", rows, naive, np.ones(len(measured), dtype=np.bool_))
+    identifiable("all-reduce", where(rows, good), {"num_gpus": 2, "bytes": 4}, least=20)
 
     def predict(form: CollectiveFit, at: Array) -> Array:
         return np.asarray(all_reduce_time(form, ranks[at], sending[at]))
@@ -255,8 +260,8 @@ def fit_collective(rows: Columns, accelerator: Accelerator) -> Fitted[Collective
          "two_shot_efficiency": 0.5, "hop_seconds": 0.5}
         for a, e, b in ((5, 0.6, 8), (7, 0.2, 17), (5, 0.5, 30), (3, 0.6, 11))
     ]  # fmt: skip
-    found = _fit(CollectiveFit, predict, rows, good, COLLECTIVE, starts, naive)
-    return _better_than_naive("all-reduce", rows, found)
+    found = fit_form(CollectiveFit, predict, rows, good, COLLECTIVE, starts, naive)
+    return better_than_naive("all-reduce", rows, found)
 
 
 def fit_eager(
@@ -270,17 +275,17 @@ def fit_eager(
     rows = where(rows, rows["bytes"] <= ALL_REDUCE_BYTES)
     ranks, measured = rows["num_gpus"], rows["seconds"]
     sending = rows["bytes"] / machine.link_bytes_per_s(ranks)
-    _identifiable("eager all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
+    identifiable("eager all-reduce", rows, {"num_gpus": 2, "bytes": 4}, least=20)
 
     def predict(form: CollectiveFit, at: Array) -> Array:
         return np.asarray(eager_time(form, all_reduce_time(form, ranks[at], sending[at])))
 
-    found = _fit(
+    found = fit_form(
         lambda **launch: replace(graphs, **launch), predict, rows,
         np.ones(len(measured), dtype=np.bool_), {"eager_seconds": (0, 500)},
         [{"eager_seconds": first} for first in (10, 30, 60)], 2 * (ranks - 1) / ranks * sending,
     )  # fmt: skip
-    return _better_than_naive("eager all-reduce", rows, found)
+    return better_than_naive("eager all-reduce", rows, found)
 
 
 def linear_seconds_of(rows: Columns, machine: Machine, dtype: str) -> Array:
@@ -332,9 +337,7 @@ def _warm_linear(rows: Columns, accelerator: Accelerator, op: Op) -> NDArray[np.
     return np.asarray(copies * weight < 1.25 * cache)
 
 
-def _identifiable(
-    what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS
-) -> None:
+def identifiable(what: str, rows: Columns, distinct: dict[str, int], least: int = MIN_ROWS) -> None:
     """Refuse to fit what the rows cannot tell apart, with everything that is missing."""
     count = len(rows["seconds"])
     missing = [f"{count} usable rows, the fit needs {least}"] if count < least else []
@@ -346,7 +349,7 @@ def _identifiable(
         raise UsageError(f"{what}{_files(rows)}: {'; '.join(missing)}")
 
 
-def _believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) -> None:
+def believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) -> None:
     """Refuse a table of which too much beats the datasheet, as times in another unit do."""
     beaten = cold & (roof > rows["seconds"])
     if cold.any() and beaten.sum() > ROOF_SHARE * cold.sum():
@@ -356,7 +359,7 @@ def _believable(what: str, rows: Columns, roof: Array, cold: NDArray[np.bool_]) 
         )
 
 
-def _better_than_naive(what: str, rows: Columns, found: Fitted[Form]) -> Fitted[Form]:
+def better_than_naive(what: str, rows: Columns, found: Fitted[Form]) -> Fitted[Form]:
     """Refuse constants that say less of unseen rows than the datasheet alone."""
     if not found.held_out.mape < found.naive.mape:
         raise UsageError(
@@ -372,7 +375,7 @@ def _files(rows: Columns) -> str:
     return f" of {', '.join(np.unique(rows['file']))}"
 
 
-def _fit(
+def fit_form(
     build: Callable[..., Form],
     predict: Callable[[Form, Any], Array],
     table: Columns,
@@ -382,13 +385,19 @@ def _fit(
     naive: Array,
     weight: Array | None = None,
     judged: NDArray[np.bool_] | None = None,
+    half: NDArray[np.bool_] | None = None,
 ) -> Fitted[Form]:
-    """Fit on all good rows; judge each half (of `judged` rows) by a fit on the other."""
+    """Fit on all good rows; judge each half (of `judged` rows) by a fit on the other.
+
+    Halves are drawn by row where `half` does not say them. Raises UsageError for a constant that
+    ends at a bound which says nothing (see `_at_rest`).
+    """
     measured = table["seconds"]
     weights = np.ones(len(measured)) if weight is None else weight
     rows = np.flatnonzero(good)
     judge = rows if judged is None else np.flatnonzero(judged)
-    half = np.random.default_rng(0).random(len(measured)) < 0.5
+    if half is None:
+        half = np.random.default_rng(0).random(len(measured)) < 0.5
     predictions = np.empty(len(measured))
     for side in (half, ~half):
         if not side[judge].any() or side[rows].all():
@@ -444,4 +453,28 @@ def _solve(
             f"the fit of {len(rows)} rows did not converge from any of {len(starts)} starts: they "
             "follow no roofline"
         )
-    return form_of(best.x)
+    return form_of(
+        np.asarray([_at_rest(n, float(v), bounds[n]) for n, v in zip(names, best.x, strict=True)])
+    )
+
+
+def _at_rest(name: str, value: float, ends: tuple[float, float]) -> float:
+    """A fitted constant; at the end of its bounds where the form has it no longer, that end itself.
+
+    Those are a time of 0, the datasheet's rate, a sum (sharpness 1) or a plain maximum (the
+    largest), all activations passed over once. Raises UsageError for any other end: the rows want
+    what the form cannot say.
+    """
+    low, high = ends
+    near = 1e-3 * (high - low)
+    if value - low < near:
+        if low in (0.0, 1.0) or name.endswith("seconds"):
+            return 0.0 if name.endswith("seconds") else low
+    elif high - value < near:
+        if name.endswith("sharpness") or high == 1.0:
+            return high
+    else:
+        return value
+    raise UsageError(
+        f"{name} ends at {value:.3g}, the bound of its fit: the rows follow another form"
+    )

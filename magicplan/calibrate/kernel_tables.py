@@ -1,16 +1,16 @@
 """Tables of measured kernel times, from disk to checked columns.
 
 Two layouts are read: three flat tables (gemm, decode_attention and allreduce, as .parquet or .csv,
-times in microseconds), and a checkout of NVIDIA's aiconfigurator (Apache-2.0), whose tree
-`systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet` counts in milliseconds. Older checkouts
-have no KIND, and CSV under the name *_perf.txt.
+times in microseconds, and beside them those of one GPU, as gemm_h200), and a checkout of NVIDIA's
+aiconfigurator (Apache-2.0), whose tree `systems/data/GPU/KIND/FRAMEWORK/VERSION/*_perf.parquet`
+counts in milliseconds. Older checkouts have no KIND, and CSV under the name *_perf.txt.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,10 @@ class KernelTables:
     """All-reduces inside CUDA graphs."""
     eager: Columns
     """All-reduces that the host launches one by one."""
+    experts: Columns = field(default_factory=dict)
+    """Grouped products of a layer's experts (`expert_tables`)."""
+    prompts: Columns = field(default_factory=dict)
+    """Attention of whole prompts."""
 
     def groups(self) -> list[tuple[str, str, str]]:
         """(gpu, stack, version) that have linear or attention rows, sorted."""
@@ -74,6 +78,8 @@ class KernelTables:
             attention=pick(self.attention),
             collective=pick(self.collective),
             eager=pick(self.eager),
+            experts=pick(self.experts),
+            prompts=pick(self.prompts),
         )
 
 
@@ -135,18 +141,34 @@ def _joined(parts: list[Columns]) -> Columns:
 
 def _flat(folder: Path) -> Iterator[tuple[str, Columns]]:
     for kind, keys in (("gemm", GEMM), ("decode_attention", ATTENTION), ("allreduce", ALLREDUCE)):
-        for suffix in (".parquet", ".csv"):
-            path = folder / (kind + suffix)
-            if path.exists():
-                columns = _columns(path)
-                _check(path, columns, ("gpu", "framework", "version", *keys, "latency_us"))
-                _known_gpus(path, columns["gpu"])
-                _known_modes(path, columns)
-                columns["seconds"] = columns.pop("latency_us") * 1e-6
-                _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
-                usable = _normal(_from_file(path, columns))
-                _known_versions(path, usable)
-                yield kind, usable
+        for path in _flat_files(folder, kind):
+            columns = _columns(path)
+            _check(path, columns, ("gpu", "framework", "version", *keys, "latency_us"))
+            _known_gpus(path, columns["gpu"])
+            _known_modes(path, columns)
+            columns["seconds"] = columns.pop("latency_us") * 1e-6
+            _no_duplicates(path, columns, ("gpu", "framework", "version", *keys))
+            usable = _normal(_from_file(path, columns))
+            _known_versions(path, usable)
+            yield kind, usable
+
+
+def _flat_files(folder: Path, kind: str) -> list[Path]:
+    """The table of that kind, and those of single GPUs beside it: gemm and gemm_h200."""
+    found = []
+    for path in sorted(folder.glob(f"{kind}*")):
+        gpu = path.stem.removeprefix(kind).removeprefix("_")
+        if path.suffix in (".parquet", ".csv") and (not gpu or _is_gpu(gpu)):
+            found.append(path)
+    return found
+
+
+def _is_gpu(text: str) -> bool:
+    try:
+        accelerator_of(text)
+    except UnknownName:
+        return False
+    return True
 
 
 def _from_file(path: Path, columns: Columns) -> Columns:

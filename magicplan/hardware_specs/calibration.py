@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +37,54 @@ class LinearFit:
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     """The p of the norm; infinite is the plain maximum."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ExpertFit:
+    """t = launch + expert n + p-norm(moving, flops / (compute_efficiency F)).
+
+    It is the time of all products of one layer's experts on one rank, which touches n of them;
+    moving is weights / (memory_efficiency BW) + passes activations / BW.
+
+    Launch holds the sorting of tokens by expert, both products' kernels and the weighted sum of
+    what comes back. Every kernel between them passes over the activations; those that multiply
+    for all (token, expert) pairs of a group of ranks also write the pairs of other ranks, as zeros.
+    """
+
+    launch_seconds: float = 0.0
+    expert_seconds: float = 0.0
+    """For each touched expert: its first and last tiles, which others do not fill."""
+    memory_efficiency: float = 1.0
+    """Of the weights' bytes alone."""
+    compute_efficiency: float = 1.0
+    sharpness: float = math.inf
+    """The p of the norm: 1 in every table seen, where a kernel waits for its weights and then
+    multiplies."""
+    activation_passes: float = 1.0
+    """Datasheet times that the activations take, each product's input and output counted once:
+    1 is the ideal, more where kernels are not fused or narrow products multiply slowly."""
+    idle_share: float = 0.0
+    """Of the pairs of other ranks, those that the kernel passes over: 0 or 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PrefillFit:
+    """t = launch + p-norm(bytes / (memory_efficiency BW), work / (compute_efficiency F)).
+
+    It is the time of causal attention of a prompt, or of a chunk of one; its work are the FLOP of
+    the products and score_flops for each (query, key) pair of a head.
+
+    Short prompts last as long as the launch, long ones as their products; exponentials take the
+    longer, beside them, the narrower a head is.
+    """
+
+    launch_seconds: float = 0.0
+    memory_efficiency: float = 1.0
+    compute_efficiency: float = 1.0
+    sharpness: float = math.inf
+    """The p of the norm: 1 in the tables, as queries, keys and values come before products."""
+    score_flops: float = 0.0
+    """What the softmax of one score takes, in FLOP of the products."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -159,8 +207,12 @@ class Calibration:
     step_residual: Residual
     speedup_residual: Residual
     linear: Mapping[str, LinearFit] = field(default_factory=dict)
-    """By math dtype, and by `dtype_experts` where grouped products were seen to differ; a dtype
-    that is not here takes the ideal form."""
+    """By math dtype; a dtype that is not here takes the ideal form."""
+    experts: Mapping[str, ExpertFit] = field(default_factory=dict)
+    """By format of the weights; without one, experts are launched and multiplied as single
+    products are."""
+    prefill: Mapping[str, PrefillFit] = field(default_factory=dict)
+    """By KV dtype; without one, prompts take the form of decode attention."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
     """By KV dtype."""
     layers: Mapping[str, LinearFit] = field(default_factory=dict)
@@ -168,18 +220,26 @@ class Calibration:
     these constants in place of those of attention."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
+    experts_residual: Residual | None = None
+    """That of steps of mixtures of experts, where published ones say it."""
+    first_token_residual: Residual | None = None
+    """That of times to the first token of dense models under load."""
+    experts_first_token_residual: Residual | None = None
+    """The same of mixtures of experts."""
     accelerator: str = ""
     """The part that a calibration of one's own was fitted on; "" where its file does not say."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for linear in (*self.linear.values(), *self.layers.values()):
-            _check(self.name, linear)
-        for attention in self.attention.values():
-            _check(self.name, attention)
-        for residual in (self.step_residual, self.speedup_residual):
-            if not 0 < residual.low <= residual.high < math.inf:
+        for part in (self.linear, self.layers, self.experts, self.prefill, self.attention):
+            for fit in part.values():
+                _check(self.name, fit)
+        for residual in (
+            self.step_residual, self.speedup_residual, self.experts_residual,
+            self.first_token_residual, self.experts_first_token_residual,
+        ):  # fmt: skip
+            if residual is not None and not 0 < residual.low <= residual.high < math.inf:
                 raise SpecError(
                     self.name,
                     f"a residual goes from {residual.low} to {residual.high}, expected two numbers "
@@ -188,11 +248,36 @@ class Calibration:
         _check(self.name, self.collective)
         _check(self.name, self.host)
 
-    def linear_fit(self, dtype: str, *, grouped: bool = False) -> LinearFit:
+    def for_experts(self) -> Calibration:
+        """The same calibration with the residuals of mixtures of experts in their places, where
+        published runs of the stack say them."""
+        return replace(
+            self,
+            step_residual=self.experts_residual or self.step_residual,
+            first_token_residual=self.experts_first_token_residual,
+        )
+
+    def linear_fit(self, dtype: str) -> LinearFit:
         """The fit of linear layers in that math dtype, or in the nearest one fitted."""
-        if grouped and f"{dtype}_experts" in self.linear:
-            return self.linear[f"{dtype}_experts"]
         return _nearest(self.linear, dtype, _IDEAL_LINEAR)
+
+    def expert_fit(self, weight_format: str, dtype: str) -> ExpertFit:
+        """The fit of grouped products of weights in that format, or in the nearest one fitted;
+        where no table holds them, two linear layers of math in `dtype`."""
+        if self.experts:
+            return _nearest(self.experts, weight_format, _IDEAL_EXPERTS)
+        single = self.linear_fit(dtype)
+        return ExpertFit(
+            launch_seconds=2 * single.launch_seconds,
+            memory_efficiency=single.memory_efficiency,
+            compute_efficiency=single.compute_efficiency,
+            sharpness=single.sharpness,
+            activation_passes=1 / single.memory_efficiency,
+        )
+
+    def prefill_fit(self, kv_dtype: str) -> PrefillFit | None:
+        """The fit of a prompt's attention, if there is one in that dtype or in the nearest."""
+        return _nearest(self.prefill, kv_dtype, None)
 
     def attention_fit(self, kv_dtype: str) -> AttentionFit:
         """The fit of attention over a cache of that dtype, or of the nearest one fitted."""
@@ -201,9 +286,10 @@ class Calibration:
 
 _NEAREST = {"fp16": "bf16", "fp8": "bf16", "int8": "fp8", "fp4": "fp8", "int4": "fp8"}
 Fit = TypeVar("Fit")
+Otherwise = TypeVar("Otherwise")
 
 
-def _nearest(fits: Mapping[str, Fit], dtype: str, otherwise: Fit) -> Fit:
+def _nearest(fits: Mapping[str, Fit], dtype: str, otherwise: Otherwise) -> Fit | Otherwise:
     """Narrow formats share kernels: what was not measured behaves most like the next wider."""
     while dtype not in fits and dtype in _NEAREST:
         dtype = _NEAREST[dtype]
@@ -211,10 +297,11 @@ def _nearest(fits: Mapping[str, Fit], dtype: str, otherwise: Fit) -> Fit:
 
 
 _IDEAL_LINEAR = LinearFit()
+_IDEAL_EXPERTS = ExpertFit()
 _IDEAL_ATTENTION = AttentionFit()
 
 
-def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) -> None:
+def _check(name: str, part: Any) -> None:
     """Refuse constants that could beat the datasheet."""
     for entry in fields(part):
         value = getattr(part, entry.name)
@@ -224,6 +311,10 @@ def _check(name: str, part: LinearFit | AttentionFit | CollectiveFit | HostFit) 
             raise SpecError(name, f"{entry.name} is {value}, expected a share of 0 or more")
         if entry.name.endswith("share") and not 0 <= value <= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected a number from 0 to 1")
+        if entry.name == "activation_passes" and not 1 <= value < math.inf:
+            raise SpecError(name, f"{entry.name} is {value}, expected a number of 1 or more")
+        if entry.name == "score_flops" and not 0 <= value < math.inf:
+            raise SpecError(name, f"{entry.name} is {value}, expected a number of 0 or more")
         if entry.name.endswith("sharpness") and not value >= 1:
             raise SpecError(name, f"{entry.name} is {value}, expected 1 or more")
         if entry.name.endswith(("efficiency", "split_share")) and not 0 < value <= 1:

@@ -10,11 +10,14 @@ from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
     CollectiveFit,
+    ExpertFit,
     HostFit,
     LinearFit,
+    PrefillFit,
     Residual,
 )
 
+MORE_RESIDUALS = ("experts_residual", "first_token_residual", "experts_first_token_residual")
 CALIBRATIONS = Path(__file__).parent / "calibrations"
 """Calibrations that ship."""
 Fit = TypeVar("Fit")
@@ -38,7 +41,14 @@ def _calibration(table: Table) -> Calibration:
         origin=table.get("origin", str),
         step_residual=table.table("step_residual", {}).record(Residual),
         speedup_residual=table.table("speedup_residual", {}).record(Residual),
+        **{
+            name: table.table(name).record(Residual)
+            for name in MORE_RESIDUALS
+            if name in table.data
+        },
         linear=_by_dtype(table, "linear", LinearFit),
+        experts=_by_dtype(table, "experts", ExpertFit),
+        prefill=_by_dtype(table, "prefill", PrefillFit),
         attention=_by_dtype(table, "attention", AttentionFit),
         layers=_by_dtype(table, "layers", LinearFit),
         accelerator=table.get("accelerator", str, ""),

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from magicplan.hardware_specs.calibration import LinearFit
+from magicplan.hardware_specs.calibration_files import MORE_RESIDUALS
 
 
 def stack_constants(stack: str) -> dict[str, Any]:
     """Host constants and residuals of a serving stack, as a calibration file holds them."""
-    kept = ("host", "step_residual", "speedup_residual")
+    kept = ("host", "step_residual", "speedup_residual", *MORE_RESIDUALS)
     return {k: v for k, v in _stack(stack).items() if k in kept}
 
 
@@ -23,15 +24,11 @@ def stack_evidence(stack: str) -> list[dict[str, Any]]:
 
 
 def engine_fits(stack: str, fp8: LinearFit, bf16: LinearFit, *, fp4: bool) -> dict[str, LinearFit]:
-    """Linear layers that no public table holds, by the slowdown against 8-bit ones that published
-    runs of whole engines show: those in 4 bits, and grouped products of experts."""
+    """Linear layers in 4 bits, by the slowdown against 8-bit ones that published runs of whole
+    engines show."""
     found, seen = _stack(stack), {}
     if fp4 and found.get("fp4"):
         seen["fp4"] = _slower(fp8, bf16, found["fp4"]["launch_seconds"], found["fp4"]["slowdown"])
-    for dtype in ("fp8", "fp4") if fp4 else ("fp8",):
-        slowdown = found.get("experts", {}).get(f"{dtype}_slowdown")
-        if slowdown:
-            seen[f"{dtype}_experts"] = _slower(fp8, bf16, 0.0, slowdown)
     return seen
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from packaging.version import InvalidVersion, Version
 
@@ -17,7 +18,7 @@ from magicplan.errors import UnknownName
 from magicplan.hardware_specs import spelling
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.calibration import Calibration, Residual
-from magicplan.hardware_specs.calibration_files import CALIBRATIONS, read
+from magicplan.hardware_specs.calibration_files import CALIBRATIONS, MORE_RESIDUALS, read
 from magicplan.hardware_specs.layer_fits import layer_fits
 from magicplan.hardware_specs.load import load, names
 from magicplan.hardware_specs.spread import combined_spread
@@ -91,7 +92,7 @@ def calibration_for(accelerator: Accelerator, stack: str) -> tuple[Calibration, 
 
 CALIBRATED = {
     "Ampere": ("a100-sxm-80gb",),
-    "Hopper": ("h100-sxm",),
+    "Hopper": ("h100-sxm", "h200-sxm"),
     "Blackwell": ("b200-sxm",),
     "Ada": ("l40s", "l40"),
 }
@@ -99,15 +100,14 @@ CALIBRATED = {
 AMD = "mi300x"
 """No table of kernels holds an AMD part: published steps of this one give a single slowdown."""
 TRANSFER_SPREAD = 1.10
-"""Factor added to an interval, in quadrature of logarithms, within an architecture family. No
-public pair of kernel tables within one tells it: versions of one engine on one GPU differ by up to
-this much."""
+"""Factor added to an interval, in quadrature of logarithms, within an architecture family: H200's
+steps lie within it of H100's calibrations (docs/accuracy.md), as versions of one engine on one GPU
+do of each other's."""
 STRANGER_SPREAD = 1.35
 """The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
 their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
 EXPERT_SPREAD = 1.30
-"""The same for mixtures of experts, whose steps took no part in a stack's residual;
-docs/accuracy.md prints how many of them lie inside."""
+"""The same for mixtures of experts, where no published steps of them say a stack's residual."""
 
 
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
@@ -165,11 +165,13 @@ def widened(found: Calibration, spread: float, why: str) -> Calibration:
     """The same constants with both intervals moved out by a factor; `ideal` has nothing to add."""
     if found.name == "ideal":
         return found
-    return replace(
-        found,
-        step_residual=_wider(found.step_residual, spread, why),
-        speedup_residual=_wider(found.speedup_residual, spread, why),
-    )
+    names = ("step_residual", "speedup_residual", *MORE_RESIDUALS)
+    wider: dict[str, Any] = {
+        name: _wider(residual, spread, why)
+        for name in names
+        if (residual := getattr(found, name)) is not None
+    }
+    return replace(found, **wider)
 
 
 def _wider(residual: Residual, spread: float, why: str) -> Residual:

@@ -122,3 +122,10 @@ class Formats:
             "embeddings": self.embeddings.name,
             "kv": self.kv.name,
         }
+
+
+def named(name: str) -> Formats:
+    """What the word of a format in a checkpoint's id says: every linear layer in it, head,
+    embeddings and routers in 16 bits. Integers of 4 bits are weights alone, in groups of 128."""
+    form = format_of(name, 128 if name in ("fp8", "int4") else 0, weight_only=name == "int4")
+    return Formats(attention=form, mlp=form, shared=form, experts=form, method=name)

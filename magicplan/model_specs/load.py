@@ -114,10 +114,9 @@ def _there(path: Path) -> bool:
 @cache
 def _index(kind: str) -> dict[tuple[str, ...], Variant]:
     """Variants by the words of their names in full, presets by theirs without what `kind` drops."""
-    # a preset named by its format gives way to one of the same words without
-    ordered = sorted(presets(), key=lambda name: not parse(name).format)
     found = {
-        getattr(parse(name), kind): Variant(names=(name,), preset=name, set={}) for name in ordered
+        getattr(parse(name), kind): Variant(names=(name,), preset=name, set={})
+        for name in presets()
     }
     return found | {parse(name).words: v for v in variants() for name in v.names}
 

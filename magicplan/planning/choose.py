@@ -32,8 +32,8 @@ from magicplan.planning.sizing import (
 from magicplan.serving.load import Load
 from magicplan.serving.screen import KIND
 
-FINALISTS = 8
-MOST_BRIEF = 40
+FINALISTS = 4
+MOST_BRIEF = 24
 """Configurations simulated where none can be ruled out."""
 ONE_OF_EACH = 1.0 + 1e-9
 """Times the best cost up to which a configuration may still be the best."""

@@ -15,7 +15,7 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.candidates import Choice, candidate, explained, step_of
+from magicplan.planning.candidates import Choice, candidate, explained, step_of, trees_left_out
 from magicplan.planning.choose import FINALISTS, chosen, with_capacity
 from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
@@ -35,12 +35,11 @@ from magicplan.planning.schedule import curves, grid_prediction, planned_of, sch
 from magicplan.planning.search import fleet
 from magicplan.planning.sensitivity import sensitivities
 from magicplan.planning.sizing import BRIEF, SPLIT
-from magicplan.planning.trees import trees_left_out
 from magicplan.planning.verdict import advice, plan_verdict
 from magicplan.roofline.timing import op_seconds
 from magicplan.serving.load import Load, arrivals_of
 
-WITH_ENDS = 4
+WITH_ENDS = 3
 """Candidates, the best first, whose latencies carry intervals."""
 
 

@@ -8,11 +8,10 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import Choice
+from magicplan.planning.candidates import Choice, tree_rules
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Curve, Schedule, ThresholdUsed, TreeRule
 from magicplan.planning.search import acceptance_of, drafts_of
-from magicplan.planning.trees import tree_rules
 from magicplan.prediction.adaptive_trees import TreePoint, adaptive_trees
 from magicplan.prediction.predict import answer
 from magicplan.prediction.resolve import resolve

@@ -24,14 +24,16 @@ from magicplan.serving.replica import Speculation
 
 Limits = Mapping[str, float]
 MIXED, SPLIT = "mixed", "disaggregated"
-BRIEF, FULL = 250, 1500
+BRIEF, FULL = 250, 1000
 """Requests simulated to rank configurations, and to size the finalists."""
 DRAWS = 3
 """Draws of the traffic under which a finalist has to keep its limits: its percentiles vary by 3 to
 9 % from one to the next."""
-PER_BATCH = 4
+PER_BATCH = 3
 """Requests simulated for each that is in flight, where that is more."""
 MOST_REQUESTS = 8000
+ROUGH = 0.08
+"""Share of replicas to which configurations are ranked."""
 HAIR = 1.05
 """Times the best reachable figure that count as good as it, where no load meets a limit."""
 MOST_HEADROOM = 1000.0
@@ -282,7 +284,8 @@ def size(
                 for seed in others
             )
 
-        return _least(at, keeps, fewest, near or fewest, idlest)
+        return _least(at, keeps, fewest, near or fewest, idlest,
+                      ROUGH if requests < FULL else 0.0)  # fmt: skip
 
     allowed, found = limits, least(limits)
     if found is None:
@@ -318,13 +321,14 @@ def _idle_count(kind: Kind, load: Load) -> int:
 
 
 def _least(
-    at: Callable[[int], Trial], keeps: Callable[[Trial], bool], fewest: int, near: int, most: int
-) -> tuple[Trial, Trial | None] | None:
-    """The trial of the least count from `fewest` to `most` that keeps, and that of one fewer
-    where it was looked at; None where none keeps. Fewer replicas are taken to be worse."""
+    at: Callable[[int], Trial], keeps: Callable[[Trial], bool], fewest: int, near: int, most: int,
+    grain: float,
+) -> tuple[Trial, Trial | None] | None:  # fmt: skip
+    """The trial of the least count from `fewest` to `most` that keeps, to a share of `grain`, and
+    that of fewer where they were looked at; None where none keeps. Fewer are taken to be worse."""
     low, high = fewest - 1, max(near, fewest)
     failed: Trial | None = None
-    step = max(high // 8, 1)
+    step = max(high // 4, 1)
     found = at(high)
     while not keeps(found):
         if high >= most:
@@ -334,7 +338,7 @@ def _least(
         step *= 2
         found = at(high)
     step = max(high // 8, 1)
-    while high - low > 1:
+    while high - low > max(grain * high, 1):
         middle = max(low + 1, high - step) if failed is None else (low + high) // 2
         one = at(middle)
         if keeps(one):
@@ -360,8 +364,9 @@ def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, reques
         if not worst or ratios[worst] <= 1:
             break
         before, stopped = ratios[worst], worst
-        more = max(pool // 8, 1) if worst.startswith("ttft") else 0
-        less = max(decode // 8, 1) if not worst.startswith("ttft") else 0
+        part = 8 if requests >= FULL else 2
+        more = max(pool // part, 1) if worst.startswith("ttft") else 0
+        less = max(decode // part, 1) if not worst.startswith("ttft") else 0
         bigger = trial_of(kind, load, decode + less, pool + more, requests)
         after = bigger.ratios(limits)[worst]
         if after > before * (1 - 1e-3) and math.isfinite(before):

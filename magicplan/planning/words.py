@@ -15,9 +15,7 @@ LATENCIES = tuple(f"{metric}_{statistic}_seconds" for metric in METRICS for stat
 LATENCY = rf"\b({'|'.join(METRICS)})_({'|'.join(STATISTICS)})_seconds\b"
 """A latency's field, as a pattern with its metric and its statistic."""
 LIMITS = {
-    "kv_cache": "the KV cache",
-    "prefill": "prompts that queue for their prefill",
-    "max_sequences": "the most requests a replica may run at once",
+    "utilisation": "the share of its saturation that a replica may take",
     "max_gpus": "the most GPUs allowed",
     "budget_usd_per_hour": "the budget",
     "available": "the GPUs at hand",

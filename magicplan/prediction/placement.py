@@ -164,7 +164,7 @@ def _candidates(ask: Resolved) -> list[Candidate]:
             )
         layouts = [(tp, request.pp) for tp, pp in layouts if pp == 1]
     if request.tp != "auto":
-        tp = _degree(ask)
+        tp = asked_degree(ask)
         layouts = sorted({(tp, pp) for _, pp in layouts}, key=lambda layout: layout[1])
     dp = request.attention_dp
     layouts = [(tp, pp) for tp, pp in layouts if (tp * dp) % request.ep == 0]
@@ -200,7 +200,7 @@ def _exactly(ask: Resolved, layouts: list[tuple[int, int]]) -> list[Candidate]:
     return found
 
 
-def _degree(ask: Resolved) -> int:
+def asked_degree(ask: Resolved) -> int:
     """The tensor parallel degree asked for. Raises UsageError where heads do not split."""
     asked, model = ask.request.tp, ask.model
     good = [d for d in range(1, model.q_heads + 1) if splits_evenly(model, d)]

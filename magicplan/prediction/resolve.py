@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from magicplan.fields import number, one_of, refuse, whole
 from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.layer_fits import basis
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
+from magicplan.model_specs.formats import COMMON
+from magicplan.model_specs.formats import named as formats_named
 from magicplan.model_specs.layers import Recurrent
 from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
@@ -56,9 +58,14 @@ def resolve(ask: Request) -> Resolved:
     accelerator, alias_note = hardware_specs.resolve(ask.gpu)
     named = model_specs.resolve(ask.model)
     model = named.shape
+    if named.format and model.formats.dtype != COMMON.get(named.format, named.format):
+        model = replace(model, formats=formats_named(named.format))
     calibration, basis = calibration_for(accelerator, ask.stack)
     if model.experts:
-        calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
+        if calibration.experts_residual:
+            calibration = calibration.for_experts()
+        else:
+            calibration = widened(calibration, EXPERT_SPREAD, "mixtures of experts")
     machine = Machine(accelerator=accelerator, calibration=calibration, eager=bool(ask.eager))
     batch = counts("batch", ask.batch, MAX_BATCH)
     ctx = counts("ctx", ask.ctx, MAX_TOKENS)

@@ -48,7 +48,7 @@ def as_dict(outcomes: list[Outcome], skipped: list[Skipped]) -> dict[str, Any]:
         "totals": [
             {"kind": kind, "fitted": fitted, **asdict(Summary.of(part))}
             for fitted in (True, False)
-            for kind in ("step", "speedup")
+            for kind in sorted({o.kind for o in outcomes})
             if (part := [o for o in outcomes if o.fitted == fitted and o.kind == kind])
         ],
         "sign_accuracy_percent": share if count else None,

@@ -13,10 +13,10 @@ from pathlib import Path
 HARNESSES = Path(__file__).parent / "harnesses.toml"
 
 
-def prefill_share(stack: str, *, dense: bool = True) -> float:
+def prefill_share(stack: str) -> float:
     """The share of neighbours' prefill that benchmarks of that stack show in their time per output
     token, 1 for a stack without rows; the rest overlaps or falls into the time to first token."""
-    return harnesses().get(stack, {}).get("prefill_share" if dense else "experts_prefill_share", 1)
+    return harnesses().get(stack, {}).get("prefill_share", 1.0)
 
 
 def streamed_rounds(stack: str) -> float:

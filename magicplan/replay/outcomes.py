@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -17,14 +18,10 @@ from magicplan.prediction.predict import answer, predict
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
 from magicplan.prediction.result import Prediction
-from magicplan.replay.harnesses import prefill_share
-from magicplan.replay.published import Case, Skipped, engine_stack
-from magicplan.roofline.speculation import Scene
-from magicplan.roofline.timing import Machine, step_cost
-from magicplan.roofline.traffic import Pass, forward
+from magicplan.replay.published import Case, ServedRun, Skipped, engine_stack
+from magicplan.replay.serving_rows import predicted
+from magicplan.roofline.timing import Machine
 
-CHUNK_TOKENS = 8192.0
-"""Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
 DECIDED = 0.02
 """A measured speedup this near 1 has no sign: sources that repeat themselves differ by more."""
 
@@ -35,7 +32,7 @@ class Outcome:
 
     case: Case
     kind: str
-    """step or speedup."""
+    """step, speedup, tpot, ttft, itl or rate."""
     measured: float
     predicted: float
     low: float
@@ -53,11 +50,11 @@ class Outcome:
 
     @property
     def impossible(self) -> bool:
-        """A step faster than the datasheet allows, or a speedup beyond that of drafts and
-        verification at the datasheet's speed: the row or its reading is wrong."""
-        if self.kind == "step":
-            return self.measured < self.floor
-        return self.measured > self.floor
+        """A time shorter than the datasheet allows, or a rate or speedup beyond that of the
+        datasheet's speed: the row or its reading is wrong."""
+        if self.kind in ("rate", "speedup"):
+            return self.measured > self.floor
+        return self.measured < self.floor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,9 +96,11 @@ def replay(
     """Predict every case; those that the package refuses are skipped with its reason."""
     outcomes: list[Outcome] = []
     skipped: list[Skipped] = []
-    for case in cases:
+    for stated in cases:
+        case = replace(stated, ask=stated.ask | (overrides or {}))
         try:
-            found = _outcomes(case, predict(**(case.ask | (overrides or {}))))
+            run = case.run
+            found = _served(case, run) if run else _outcomes(case, predict(**case.ask))
             if not found:
                 raise UsageError("neither a step time nor a speedup of a round is stated")
             outcomes += found
@@ -121,15 +120,39 @@ def replay_with(cases: Iterable[Case], calibration: Calibration) -> list[Outcome
     return found
 
 
+def _served(case: Case, run: ServedRun) -> list[Outcome]:
+    """A load test's figures, through the path that plans use.
+
+    Times and rates are off by what steps are off by, times to the first token by their own
+    residual. None is called impossible: the naive run is no floor, for it meets its neighbours
+    elsewhere.
+    """
+    machine = resolve(Request(**case.ask)).machine
+    bare = predicted(case, run, replace(machine, calibration=ideal()))
+    step, first = machine.calibration.step_residual, machine.calibration.first_token_residual
+    found = []
+    for kind, value in predicted(case, run).items():
+        if kind not in run.measured:
+            continue
+        ends = first if kind == "ttft" and first else step
+        low, high = (1 / ends.high, 1 / ends.low) if kind == "rate" else (ends.low, ends.high)
+        found.append(
+            Outcome(
+                case=case, kind=kind, measured=run.measured[kind], predicted=value,
+                low=value * low, high=value * high, naive=bare[kind],
+                floor=math.inf if kind == "rate" else 0.0,
+                fitted=fitted(case, step.basis),
+            )
+        )  # fmt: skip
+    return found
+
+
 def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
     found = []
-    machine = p.scene.machine
-    calibration = machine.calibration
+    calibration = p.scene.machine.calibration
     if case.step_seconds:
         b = p.baseline
-        added = prefill_share(case.ask["stack"], dense=case.dense) * prefill_of(case, p.scene)
-        if not case.served:
-            added -= float(b.host_seconds)
+        added = 0.0 if case.served else -float(b.host_seconds)
         found.append(
             Outcome(
                 case=case,
@@ -138,8 +161,7 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 predicted=b.step_seconds + added,
                 low=(b.step_seconds + added) * b.low_seconds / b.step_seconds,
                 high=(b.step_seconds + added) * b.high_seconds / b.step_seconds,
-                naive=p.ideal.step_seconds
-                + prefill_of(case, replace(p.scene, machine=replace(machine, calibration=ideal()))),
+                naive=p.ideal.step_seconds,
                 floor=p.ideal.step_seconds,
                 fitted=fitted(case, calibration.step_residual.basis),
             )
@@ -178,25 +200,6 @@ def fitted(case: Case, basis: str) -> bool:
     steps = f"published steps of {stack}" in basis
     chains = f"published chains of {stack}" in basis and case.dense
     return (steps or chains) and family in CALIBRATED
-
-
-def prefill_of(case: Case, scene: Scene) -> float:
-    """What prefilling neighbours' prompts adds to a decode step of a serving run.
-
-    Each of B sequences ends after its output, and a new prompt takes its place: a step carries
-    B prompts / output tokens. A prompt is prefilled alone, in chunks of up to `CHUNK_TOKENS`.
-    """
-    if not case.prefill_tokens:
-        return 0.0
-    tokens = min(case.prompt_tokens, CHUNK_TOKENS)
-    before = np.full((1, 1), (case.prompt_tokens - tokens) / 2)
-    # kernels of prefill pack a chunk's tokens whatever those of decoding do
-    work = Pass(
-        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0
-    )
-    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
-    share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
-    return float(np.max(cost.seconds)) * share
 
 
 def sign_accuracy(outcomes: list[Outcome]) -> tuple[float, int]:

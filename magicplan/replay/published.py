@@ -18,6 +18,7 @@ import numpy as np
 
 from magicplan import hardware_specs, model_specs
 from magicplan.errors import SpecError, UsageError
+from magicplan.replay.launch_lines import launched
 from magicplan.roofline.acceptance import alpha_from_tokens_per_round
 
 Row = dict[str, str]
@@ -26,7 +27,8 @@ OTHER_ENGINE = "vllm"
 """Engines without a calibration of their own are predicted by its kernels, without its host."""
 WEIGHTS = {
     "bf16": "bf16", "fp16": "bf16", "f16": "bf16", "half": "bf16", "fp8": "fp8", "nvfp4": "fp4",
-    "fp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4", "awq": "int4",
+    "fp4": "fp4", "mxfp4": "fp4", "int4-g32": "int4", "int4": "int4", "w4a16": "int4",
+    "awq": "int4", "gptq": "int4",
     "not": "bf16", "": "bf16", "checkpoint": "bf16",
 }  # fmt: skip
 NODE_GPUS = 8
@@ -39,6 +41,22 @@ METHODS = {
 }  # fmt: skip
 """How a published method begins, and the draft that it is. EAGLE's head knows the whole vocabulary,
 unless its source says that it was reduced, as EAGLE-3's is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedRun:
+    """A load test of one server: what was sent, and what its load generator reported."""
+
+    prompt_tokens: float
+    output_tokens: float
+    concurrency: float
+    """Requests kept in flight."""
+    measured: dict[str, float]
+    """Means by kind: `tpot`, `ttft` and `itl` in seconds, `rate` in requests a second."""
+    requests: float | None = None
+    """All of them, where a row says so."""
+    batched_tokens: float | None = None
+    max_sequences: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +83,8 @@ class Case:
     dense: bool = True
     version: str = ""
     """Of the engine, where a row states it apart from the name."""
+    run: ServedRun | None = None
+    """A load test, whose `step_seconds` is its time per token, prompts of neighbours included."""
 
     @property
     def served(self) -> bool:
@@ -135,6 +155,7 @@ def _rows(path: Path) -> Iterator[Row]:
 def _layout(path: Path, row: Row) -> Any:
     for needed, layout in (
         ({"tpot_ms", "system", "model_path", "batch_size"}, _serving),
+        ({"command", "requests", "tpot_mean_ms", "prompt_tokens"}, _bench),
         ({"t_target_ms", "omega", "gamma", "prefix_len", "draft_type"}, _round),
         ({"baseline_value", "spec_value", "accept_len", "method"}, _speculation),
         ({"metric", "value", "unit", "batch_or_concurrency"}, _plain),
@@ -145,7 +166,7 @@ def _layout(path: Path, row: Row) -> Any:
         f"{path.name} has none of the known layouts (plain decoding: metric, value, unit, "
         "batch_or_concurrency; speculation: baseline_value, spec_value, accept_len, method; "
         "rounds: t_target_ms, omega, gamma, prefix_len, draft_type; serving: tpot_ms, system, "
-        "model_path, batch_size)"
+        "model_path, batch_size; load tests: command, requests, tpot_mean_ms, prompt_tokens)"
     )
 
 
@@ -266,6 +287,59 @@ def _serving(name: str, source: str, row: Row) -> Case:
         step_seconds=_number(row["tpot_ms"], "tpot") / 1e3, prompt_tokens=prompt,
         prefill_tokens=batch * prompt / max(out, 1), dense=_dense(row["model_path"]),
         version=row.get("backend_version", ""),
+        run=ServedRun(
+            prompt_tokens=prompt, output_tokens=out, concurrency=batch,
+            measured=_means(row, {"tpot": ("tpot_ms", 1e-3), "ttft": ("ttft_ms", 1e-3)}),
+        ),
+    )  # fmt: skip
+
+
+BENCH = {
+    "tpot": ("tpot_mean_ms", 1e-3), "ttft": ("ttft_mean_ms", 1e-3),
+    "itl": ("itl_mean_ms", 1e-3), "rate": ("request_per_s", 1.0),
+}  # fmt: skip
+"""Columns of a load generator's output, and what one of their units is in seconds or 1/s."""
+
+
+def _means(row: Row, columns: dict[str, tuple[str, float]]) -> dict[str, float]:
+    return {
+        kind: _number(row[column], column) * unit
+        for kind, (column, unit) in columns.items()
+        if row.get(column)
+    }
+
+
+def _bench(name: str, source: str, row: Row) -> Case:
+    """A whole output of a load generator that sent all requests at once to one server."""
+    stack = engine_stack(row["engine"])
+    if stack is None:
+        raise _Unusable(f"engine {row['engine']!r} is none of {', '.join(dict(ENGINES))}")
+    gpu = _gpu(row["gpu"])
+    server = launched(row["command"], stack, hardware_specs.load(gpu))
+    if server.replicas > 1:
+        raise _Unusable(f"{server.replicas} replicas behind one port are not modelled")
+    stated = server.quantisation or "checkpoint"
+    model = server.model or row["model"]
+    if stated == "checkpoint" and "gpt-oss" in model.lower():
+        stated = "mxfp4"
+    prompt = _length(row["prompt_tokens"], "prompt_tokens")
+    out, requests = _length(row["output_tokens"], "output_tokens"), _whole(row["requests"], "n")
+    merged = row | {
+        "engine_version": row["engine"], "parallelism": f"TP{server.tp}", "weight_dtype": stated,
+        "kv_dtype": server.kv,
+    }  # fmt: skip
+    ask = _ask(merged, model, requests, prompt + out / 2) | {
+        "ep": server.ep, "pp": server.pp, "attention_dp": server.attention_dp,
+        "gpus": server.tp * server.pp * server.attention_dp,
+    }  # fmt: skip
+    return Case(
+        id=name, source=source, engine=row["engine"], grade="B", ask=ask, dense=_dense(model),
+        version=row.get("engine_version", ""),
+        run=ServedRun(
+            prompt_tokens=prompt, output_tokens=out, concurrency=requests, requests=requests,
+            measured=_means(row, BENCH), batched_tokens=server.batched_tokens,
+            max_sequences=server.max_sequences,
+        ),
     )  # fmt: skip
 
 
@@ -294,11 +368,11 @@ def _serving_kv(row: Row) -> str:
 def _ask(row: Row, model: str, batch: int, ctx: float) -> dict[str, Any]:
     engine = row["engine_version"].lower()
     stack = engine_stack(engine) or OTHER_ENGINE
-    tp, gpu = _degree(row), _gpu(row["gpu"])
-    return {
+    gpu = _gpu(row["gpu"])
+    return _degrees(row) | {
         "gpu": gpu, "model": _model(model), "batch": batch, "ctx": max(1, round(ctx)),
-        "tp": tp, "gpus": tp, "dtype": _runs_as(_format(row.get("weight_dtype", ""), model), gpu),
-        "kv_dtype": "fp8" if row.get("kv_dtype", "").startswith("fp8") else None,
+        "dtype": _runs_as(_format(row.get("weight_dtype", ""), model), gpu),
+        "kv_dtype": _kv(row.get("kv_dtype", "")),
         "stack": "magicdec" if engine == "magicdec" else stack, "draft": "none",
         "memory_fraction": 1.0,
     }  # fmt: skip
@@ -313,7 +387,7 @@ def _format(text: str, model: str) -> str | None:
     """A format of `predict`; a checkpoint's default is 16 bits unless its name says otherwise."""
     if text.lower().startswith("checkpoint") and "gpt-oss" in model.lower():
         raise _Unusable(f"{model} ships in a mixed 4-bit format that is not modelled")
-    named = next((f for f in ("nvfp4", "fp8") if f in model.lower()), "")
+    named = next((f for f in ("nvfp4", "fp8", "awq", "gptq") if f in model.lower()), "")
     text = named if text.lower().startswith(("checkpoint", "not stated")) and named else text
     word = re.split(r"[\s(]", text.lower())[0]
     if word not in WEIGHTS:
@@ -327,14 +401,36 @@ def _runs_as(dtype: str | None, gpu: str) -> str | None:
     return "int4" if dtype == "fp4" and "fp4" not in multiplied else dtype
 
 
-def _degree(row: Row) -> int:
-    found = re.match(r"TP(\d+)", row.get("parallelism", "").upper())
-    if found:
-        return int(found[1])
-    alone = row.get("n_gpu", "") in ("", "1", "1.0") or "(1 GPU" in row.get("parallelism", "")
-    if alone:
-        return 1
-    raise _Unusable(f"parallelism {row.get('parallelism')!r} is not tensor parallel")
+def _degrees(row: Row) -> dict[str, int]:
+    """Degrees of one replica as `predict` takes them, from "TP8", "TP8 + EP" or "TP8 + attention
+    DP"; from "1 GPU for 8B" beside a model of that size. TensorRT-LLM's attention DP runs on the
+    GPUs that its TP counts."""
+    text = row.get("parallelism", "")
+    stated = re.fullmatch(r"TP(\d+)(?:\.0)?((?: \+ (?:EP|attention DP))*)", text)
+    if stated:
+        gpus = int(stated[1])
+        found = {"tp": gpus, "gpus": gpus}
+        if "EP" in stated[2]:
+            found["ep"] = gpus
+        return found | ({"tp": 1, "attention_dp": gpus} if "attention DP" in stated[2] else {})
+    one = re.search(r"\(1 GPU for (\d+)B", text)
+    size = re.search(r"(\d+(?:\.\d+)?)B\b", row.get("model", ""), re.IGNORECASE)
+    if one and size and float(size[1]) <= float(one[1]):
+        return {"tp": 1, "gpus": 1}
+    if not text and row.get("n_gpu", "") in ("", "1", "1.0"):
+        return {"tp": 1, "gpus": 1}
+    raise _Unusable(f"parallelism {text!r} does not say on how many GPUs a replica runs")
+
+
+def _kv(text: str) -> str | None:
+    """The cache's format: None where nothing or 16 bits are stated. Of two the first, as the row
+    leaves it open."""
+    word = re.split(r" or | \(", text.lower())[0]
+    if word in ("", "not stated", "bf16", "fp16", "f16", "auto"):
+        return None
+    if word == "fp8" and "skip" not in text.lower():
+        return "fp8"
+    raise _Unusable(f"KV cache {text!r} is not modelled")
 
 
 def _gpu(text: str) -> str:
@@ -348,7 +444,8 @@ def _gpu(text: str) -> str:
 
 def _model(text: str) -> str:
     plain = re.sub(r"\(.*?\)", "", text).strip().lower().split("/")[-1]
-    for suffix in ("", "-instruct", "-fp8", "-nvfp4", "-hf"):
+    plain = re.sub(r"-(?:2507|awq|gptq)(?=-|$)", "", plain)
+    for suffix in ("", "-instruct", "-fp8", "-instruct-fp8", "-nvfp4", "-hf"):
         name = plain.removesuffix(suffix) if suffix else plain
         try:
             return model_specs.load(name).name
@@ -388,11 +485,14 @@ def _whole(text: str, what: str) -> int:
 
 
 def _tokens(text: str, default: float) -> float:
-    """A length: "8192", "~200", "64K"; the default where a row names a data set instead."""
-    found = re.fullmatch(r"[~<=]*(\d+(?:\.\d+)?)(k?)", text.lower())
-    if not found:
-        return default
-    return float(found[1]) * (1024 if found[2] else 1)
+    """A length: "8192", "~200", "64K", "~20000 (+-15%)", "<=2048 (EOS)"; the default where a row
+    states none, or names a data set instead."""
+    found = re.fullmatch(r"[~<=]*(\d+(?:\.\d+)?)(k?)(?: \(.*\))?", text.lower())
+    if found:
+        return float(found[1]) * (1024 if found[2] else 1)
+    if re.search(r"\d", text):
+        raise _Unusable(f"length {text!r} is not a number of tokens")
+    return default
 
 
 def _length(text: str, what: str) -> float:

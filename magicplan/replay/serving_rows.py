@@ -1,19 +1,19 @@
-"""Published serving runs: mean TPOT and TTFT of each, from its stated inputs."""
+"""Published load tests through the path that plans use: time per token, to the first one, rates.
+
+`predicted` is the whole seam: whatever serves plans answers there.
+"""
 
 from __future__ import annotations
 
-import csv
 import re
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from magicplan import model_specs
-from magicplan.errors import UsageError
 from magicplan.prediction.request import Request
 from magicplan.replay.harnesses import prefill_share, streamed_rounds
-from magicplan.replay.published import Case, Row, Skipped, read
+from magicplan.replay.published import Case, ServedRun
+from magicplan.roofline.timing import Machine
 from magicplan.serving.benchmark_run import Run, expect
 from magicplan.serving.lengths import Lengths
 
@@ -22,72 +22,50 @@ INFERENCEMAX = re.compile(r"^\d{4}_\d\d_\d\d_|_cfg\d+$|_gap_analysis_")
 WAVES = 10.0
 """Requests that their harness sends for each that it keeps in flight. The rows do not say: it is
 what their time to first token and the share of prefill in their time per token agree on."""
+SPREAD = np.random.default_rng(0).permutation(np.linspace(0.8, 1.2, 64))
+"""Lengths over their mean of the requests that stand for a run. Rows state one length, but requests
+that all ended in one step would bring their prompts in one too, wave after wave; InferenceMAX draws
+lengths within 20 % (its `random_range_ratio`), and steps of other harnesses do not stay in line."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """One run: measured and predicted means in seconds; TTFT is NaN where none was published."""
-
-    row: Row
-    model: str
-    """Name of the preset."""
-    dense: bool
-    tpot: float
-    tpot_predicted: float
-    ttft: float
-    ttft_predicted: float
-
-
-def served(path: Path) -> tuple[list[Served], list[Skipped]]:
-    """Every row that the package covers, and why the others are not."""
-    found = read([path])
-    rows = _rows(path)
-    kept, skipped = [], list(found.skipped)
-    for case in found.cases:
-        try:
-            kept.append(_predicted(case, rows[case.id]))
-        except UsageError as problem:
-            skipped.append(Skipped(id=case.id, source=case.source, reason=str(problem)))
-    return kept, skipped
-
-
-def _rows(path: Path) -> dict[str, Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        return {row["id"]: row for row in csv.DictReader(file)}
-
-
-def _predicted(case: Case, row: Row) -> Served:
+def predicted(case: Case, run: ServedRun, machine: Machine | None = None) -> dict[str, float]:
+    """Means of a load test by kind, as `ServedRun.measured`; by another machine than the case's
+    own if one is given. Raises UsageError, DoesNotFit."""
     options = {k: v for k, v in case.ask.items() if k not in ("batch", "ctx")}
-    concurrency = float(case.ask["batch"])
-    run = Run(
-        ask=Request(**options),
-        lengths=Lengths(
-            prompt=np.full(64, float(row["input_tokens"])),
-            output=np.full(64, float(row["output_tokens"])),
+    stack = str(options["stack"])
+    requests = run.requests or run.concurrency * waves(case.id, stack)
+    limits: dict[str, Any] = {
+        "batched_tokens": run.batched_tokens, "max_sequences": run.max_sequences,
+    }  # fmt: skip
+    figures = expect(
+        Run(
+            ask=Request(**options),
+            lengths=Lengths(
+                prompt=np.full(len(SPREAD), run.prompt_tokens),
+                output=np.maximum(np.rint(run.output_tokens * SPREAD), 1.0),
+            ),
+            concurrency=run.concurrency,
+            prompts=requests,
+            **{name: value for name, value in limits.items() if value},
         ),
-        concurrency=concurrency,
-        prompts=concurrency * waves(row, str(options["stack"])),
-    )
-    answer = expect(run)
-    return Served(
-        row=row,
-        model=str(options["model"]),
-        dense=model_specs.load(str(options["model"])).experts is None,
-        tpot=float(row["tpot_ms"]) / 1e3,
-        tpot_predicted=answer.tpot_seconds,
-        ttft=float(row["ttft_ms"] or "nan") / 1e3,
-        ttft_predicted=answer.ttft_seconds
-        + streamed_rounds(str(options["stack"])) * answer.tpot_seconds,
-    )
+        machine,
+    ).figures()
+    tpot = figures["tpot_mean_seconds"]
+    return {
+        "tpot": tpot,
+        "ttft": figures["ttft_mean_seconds"] + streamed_rounds(stack) * tpot,
+        "itl": figures["itl_mean_seconds"],
+        "rate": figures["requests_per_s"],
+    }
 
 
-def waves(row: Row, stack: str) -> float:
+def waves(name: str, stack: str) -> float:
     """How many requests a run sends for each that it keeps in flight.
 
     InferenceMAX is taken to send ten (see WAVES). Of other harnesses it is not known; what the
     stack's rows show of their neighbours' prompts tells it: of w waves, the first replaces nobody,
     so that a share 1 - 1 / (2 w) of the prompts is met.
     """
-    if INFERENCEMAX.search(row["id"]):
+    if INFERENCEMAX.search(name):
         return WAVES
     return min(max(1 / max(2 * (1 - prefill_share(stack)), 1e-3), 1.0), WAVES)

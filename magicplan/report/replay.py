@@ -12,7 +12,14 @@ from magicplan.report.document.page import Bullets, Fact, Grid, Page, Plot, Sect
 from magicplan.report.document.record import Record
 from magicplan.units import Unit, show
 
-UNITS: dict[str, Unit] = {"step": "seconds", "speedup": "ratio"}
+UNITS: dict[str, Unit] = {
+    "step": "seconds", "speedup": "ratio", "tpot": "seconds", "ttft": "seconds", "itl": "seconds",
+    "rate": "count",
+}  # fmt: skip
+NAMES = {
+    "tpot": "Times per token", "ttft": "Times to the first token", "itl": "Times between chunks",
+    "rate": "Requests a second",
+}  # fmt: skip
 WORST = 10
 
 
@@ -173,7 +180,7 @@ def _kind(rows: Sequence[Record], kind: str) -> Section:
         figure=figure,
         repeated=True,
     )
-    return Section(title=f"{kind.capitalize()}s", blocks=(plot,))
+    return Section(title=NAMES.get(kind, f"{kind.capitalize()}s"), blocks=(plot,))
 
 
 def _inside(row: Record) -> bool:

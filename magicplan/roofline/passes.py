@@ -17,8 +17,9 @@ Kind = Literal["linear", "attention", "collective", "elementwise"]
 class Op:
     """One op on one GPU: what a single run of it moves and computes, and how often it runs.
 
-    `units` of an attention op are its independent (sequence, KV head) pairs; a collective moves
-    `payload_bytes` of each of the `ranks` GPUs that take part.
+    `units` of an attention op are its independent (sequence, KV head) pairs, those of a grouped op
+    the experts it touches; a collective moves `payload_bytes` of each of the `ranks` GPUs that
+    take part.
     """
 
     name: str
@@ -32,7 +33,15 @@ class Op:
     """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
     count: Num = 1.0
     grouped: bool = False
-    """Products of many experts in one kernel, which is another than that of a single product."""
+    """All products of a layer's experts, which other kernels run than a single product."""
+    weight_format: str = ""
+    """Of a grouped op: what its weights are stored in, where `dtype` is what it multiplies in."""
+    idle_bytes: Num = 0.0
+    """Of a grouped op: activations of (token, expert) pairs whose expert another rank holds."""
+    prefill: bool = False
+    """Attention of prompts, which other kernels run than that of decoding."""
+    scores: Num = 0.0
+    """Of attention: (query head, key) pairs, each with an exponential of its own."""
     layer: str = ""
     """The kind of layer that an attention op belongs to, which a calibration may know by itself:
     full, sliding, latent, indexed, index, compressed, blocks, or the kind of a recurrence, with
@@ -87,5 +96,6 @@ class Pass:
     view: KvView = FULL
     kv_passes: Num | None = None
     prefill: bool = False
-    """Whether the tokens are a prompt's: a recurrent layer then keeps its last state alone, where a
-    verification saves one after every token, so that a rejected draft can be undone."""
+    """Whether the tokens are a prompt's, or of a chunk of one: attention then runs the kernels of
+    prefill, and a recurrent layer keeps its last state alone, where a verification saves one after
+    every token, so that a rejected draft can be undone."""

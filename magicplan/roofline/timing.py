@@ -17,7 +17,9 @@ from magicplan.hardware_specs.calibration import (
     AttentionFit,
     Calibration,
     CollectiveFit,
+    ExpertFit,
     LinearFit,
+    PrefillFit,
 )
 from magicplan.hardware_specs.spread import combined_spread
 from magicplan.roofline.deployment import Namespace, Num
@@ -92,10 +94,17 @@ def compute_seconds(op: Op, machine: Machine) -> Num:
     return op.flops / machine.flops_per_s(op.dtype)
 
 
+def prompt_seconds(op: Op, machine: Machine) -> Num:
+    """Products and softmax of a prompt's attention over the datasheet's dense peak."""
+    fit = machine.calibration.prefill_fit(op.dtype)
+    extra = fit.score_flops * op.scores if fit else 0.0
+    return (op.flops + extra) / machine.flops_per_s(op.dtype)
+
+
 def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
     """Seconds of one run of an op, never less than the datasheet's roofline."""
     if op.kind == "linear":
-        return _linear_seconds(op, machine, xp)
+        return (_expert_seconds if op.grouped else _linear_seconds)(op, machine, xp)
     if op.kind == "attention":
         return _attention_seconds(op, machine, xp)
     if op.kind == "collective":
@@ -104,14 +113,30 @@ def op_seconds(op: Op, machine: Machine, xp: Namespace = np) -> Num:
 
 
 def _linear_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
-    fit = machine.calibration.linear_fit(op.dtype, grouped=op.grouped)
+    fit = machine.calibration.linear_fit(op.dtype)
     return linear_time(fit, memory_seconds(op, machine), compute_seconds(op, machine), xp)
+
+
+def _expert_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
+    fit = machine.calibration.expert_fit(op.weight_format, op.dtype)
+    passing = op.activation_bytes + fit.idle_share * op.idle_bytes
+    return expert_time(
+        fit,
+        op.units,
+        op.weight_bytes / machine.bytes_per_s,
+        passing / machine.bytes_per_s,
+        compute_seconds(op, machine),
+        xp,
+    )
 
 
 def _attention_seconds(op: Op, machine: Machine, xp: Namespace) -> Num:
     own = machine.calibration.layers.get(op.layer)
     if own is not None:
         return linear_time(own, memory_seconds(op, machine), compute_seconds(op, machine), xp)
+    whole = machine.calibration.prefill_fit(op.dtype) if op.prefill else None
+    if whole is not None:
+        return prefill_time(whole, memory_seconds(op, machine), prompt_seconds(op, machine), xp)
     fit = machine.calibration.attention_fit(op.dtype)
     waves, moving = op.units / machine.accelerator.units, memory_seconds(op, machine)
     if fit.reread_share:
@@ -147,6 +172,24 @@ def step_interval(cost: StepCost, calibration: Calibration) -> tuple[Num, Num]:
 
 def linear_time(fit: LinearFit, moving: Num, computing: Num, xp: Namespace = np) -> Num:
     """Seconds of a linear layer from its ideal times at datasheet rates (see `LinearFit`)."""
+    busy = _p_norm(
+        moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
+    )
+    return fit.launch_seconds + busy
+
+
+def expert_time(
+    fit: ExpertFit, touched: Num, reading: Num, passing: Num, computing: Num, xp: Namespace = np
+) -> Num:
+    """Seconds of a layer's experts, of which `touched` are met, from the ideal times of their
+    weights, activations and products at datasheet rates (see `ExpertFit`)."""
+    moving = reading / fit.memory_efficiency + fit.activation_passes * passing
+    busy = _p_norm(moving, computing / fit.compute_efficiency, fit.sharpness, xp)
+    return fit.launch_seconds + fit.expert_seconds * touched + busy
+
+
+def prefill_time(fit: PrefillFit, moving: Num, computing: Num, xp: Namespace = np) -> Num:
+    """Seconds of a prompt's attention from its ideal times at datasheet rates (`PrefillFit`)."""
     busy = _p_norm(
         moving / fit.memory_efficiency, computing / fit.compute_efficiency, fit.sharpness, xp
     )
@@ -251,13 +294,18 @@ def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -
     return shares
 
 
-def _launch_seconds(op: Op, machine: Machine) -> float:
+def _launch_seconds(op: Op, machine: Machine) -> Num:
     """Of one run of an op: what it takes however little it moves."""
     calibration = machine.calibration
+    if op.grouped:
+        experts = calibration.expert_fit(op.weight_format, op.dtype)
+        return experts.launch_seconds + experts.expert_seconds * op.units
     if op.kind == "linear":
-        return calibration.linear_fit(op.dtype, grouped=op.grouped).launch_seconds
+        return calibration.linear_fit(op.dtype).launch_seconds
     if op.layer in calibration.layers:
         return calibration.layers[op.layer].launch_seconds
+    if op.prefill and (prompts := calibration.prefill_fit(op.dtype)):
+        return prompts.launch_seconds
     if op.kind == "attention":
         return calibration.attention_fit(op.dtype).launch_seconds
     return calibration.host.kernel_seconds

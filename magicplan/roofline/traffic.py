@@ -8,10 +8,10 @@ less than 0.1 % of a decode step: embedding look-ups, page tables, split-KV part
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import numpy as np
 
+from magicplan.model_specs.formats import Format
 from magicplan.model_specs.layers import (
     Attention,
     Compressed,
@@ -70,7 +70,7 @@ def _ops(model: ModelShape, layout: Deployment, work: Pass, xp: Namespace) -> It
     yield from attention(model, layout, work, xp)
     for count, extra in model.extras:
         yield _projected(extra, "attention", layout, rows, count, xp)
-    yield from _feed_forward(model, layout, all_rows)
+    yield from _feed_forward(model, layout, all_rows, xp)
     if model.layers:
         yield from _elementwise(model, layout, rows, all_rows)
         yield from _collectives(model, layout, rows, all_rows)
@@ -129,7 +129,7 @@ def _share(split: Split, layout: Deployment, xp: Namespace) -> Num:
     return split.numbers / split.pieces * xp.maximum(split.pieces / layout.tp, 1.0)
 
 
-def _feed_forward(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[Op]:
+def _feed_forward(model: ModelShape, layout: Deployment, rows: Num, xp: Namespace) -> Iterator[Op]:
     ranks, into = layout.ffn_ranks, 2 if model.gated else 1
 
     def dense(prefix: str, width: Num, count: int, part: str) -> Iterator[Op]:
@@ -146,7 +146,7 @@ def _feed_forward(model: ModelShape, layout: Deployment, rows: Num) -> Iterator[
         if isinstance(kind, Dense):
             yield from dense("", kind.ffn, count, "mlp")
             continue
-        yield from _experts(model, kind, count, layout, rows)
+        yield from _experts(model, kind, count, layout, rows, xp)
         if kind.shared_ffn:
             yield from dense("shared_", kind.shared_ffn, count, "shared")
 
@@ -172,45 +172,69 @@ def touched_experts(experts: Experts, rows: Num) -> Num:
 
 
 def _experts(
-    model: ModelShape, e: Experts, count: int, layout: Deployment, rows: Num
+    model: ModelShape, e: Experts, count: int, layout: Deployment, rows: Num, xp: Namespace
 ) -> Iterator[Op]:
     """Router and routed experts: each rank holds 1 / ranks of all expert weights.
 
-    Whether experts are split whole (ep) or each by columns (tp), a rank reads the same share of
-    the touched ones and does the same share of the products, given balanced routing. Experts that
-    work in a narrower width are entered and left through one projection each.
+    `ep` ranks hold whole experts, split by columns over ranks / ep each; given balanced routing,
+    a rank meets 1 / ep of the touched experts and of the (token, expert) pairs. Each pair reads
+    and writes the activations between the products once. Ranks whose attention is data parallel
+    are sent their own tokens alone; others see those of the whole group. Experts that work in a
+    narrower width are entered and left through one projection each.
     """
-    into, hidden, own = (
+    into, hidden, fed = (
         2 if model.gated else 1,
         e.hidden or model.hidden,
         rows / layout.attention_dp,
     )
     bias = e.count * int(e.bias)
     yield linear(
-        "router", layout, own, e.count, model.hidden, bias=bias, count=count, part="router"
+        "router", layout, fed, e.count, model.hidden, bias=bias, count=count, part="router"
     )
     if e.hidden:
         for name, wide, deep in (
             ("latent_down", hidden, model.hidden), ("latent_up", model.hidden, hidden)
         ):  # fmt: skip
-            yield linear(name, layout, own, wide, deep, count=count, part="shared")
-    touched = touched_experts(e, rows) / layout.ffn_ranks
-    visits = rows * e.per_token / layout.ffn_ranks
-    for name, wide, deep in (
-        ("experts_gate_up", into * e.ffn, hidden),
-        ("experts_down", hidden, e.ffn),
-    ):
-        one = linear(name, layout, visits, wide, deep, count=count, part="experts")
-        stored = layout.part("experts").bytes
-        weights = touched * (wide * deep * stored + wide * int(e.bias) * layout.wide_bytes)
-        yield replace(one, weight_bytes=weights, grouped=True)
+            yield linear(name, layout, fed, wide, deep, count=count, part="shared")
+    form = layout.part("experts")
+    width = e.ffn * layout.ep / layout.ffn_ranks
+    pairs = rows * e.per_token
+    own = pairs / layout.ep
+    elsewhere = xp.where(layout.attention_dp > 1, 0.0, pairs - own)
+    # into the first product, out of it, through the activation, into the second, out of it, summed
+    numbers = 3 * hidden + (2 * into + 2) * width
+    weights = (into + 1) * width * hidden
+    biases = (into * width + hidden * layout.ep / layout.ffn_ranks) * int(e.bias)
+    touched = touched_experts(e, rows) / layout.ep
+    yield Op(
+        name="experts",
+        kind="linear",
+        dtype=form.math,
+        flops=2 * own * weights,
+        weight_bytes=touched * (weights * form.bytes + biases * layout.wide_bytes),
+        activation_bytes=own * numbers * layout.wide_bytes,
+        idle_bytes=elsewhere * numbers * layout.wide_bytes,
+        count=count,
+        grouped=True,
+        weight_format=_stored(form),
+        units=touched,
+    )
+
+
+def _stored(form: Format) -> str:
+    """What kernels of experts tell apart of a format: its bits, and in 4 of them its math."""
+    if form.bits >= 12:
+        return "bf16"
+    if form.bits >= 6:
+        return "fp8"
+    return "fp4" if form.math in ("fp4", "fp8") else "int4"
 
 
 def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num) -> Iterator[Op]:
     """Norms with residuals, RoPE, the activation function: read once, written once, fused so.
 
-    Some models norm every head's query and key, latent attention its two latents; experts add the
-    choice of experts, the sorting of tokens by expert and the weighted sum of what comes back.
+    Some models norm every head's query and key, latent attention its two latents. What surrounds
+    the products of experts is part of them (`ExpertFit`).
     """
 
     def op(name: str, count: Num, activations: Num, weights: Num = 0.0) -> Op:
@@ -234,17 +258,10 @@ def _elementwise(model: ModelShape, layout: Deployment, rows: Num, all_rows: Num
             yield op("query_key_norms", 2 * count, rows * turned)
         if isinstance(mixer, Latent):
             yield op("latent_norms", 2 * count, rows * (mixer.ranks.q_rank + mixer.ranks.kv_rank))
-    width = 0
     for count, part in model.feed_forwards:
-        if isinstance(part, Dense):
-            width += part.ffn * count
-            continue
-        visits = all_rows * part.per_token / layout.ffn_ranks
-        yield op("routing", 3 * count, 2 * visits * model.hidden)
-        width += (part.ffn * part.per_token + part.shared_ffn) * count
-    if width:
-        layers = model.feeding_layers
-        yield op("activation", layers, 3 * all_rows * width / layers / layout.ffn_ranks)
+        width = part.ffn if isinstance(part, Dense) else part.shared_ffn
+        if width:
+            yield op("activation", count, 3 * all_rows * width / layout.ffn_ranks)
 
 
 def _turned(mixer: Mixer, layout: Deployment) -> Num | None:

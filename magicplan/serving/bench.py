@@ -15,9 +15,8 @@ from magicplan.errors import DoesNotFit, UsageError
 from magicplan.prediction.request import Request
 from magicplan.roofline.deployment import Array
 from magicplan.serving.benchmark_run import STEADY, Expected, Run, Server, expect, server_of
-from magicplan.serving.fleet import ROUTINGS, Routing
 from magicplan.serving.lengths import independent
-from magicplan.serving.load_test import Draws, drawn, simulate, stable
+from magicplan.serving.load_test import ROUTINGS, Draws, Routing, drawn, simulate, stable
 from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of, timeline
 from magicplan.serving.traces import read_trace
 

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import numpy as np
 
 from magicplan.engine_specs.capabilities import tree_kind
 from magicplan.errors import DoesNotFit, UsageError
+from magicplan.prediction.placement import asked_degree
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, passes_of, resolve
 from magicplan.roofline.timing import Machine
-from magicplan.serving.fleet import Routing
 from magicplan.serving.lengths import Lengths
 from magicplan.serving.load import Load
-from magicplan.serving.load_test import Setup, drawn, saturation, setup_of, simulate, stable
+from magicplan.serving.load_test import (
+    Routing,
+    Setup,
+    drawn,
+    saturation,
+    setup_of,
+    simulate,
+    stable,
+)
 from magicplan.serving.outcome import METRICS, STATISTICS, Outcome
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import (
@@ -173,9 +181,10 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
         memory_fraction=run.ask.memory_fraction,
         kv_passes=passes_of(run.ask.verify_kv_passes),
     )
+    _check_experts(run.ask)
     layout = replace(
         resolved.layout,
-        tp=np.asarray([_degree(run.ask.tp)]),
+        tp=np.asarray([1.0 if run.ask.tp == "auto" else float(asked_degree(resolved))]),
         pp=np.asarray([float(run.ask.pp or 1)]),
     )
     longest = resolved.max_gamma if resolved.draft else 0
@@ -198,5 +207,11 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
     return Server(resolved=resolved, replica=r, setup=setup, gamma=gamma, depth=depth)
 
 
-def _degree(tp: Any) -> float:
-    return 1.0 if tp == "auto" else float(tp)
+def _check_experts(ask: Request) -> None:
+    """Raises UsageError for experts split over more ranks than there are, or unevenly."""
+    ranks = (1 if ask.tp == "auto" else int(ask.tp)) * ask.attention_dp
+    if ranks % ask.ep:
+        raise UsageError(
+            f"--ep {ask.ep} does not divide the {ranks} GPUs of --tp {ask.tp} times "
+            f"--attention-dp {ask.attention_dp}"
+        )

@@ -92,11 +92,11 @@ def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
     that none exceeds."""
     points = []
     for key, value in spec.items():
-        found = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
-        if found is None:
+        named = re.fullmatch(r"p(\d{1,2}(\.\d+)?|100)", str(key))
+        if named is None:
             expected = "expected percentiles p0 to p100, such as p50 and p95"
             raise FieldError(f"{field}.{key}", f": {expected}")
-        points.append((float(found[1]) / 100, _length(value, f"{field}.{key}")))
+        points.append((float(named[1]) / 100, _length(value, f"{field}.{key}")))
     points.sort()
     tokens = [t for _, t in points]
     if not points or tokens != sorted(tokens):
@@ -107,14 +107,14 @@ def _percentiles(spec: Mapping[str, Any], share: Array, field: str) -> Array:
         return np.asarray(np.exp(np.interp(share, [p for p, _ in points], logs)))
     z = _normal(np.asarray([points[i][0] for i in inner]))
     at, known = _normal(share), logs[inner]
-    found = np.interp(at, z, known)
     wide = np.diff([points[i][0] for i in inner]) >= STEP_SHARE
     slopes = np.where(wide, np.diff(known) / np.diff(z), 0.0)
-    found = np.where(at < z[0], known[0] + (at - z[0]) * slopes[0], found)
-    found = np.where(at > z[-1], known[-1] + (at - z[-1]) * slopes[-1], found)
-    least = logs[0] if points[0][0] == 0 else -np.inf
-    most = logs[-1] if points[-1][0] == 1 else np.inf
-    return np.asarray(np.exp(np.clip(found, least, most)))
+    drawn = np.interp(at, z, known)
+    drawn = np.where(at < z[0], known[0] + (at - z[0]) * slopes[0], drawn)
+    drawn = np.where(at > z[-1], known[-1] + (at - z[-1]) * slopes[-1], drawn)
+    least = float(logs[0]) if points[0][0] == 0 else -math.inf
+    most = float(logs[-1]) if points[-1][0] == 1 else math.inf
+    return np.asarray(np.exp(np.clip(drawn, least, most)))
 
 
 def _length(value: Any, field: str) -> float:

@@ -163,7 +163,7 @@ def step_table(r: Replica, layout: int, spec: Speculation, gamma: float, depth: 
         pair_seconds=own(prompts.full_pair_seconds),
         window_pair_seconds=own(prompts.window_pair_seconds),
         window_tokens=prompts.window_tokens,
-        prompt_token_seconds=own(prompts.draft_seconds),
+        prompt_token_seconds=own(prompts.draft_seconds + prompts.token_seconds),
     )
 
 

@@ -7,16 +7,21 @@ array, so that all degrees of parallelism of one GPU are answered at once.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.deployment import Array, Deployment
+from magicplan.roofline.deployment import Array, Deployment, Num
 from magicplan.roofline.draft_cost import catch_up_seconds, chain_seconds, draft_step
 from magicplan.roofline.drafts import Draft
-from magicplan.roofline.timing import Machine, StepCost, step_cost
+from magicplan.roofline.timing import (
+    Machine,
+    StepCost,
+    op_seconds,
+    prompt_seconds,
+    step_cost,
+)
 from magicplan.roofline.traffic import Op, Pass, attention, forward
 
 ROW_POINTS = 96
@@ -58,11 +63,15 @@ class RowTable:
 class PrefillCost:
     """What prompts cost beyond the work that `RowTable` knows, [layout] each.
 
-    Attention costs `full_pair_seconds` for each (query, key) pair of the layers that see
-    everything and `window_pair_seconds` for each pair within `window_tokens`; `token_seconds` are
-    those of recurrent layers a token, `draft_seconds` those of building the draft's own cache.
+    Attention costs `pass_seconds` once, `cached_token_seconds` for each cached token that layers
+    which see everything read, `full_pair_seconds` for each (query, key) pair of those layers and
+    `window_pair_seconds` for each pair within `window_tokens`; `token_seconds` are those of a new
+    token, recurrent layers' among them, `draft_seconds` those of building the draft's own cache.
     `request_seconds` pass at the host, beside all steps.
     """
+
+    pass_seconds: Array
+    cached_token_seconds: Array
 
     full_pair_seconds: Array
     window_pair_seconds: Array
@@ -78,7 +87,9 @@ class PrefillCost:
         pairs = new * cached + new * (new + 1) / 2
         short = _pairs_within(self.window_tokens, new, cached)
         return np.asarray(
-            self.full_pair_seconds[:, None] * pairs
+            self.pass_seconds[:, None]
+            + self.cached_token_seconds[:, None] * cached
+            + self.full_pair_seconds[:, None] * pairs
             + self.window_pair_seconds[:, None] * short
             + (self.token_seconds + self.draft_seconds)[:, None] * new
         )
@@ -168,23 +179,22 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
 
     Groups of data-parallel attention and pipeline stages work on different prompts at once.
     """
-    work = Pass(batch=1.0, ctx=0.0, query_tokens=PROBE, prefill=True)
     at_once = np.asarray(layout.pp).reshape(-1) * layout.attention_dp
-    pairs = PROBE * (PROBE + 1) / 2
-    full, window, token = np.zeros(1), np.zeros(1), np.zeros(1)
+    zero = np.zeros(np.size(layout.tp))
+    seconds = dict.fromkeys(("pass", "token", "cached", "full", "window"), zero)
     reach = 0.0
-    for op in _materialised(model, attention(model, with_axes(layout, 1), work)):
-        seconds = _layouts(step_cost([op], machine).seconds, layout)[:, 0] / at_once
-        if math.isinf(op.reach_tokens):
-            full = full + seconds / pairs
-        elif op.reach_tokens:
-            window, reach = window + seconds / pairs, max(reach, op.reach_tokens)
-        else:
-            token = token + seconds / PROBE
+    behind = _prompt_ops(model, layout, PROBE)
+    for op, later in zip(_prompt_ops(model, layout, 0.0), behind, strict=True):
+        if op.reach_tokens and not math.isinf(op.reach_tokens):
+            reach = max(reach, op.reach_tokens)
+        for name, value in _coefficients(op, later, machine).items():
+            seconds[name] = seconds[name] + _layouts(op.count * value, layout)[:, 0] / at_once
     return PrefillCost(
-        full_pair_seconds=full,
-        window_pair_seconds=window,
-        token_seconds=token,
+        pass_seconds=seconds["pass"],
+        cached_token_seconds=seconds["cached"],
+        full_pair_seconds=seconds["full"],
+        window_pair_seconds=seconds["window"],
+        token_seconds=seconds["token"],
         window_tokens=reach,
         draft_seconds=draft_prefill(layout, machine, None),
         stages=np.broadcast_to(np.asarray(layout.pp, dtype=np.float64), np.shape(layout.tp)),
@@ -192,15 +202,44 @@ def prefill_cost(model: ModelShape, layout: Deployment, machine: Machine) -> Pre
     )
 
 
-def _materialised(model: ModelShape, all_ops: Iterable[Op]) -> list[Op]:
-    """Attention as a prefill runs it: latent attention decodes in absorbed form but prefills with
-    keys and values written out, whose heads are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
+def _coefficients(op: Op, later: Op, machine: Machine) -> dict[str, Num]:
+    """What one run of a prompt's attention costs a pass, a new token, a cached one and a pair;
+    `later` is the same behind as many cached tokens."""
+    whole = op_seconds(op, machine)
+    if not op.reach_tokens:
+        return {"token": whole / PROBE}
+    full = math.isinf(op.reach_tokens)
+    kind = "full" if full else "window"
+    window = PROBE if full else op.reach_tokens
+    pairs = float(_pairs_within(window, np.asarray(PROBE), np.asarray(0.0)))
+    fit = machine.calibration.prefill_fit(op.dtype)
+    if fit is None or op.layer in machine.calibration.layers:
+        return {kind: whole / pairs}
+    rate = fit.memory_efficiency * machine.bytes_per_s
+    return {
+        "pass": fit.launch_seconds,
+        "token": op.bytes / PROBE / rate,
+        "cached": (later.kv_bytes - op.kv_bytes) / PROBE / rate if full else 0.0,
+        kind: prompt_seconds(op, machine) / fit.compute_efficiency / pairs,
+    }
+
+
+def _prompt_ops(model: ModelShape, layout: Deployment, cached: float) -> list[Op]:
+    """Attention of `PROBE` prompt tokens behind `cached` ones, as a prefill runs it: latent
+    attention decodes in absorbed form but prefills with keys and values written out, whose heads
+    are narrower (DeepSeek-V2, arXiv 2405.04434, 2.1.2)."""
+    work = Pass(batch=1.0, ctx=cached, query_tokens=PROBE, prefill=True)
+    ops = list(attention(model, with_axes(layout, 1), work))
     if model.latent is None:
-        return list(all_ops)
+        return ops
     a = model.latent
     wide = a.nope_head_dim + a.rope_head_dim + a.value_head_dim
     share = wide / (2 * a.kv_rank + a.rope_head_dim)
-    return [replace(op, flops=op.flops * share) if op.layer == "latent" else op for op in all_ops]
+    return [
+        replace(op, flops=op.flops * share, activation_bytes=op.activation_bytes * share)
+        if op.layer == "latent" else op
+        for op in ops
+    ]  # fmt: skip
 
 
 def draft_prefill(layout: Deployment, machine: Machine, draft: Draft | None) -> Array:

@@ -22,7 +22,9 @@ from magicplan.planning.request import request_from
     ],
 )  # fmt: skip
 def test_limits_take_units(text: str, name: str, seconds: float) -> None:
-    assert parse_limit(text, option="--slo") == (name, pytest.approx(seconds))
+    found, limit = parse_limit(text, option="--slo")
+    assert found == name
+    assert limit == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,12 @@ def test_transfer_goes_by_family_then_by_memory_and_widens() -> None:
     def taken(gpu: str) -> str:
         return calibration_for(hardware_specs.load(gpu), "vllm")[0].name.split("_")[0]
 
-    assert [taken(g) for g in ("h200", "gb200", "l4", "a10")] == [
+    assert [taken(g) for g in ("h20", "gb200", "l4", "a10")] == [
         "h100-sxm", "b200-sxm", "l40s", "a100-sxm-80gb",
     ]  # fmt: skip
     assert (taken("mi355x"), taken("gaudi3"), taken("t4")) == ("mi300x", "h100-sxm", "l40s")
     own = calibration_for(hardware_specs.load("h100"), "vllm")[0].step_residual
-    near = calibration_for(hardware_specs.load("h200"), "vllm")[0].step_residual
+    near = calibration_for(hardware_specs.load("h20"), "vllm")[0].step_residual
     far = calibration_for(hardware_specs.load("gaudi3"), "vllm")[0].step_residual
     assert far.low < near.low < own.low < own.high < near.high < far.high
 

@@ -102,7 +102,7 @@ def test_a_choice_that_a_name_leaves_is_said() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "h10", "a1000", "", "l40ss", "NVIDIA L20", "NVIDIA H100 64GB", "H100 SXM4", "A100X",
+        "h10", "a1000", "", "l40ss", "NVIDIA L2", "NVIDIA H100 64GB", "H100 SXM4", "A100X",
         "Tesla V100-PCIE-16GB", "Tesla V100S-PCIE-32GB", "AMD H100", "a10 80gb", "MI308X",
         "NVIDIA GeForce RTX 4090 D", "NVIDIA GeForce RTX 4090 Laptop GPU", "Quadro RTX 6000",
         "RTX 6000 Blackwell", "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition",
@@ -118,8 +118,8 @@ def test_no_other_part_is_guessed(text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "offered", "never"),
     [
-        ("h10", "h100-sxm", "a10"), ("NVIDIA L20", "l40", "a100"), ("MI308X", "mi300x", "h100"),
-        ("NVIDIA GeForce RTX 5080", "rtx-5090", "a100"), ("NVIDIA GB10", "gb200", "h100"),
+        ("h10", "h100-sxm", "a10"), ("NVIDIA L41", "l40", "a100"), ("MI308X", "mi300x", "h100"),
+        ("NVIDIA GeForce RTX 5060", "rtx-5090", "a100"), ("NVIDIA GB100", "gb200", "h100"),
         ("NVIDIA H100 64GB", "h100-nvl", "a100"), ("AMD Radeon RX 7900 XTX", "gpus", "rtx-"),
     ],
 )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 
@@ -70,4 +71,5 @@ def test_plans_read_the_same_spellings_once_each() -> None:
 
 def test_what_is_no_text_is_left_to_the_checks_behind() -> None:
     assert request("h100", {"dtype": None}).dtype is None
-    assert request("h100", {"dtype": 8}).dtype == 8
+    left: Any = request("h100", {"dtype": 8}).dtype
+    assert left == 8

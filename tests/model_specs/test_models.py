@@ -206,17 +206,3 @@ def test_no_change_to_a_config_makes_a_traceback(data: st.DataObject) -> None:
             config[key] = data.draw(junk)
     with contextlib.suppress(MagicplanError):
         assert from_config(config, "config.json").parameters > 0
-
-
-@pytest.mark.parametrize(
-    ("name", "preset"),
-    [
-        ("zai-org/GLM-5", "glm-5"),
-        ("zai-org/GLM-5-FP8", "glm-5-fp8"),
-        ("Qwen/Qwen3-30B-A3B", "qwen3-30b-a3b"),
-        ("qwen3-30b-a3b-fp8", "qwen3-30b-a3b-fp8"),
-        ("nemotron-3-super", "nvidia-nemotron-3-super-120b-a12b-fp8"),
-    ],
-)
-def test_a_preset_named_by_its_format_gives_way_to_one_without(name: str, preset: str) -> None:
-    assert model_specs.load(name).name == preset

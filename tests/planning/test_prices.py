@@ -75,7 +75,8 @@ def test_a_price_that_is_missing_is_named_with_what_is_known_instead() -> None:
 
 
 def test_without_any_price_plans_go_by_gpu_count_and_say_so() -> None:
-    for options in ({}, {"objective": "gpus"}):
+    objectives: tuple[dict[str, Any], ...] = ({}, {"objective": "gpus"})
+    for options in objectives:
         found = mp.plan(gpus="mi355x", **QUICK, **options)
         assert found.request.money.objective == "gpus"
         assert math.isnan(found.best.cost_usd_per_hour)

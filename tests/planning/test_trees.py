@@ -105,7 +105,6 @@ def test_a_tree_emits_no_less_than_the_chain_it_contains() -> None:
         assert shapes.trees.sum() > 50
         for at in np.flatnonzero(shapes.trees):
             assert shapes.tokens_per_round[at] >= chain[shapes.depth[at]] - 1e-9
-            assert shapes.tokens_variance[at] >= 0
 
 
 def test_a_beam_costs_no_less_than_the_levels_it_holds() -> None:

@@ -245,17 +245,61 @@ SERVING = (
 )
 
 
-def test_serving_rows_carry_their_neighbours_prefill(tmp_path: Path) -> None:
+def test_load_tests_carry_their_neighbours_prompts(tmp_path: Path) -> None:
     path = tmp_path / "serving.csv"
     row = "s1,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,{},512,16,2,1,,,100,20\n"
-    steps = []
+    seen: dict[str, list[float]] = {"tpot": [], "ttft": []}
     for prompt in ("128", "8192"):
         path.write_text(SERVING + row.format(prompt))
         (case,) = read([path]).cases
         assert case.prefill_tokens == 16 * int(prompt) / 512
-        (outcome,), _ = replay([case])
-        steps.append(outcome.predicted)
-    assert steps[1] > 1.5 * steps[0]
+        found, _ = replay([case])
+        assert [o.kind for o in found] == ["tpot", "ttft"]
+        for o in found:
+            assert o.naive < o.predicted
+            assert o.low < o.predicted < o.high
+            assert not o.impossible
+            seen[o.kind].append(o.predicted)
+    assert seen["tpot"][1] > 1.5 * seen["tpot"][0]
+    assert seen["ttft"][1] > 5 * seen["ttft"][0]
+
+
+def test_a_load_test_that_predict_would_refuse_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    path = tmp_path / "serving.csv"
+    rows = (
+        "s1,vllm,0.12.0,Qwen/Qwen3-32B,h100_sxm,,128,512,16,3,1,,,100,20\n",
+        "s2,vllm,0.12.0,openai/gpt-oss-120b,h100_sxm,fp4,128,512,16,4,1,,8,100,20\n",
+    )
+    path.write_text(SERVING + "".join(rows))  # fmt: skip
+    found, skipped = replay(read([path]).cases)
+    assert not found
+    assert "tp 3 does not split the 64 query" in skipped[0].reason
+    assert "--ep 8 does not divide the 4 GPUs of --tp 4" in skipped[1].reason
+
+
+BENCH = (
+    "id,source,model,gpu,n_gpu,engine,engine_version,command,prompt_tokens,output_tokens,requests,"
+    "request_per_s,ttft_mean_ms,tpot_mean_ms,itl_mean_ms\n"
+)
+
+
+def test_a_whole_output_of_a_load_generator_is_four_outcomes(tmp_path: Path) -> None:
+    path = tmp_path / "bench.csv"
+    row = "b{},lab,qwen3-32b,h100,1,vllm,0.11.0,vllm serve Qwen/Qwen3-32B-FP8 {},256,200,300,9,"
+    lines = (row.format(1, "-tp 2") + "900,40,39\n", row.format(2, "--enforce-eager") + "9,4,3\n")
+    path.write_text(BENCH + "".join(lines))
+    read_rows = read([path])
+    assert [s.reason for s in read_rows.skipped] == [
+        "option --enforce-eager of the server's command is not modelled"
+    ]
+    (case,) = read_rows.cases
+    assert (case.ask["tp"], case.ask["dtype"], case.run.requests) == (2, "fp8", 300)  # type: ignore[union-attr]
+    found, _ = replay([case])
+    assert [(o.kind, o.measured) for o in found] == [
+        ("tpot", 0.04), ("ttft", 0.9), ("itl", 0.039), ("rate", 9.0),
+    ]  # fmt: skip
+    record = as_dict(found, [])["rows"][3]
+    assert record["low"] < record["predicted"] < record["high"]
 
 
 def test_plain_rows(tmp_path: Path) -> None:
@@ -275,3 +319,63 @@ def test_plain_rows(tmp_path: Path) -> None:
     assert (first.ask["gpu"], first.ask["ctx"]) == ("a100-sxm-80gb", 105)
     assert (second.ask["ctx"], second.ask["kv_dtype"]) == (8192 + 64, "fp8")
     assert [s.id for s in found.skipped] == ["p3", "p4"]
+
+
+PLAIN = (
+    "id,source,engine_version,gpu,n_gpu,parallelism,model,weight_dtype,kv_dtype,"
+    "batch_or_concurrency,input_len,output_len,metric,value,unit\n"
+)
+
+
+def stated(tmp_path: Path, **changes: str) -> Published:
+    row = {
+        "id": "p", "source": "s", "engine_version": "vLLM", "gpu": "H100", "n_gpu": "1",
+        "parallelism": "TP1", "model": "Llama-3.1-8B", "weight_dtype": "bf16", "kv_dtype": "",
+        "batch": "1", "input_len": "128", "output_len": "", "metric": "TPOT", "value": "9",
+        "unit": "ms",
+    } | changes  # fmt: skip
+    path = tmp_path / "plain.csv"
+    path.write_text(PLAIN + ",".join(row.values()) + "\n")
+    return read([path])
+
+
+@pytest.mark.parametrize(
+    ("column", "text", "key", "value"),
+    [
+        ("input_len", "~20000 (+-15%)", "ctx", 20000),
+        ("input_len", "8K", "ctx", 8192),
+        ("input_len", "MT-Bench", "ctx", 128),
+        ("parallelism", "TP8 + EP", "ep", 8),
+        ("parallelism", "TP8 + attention DP", "attention_dp", 8),
+        ("parallelism", "not stated (1 GPU for 8B is consistent)", "gpus", 1),
+        ("kv_dtype", "fp8 (all layers)", "kv_dtype", "fp8"),
+        ("kv_dtype", "not stated", "kv_dtype", None),
+    ],
+)
+def test_stated_values_are_understood(
+    tmp_path: Path, column: str, text: str, key: str, value: Any
+) -> None:
+    (case,) = stated(tmp_path, **{column: text}).cases
+    assert case.ask[key] == value
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"input_len": "256..125k"}, "length '256..125k' is not a number of tokens"),
+        ({"parallelism": "EP128 (16 nodes)"}, "does not say on how many GPUs"),
+        ({"parallelism": "TP8 + PD"}, "does not say on how many GPUs"),
+        (
+            {"parallelism": "not stated (1 GPU for 8B is consistent)", "model": "Llama-3.1-70B"},
+            "does not say on how many GPUs",
+        ),
+        ({"kv_dtype": "KVarN 4/2-bit"}, "KV cache 'KVarN 4/2-bit' is not modelled"),
+        ({"kv_dtype": "fp8 (skip SW layers)"}, "is not modelled"),
+    ],
+)
+def test_a_stated_value_that_is_not_understood_skips_its_row(
+    tmp_path: Path, changes: dict[str, str], reason: str
+) -> None:
+    found = stated(tmp_path, **changes)
+    assert not found.cases
+    assert reason in found.skipped[0].reason

@@ -98,6 +98,7 @@ def test_models_that_norm_queries_and_keys_launch_two_more_kernels_a_layer() -> 
 def test_touched_experts_by_hand() -> None:
     # one token visits 8 of 64; a second adds 8/64 visits an expert: 64 (1 - 7/8 (1 + 1/4)^-1/2);
     # uniform routing would give 64 (1 - (7/8)^2) = 15
+    assert MIXTURE.experts is not None
     assert touched_experts(MIXTURE.experts, 1.0) == pytest.approx(8)
     assert touched_experts(MIXTURE.experts, 2.0) == pytest.approx(13.912, abs=1e-3)
     assert touched_experts(MIXTURE.experts, 1e10) == pytest.approx(64, rel=1e-4)

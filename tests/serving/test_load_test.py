@@ -30,7 +30,7 @@ from magicplan.serving.screen import screen
 from magicplan.serving.step_table import step_table
 from magicplan.serving.step_time import decode_seconds
 
-CHAT = {"prompt": "lognormal:600,2400", "output": "lognormal:200,600"}
+CHAT: dict[str, Any] = {"prompt": "lognormal:600,2400", "output": "lognormal:200,600"}
 
 
 def a_replica(

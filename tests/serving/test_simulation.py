@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from magicplan.serving.fleet import ROUTINGS, Fleet, Routing, placed
+from magicplan.serving.load_test import ROUTINGS, Fleet, Routing, placed
 from magicplan.serving.outcome import gaps_of
 from magicplan.serving.policies import POLICIES, Server
 from magicplan.serving.requests import Request, law_of_mean, round_law, rounds_needed

@@ -107,7 +107,7 @@ def test_rounds_are_held_out_and_slowdowns_say_in_sample() -> None:
 def test_first_tokens_say_whether_they_were_held_out() -> None:
     rows = runs(0.03, 6.0, noise=0.1)
     assert fit_request("vllm", rows).evidence["held_out"]
-    alone = fit_request("vllm", [r for r in rows if r.model == "a"] * 2).evidence
+    alone = fit_request("vllm", [r for r in rows if r.case.ask["model"] == "a"] * 2).evidence
     assert not alone["held_out"]
     assert alone["rows"] == 16
     assert alone["median_percent"] > 0

@@ -59,6 +59,8 @@ def slowed(found: Calibration, factor: float) -> Calibration:
     return replace(
         found,
         linear={k: _slowed(f, factor) for k, f in found.linear.items()},
+        experts={k: _slowed(f, factor) for k, f in found.experts.items()},
+        prefill={k: _slowed(f, factor) for k, f in found.prefill.items()},
         attention={k: _slowed(f, factor) for k, f in found.attention.items()},
         collective=_slowed(found.collective, factor),
         host=host,
@@ -74,4 +76,6 @@ def _slowed(form: Form, factor: float) -> Form:
             changed[name] = value * factor
         elif name.endswith("_efficiency") and math.isfinite(value):
             changed[name] = min(value / factor, 1.0)
+        elif name == "activation_passes":
+            changed[name] = value * factor
     return replace(form, **changed)  # type: ignore[type-var]

@@ -22,7 +22,6 @@ from magicplan.hardware_specs.transfer import CALIBRATED
 from magicplan.prediction.placement import place, scene_of
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
-from magicplan.replay.outcomes import prefill_of
 from magicplan.replay.published import Case, engine_stack
 from magicplan.roofline.deployment import Array
 from magicplan.roofline.speculation import Scene
@@ -32,6 +31,8 @@ from tools.stack_constants.coverage import Covering, covering, held_out
 from tools.stack_constants.evidence import evidence
 from tools.stack_constants.solve import solve
 
+CHUNK_TOKENS = 8192.0
+"""Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
 MIN_CASES = 10
 LEAST_STEP = (0.9, 1.1)
 """No interval is narrower: two versions of one engine already differ by 3 to 9 %."""
@@ -231,3 +232,23 @@ def rounded(residual: Residual) -> dict[str, object]:
     """A residual as a TOML table."""
     data = asdict(residual)
     return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
+
+
+def prefill_of(case: Case, scene: Scene) -> float:
+    """What prefilling neighbours' prompts adds to a decode step of a serving run.
+
+    Each of B sequences ends after its output, and a new prompt takes its place: a step carries
+    B prompts / output tokens. A prompt is prefilled alone, in chunks of up to `CHUNK_TOKENS`.
+    """
+    if not case.prefill_tokens:
+        return 0.0
+    tokens = min(case.prompt_tokens, CHUNK_TOKENS)
+    before = np.full((1, 1), (case.prompt_tokens - tokens) / 2)
+    # kernels of prefill pack a chunk's tokens whatever those of decoding do
+    work = Pass(
+        batch=np.ones((1, 1)), ctx=np.maximum(before, 1.0), query_tokens=tokens, kv_passes=1.0,
+        prefill=True,
+    )  # fmt: skip
+    cost = step_cost(forward(scene.target, scene.layout, work), scene.machine)
+    share = case.prefill_tokens / float(np.max(scene.layout.replicas)) / tokens
+    return float(np.max(cost.seconds)) * share

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from magicplan.errors import SpecError
 from magicplan.model_specs.layers import (
     Attention,
     Compressed,
@@ -37,6 +38,8 @@ LAYER_TYPES: dict[str, Kind] = {
 
 Flag = bool | str
 """A constant of the family, or the key that says."""
+Windows = Callable[[Reader, int], list[Kind]]
+"""Which layers are of which kind, where a config lists none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,10 +61,9 @@ class Traits:
     head_bias: Flag = False
     gate: Literal["", "full", "head"] = ""
     sinks: bool = False
-    windows: Callable[[Reader, int], list[Kind]] | None = None
+    windows: Windows | None = None
     """Which layers slide where the config lists none; None where all see everything."""
     window_keys: tuple[str, ...] = ("sliding_window",)
-    chunked: bool = False
     routed: bool = False
     width_keys: tuple[str, ...] = ("moe_intermediate_size",)
     expert_bias: bool = False
@@ -112,10 +114,8 @@ def heads(read: Reader, hidden: int) -> tuple[int, int, int]:
     )
 
 
-def refused(read: Reader, sentence: str) -> Exception:
-    """A SpecError about several keys."""
-    from magicplan.errors import SpecError
-
+def refused(read: Reader, sentence: str) -> SpecError:
+    """An error about several keys."""
     return SpecError(read.where, sentence)
 
 

@@ -142,7 +142,8 @@ V4_TYPES = {
 
 
 def deepseek_v4(read: Reader, name: str) -> ModelShape:
-    """Compressed attention, hyper-connections around both halves of a layer, experts everywhere."""
+    """Compressed attention, hyper-connections around both halves of a layer, experts everywhere;
+    the first layers choose theirs by a table of tokens, which has no routing bias."""
     layers, hidden, _ = sizes(read)
     streams = read.whole("hc_mult", default=4)
     mix = (2 + streams) * streams
@@ -150,7 +151,6 @@ def deepseek_v4(read: Reader, name: str) -> ModelShape:
     hashed = read.whole("num_hash_layers", default=3, low=0)
     mixture = experts(read, replace(DEEPSEEK, correction=False), hidden, [True] * layers)
     count = mixture.parts[0].count
-    chosen = mixture.parts[0].per_token
     pairs = [
         (mixers[ratio], replace(mixture, vectors=0 if at < hashed else count))
         for at, ratio in enumerate(_ratios(read, layers))
@@ -163,9 +163,6 @@ def deepseek_v4(read: Reader, name: str) -> ModelShape:
         norms=2 * hidden + 2 * (mix + 3),
         extras=tuple(projection(part, mix, streams * hidden) for part in ("hc_attn", "hc_ffn")),
         top_vectors=hidden + streams * streams * hidden + streams + 1,
-        notes=(f"hash routing keeps a table of {chosen} experts a token of the vocabulary beside",)[
-            : bool(hashed)
-        ],
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from magicplan.model_specs.families.build import Kind, Traits
+from magicplan.model_specs.families.build import Kind, Traits, Windows
 from magicplan.model_specs.reader import Reader
 
 
@@ -26,7 +26,7 @@ def even_slide(read: Reader, layers: int) -> list[Kind]:
     return ["full" if at % 2 else "sliding" for at in range(layers)]
 
 
-def every(period: int, *keys: str) -> object:
+def every(period: int, *keys: str) -> Windows:
     """All layers but each `period`-th, which sees everything; keys may say the period."""
 
     def listed(read: Reader, layers: int) -> list[Kind]:
@@ -41,7 +41,7 @@ def no_rope(read: Reader, layers: int) -> list[Kind]:
     flags = read.wholes("no_rope_layers")
     if flags:
         return ["sliding" if flag else "full" for flag in flags[:layers]]
-    return every(4, "no_rope_layer_interval")(read, layers)  # type: ignore[no-any-return,operator]
+    return every(4, "no_rope_layer_interval")(read, layers)
 
 
 def smollm(read: Reader, layers: int) -> list[Kind]:
@@ -63,11 +63,11 @@ QWEN3 = Traits(qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", windows=
 GEMMA2 = Traits(qkv_bias=BIAS, output_bias=BIAS, norms=4, tied=True, windows=even_slide)
 GEMMA3 = Traits(
     qkv_bias=BIAS, output_bias=BIAS, norms=4, tied=True, query_key_norms="head",
-    windows=every(6, "sliding_window_pattern"),  # type: ignore[arg-type]
+    windows=every(6, "sliding_window_pattern"),
 )  # fmt: skip
 FULL_NORM = Traits(qkv_bias=BIAS, output_bias=BIAS, query_key_norms="full")
 COHERE = Traits(qkv_bias=BIAS, output_bias=BIAS, norms=1, tied=True)
-EXAONE4 = Traits(query_key_norms="head", windows=every(4, "sliding_window_pattern"))  # type: ignore[arg-type]
+EXAONE4 = Traits(query_key_norms="head", windows=every(4, "sliding_window_pattern"))
 GPT = Traits(qkv_bias=True, output_bias=True, ffn_bias=True, norm_bias=True, gated=False, tied=True)
 
 TRAITS: dict[str, Traits] = {
@@ -94,7 +94,7 @@ TRAITS: dict[str, Traits] = {
     "cohere": COHERE,
     "cohere2": Traits(
         qkv_bias=BIAS, output_bias=BIAS, norms=1, tied=True,
-        windows=every(4, "sliding_window_pattern"),  # type: ignore[arg-type]
+        windows=every(4, "sliding_window_pattern"),
     ),
     "granite": LLAMA,
     "granite_swa": replace(LLAMA, sinks=True),
@@ -104,7 +104,7 @@ TRAITS: dict[str, Traits] = {
     "olmo2": FULL_NORM,
     "olmo3": Traits(
         qkv_bias=BIAS, output_bias=BIAS, query_key_norms="full",
-        windows=every(4),  # type: ignore[arg-type]
+        windows=every(4),
     ),
     "smollm3": Traits(
         qkv_bias=BIAS, output_bias=BIAS, ffn_bias="mlp_bias", tied=True, windows=smollm
@@ -128,7 +128,7 @@ TRAITS: dict[str, Traits] = {
     "nemotron": Traits(
         qkv_bias=BIAS, output_bias=BIAS, ffn_bias="mlp_bias", norm_bias=True, gated=False
     ),
-    "cwm": Traits(windows=every(4)),  # type: ignore[arg-type]
+    "cwm": Traits(windows=every(4)),
     "internlm3": Traits(qkv_bias="qkv_bias", output_bias="bias", ffn_bias="bias"),
     "iquestcoder": LLAMA,
     "hyperclovax": replace(LLAMA, norms=4),
@@ -193,11 +193,11 @@ TRAITS: dict[str, Traits] = {
     "solar_open": Traits(qkv_bias=BIAS, routed=True, correction=True),
     "exaone_moe": Traits(
         query_key_norms="head", routed=True, correction=True,
-        windows=every(4, "sliding_window_pattern"),  # type: ignore[arg-type]
+        windows=every(4, "sliding_window_pattern"),
     ),
     "afmoe": Traits(
         qkv_bias=BIAS, norms=4, query_key_norms="head", gate="full", routed=True, correction=True,
-        windows=every(4, "global_attn_every_n_layers"),  # type: ignore[arg-type]
+        windows=every(4, "global_attn_every_n_layers"),
     ),
     "step3p7": Traits(
         query_key_norms="head", gate="head", routed=True, correction=True
@@ -214,12 +214,12 @@ TRAITS: dict[str, Traits] = {
     ),
     "kolibri1": Traits(
         qkv_bias=BIAS, output_bias=BIAS, norms=4, query_key_norms="head", routed=True,
-        windows=every(5),  # type: ignore[arg-type]
+        windows=every(5),
     ),
     "cohere2_moe": Traits(
         qkv_bias=BIAS, output_bias=BIAS, norms=1, tied=True, routed=True,
         width_keys=("intermediate_size",),
-        windows=every(4, "sliding_window_pattern"),  # type: ignore[arg-type]
+        windows=every(4, "sliding_window_pattern"),
     ),
     "mellum": Traits(qkv_bias=BIAS, output_bias=BIAS, query_key_norms="head", routed=True),
     "flint": Traits(

@@ -31,7 +31,7 @@ def memory(plan: Record) -> Section:
     grid = Grid(
         columns=("memory of a GPU", "bytes", "share"),
         rows=(*rows, ("available", show(available, "bytes"), "100%")),
-        note=f"Share of time in which requests in flight outgrow the KV cache: {_rare(preempted)}.",
+        note=f"Share of requests that lose their cache to others: {_rare(preempted)}.",
     )
     plot = Plot(
         title="Memory of a GPU",

@@ -47,12 +47,14 @@ def render(pages: tuple[Page, ...], *, title: str = "") -> str:
     environment.filters["figure"] = _figure
     environment.filters["glued"] = lambda text: UNIT.sub("\u00a0", text)
     sources = {name: environment.loader.get_source(environment, name)[0] for name in ASSETS}  # type: ignore[union-attr]
+    # the stub of vl-convert knows no default for the snippet
+    library = javascript_bundle() if any(map(_has_plots, pages)) else ""  # type: ignore[call-arg]
     return environment.get_template("report.html").render(
         pages=pages,
         title=title or pages[0].title,
         style=Markup(sources["report.css"]),
         script=Markup(sources["report.js"]),
-        library=_script(javascript_bundle(None)) if any(map(_has_plots, pages)) else "",
+        library=_script(library),
     )
 
 

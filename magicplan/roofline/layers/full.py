@@ -42,6 +42,7 @@ def ops(
         passes=passes,
         reach=mixer.indexer.selected_tokens if mixer.indexer else mixer.window_tokens or math.inf,
         appends=mixer.owns_cache,
+        new=_new_in_window(work, attended, mixer.window_tokens, xp),
     )
 
 
@@ -55,6 +56,13 @@ def cache_bytes(
     copies = xp.maximum(layout.tp / mixer.kv_heads, 1.0)
     held = mixer.cached_numbers * number * copies * kept
     return held + indexed.key_bytes(mixer.indexer) * kept if mixer.indexer else held
+
+
+def _new_in_window(work: Pass, attended: Num, window: int | None, xp: Namespace) -> Num:
+    """New tokens that a query row meets on average: half of them, or what a window leaves beside
+    the cached ones, which the last rows see the fewest of; itself in any case."""
+    new = (work.query_tokens + 1) / 2
+    return new if window is None else xp.minimum(new, xp.maximum(float(window) - attended, 1.0))
 
 
 def _in_window(tokens: Num, window: int | None, xp: Namespace) -> Num:

@@ -27,14 +27,14 @@ def ops(
     tokens = work.query_tokens
     moved = 1 + (xp.maximum(tokens / CHUNK_TOKENS, 1.0) if work.prefill else tokens)
     rows = batch * tokens
-    held = sum(part.wide[0].numbers for part in mixer.linear[:1])
+    entering = sum(split.numbers for split in mixer.linear[0].wide) if mixer.linear else 0
     yield Op(
         name=mixer.kind,
         kind="attention",
         dtype="bf16" if work.prefill else "fp32",
         flops=rows * share * mixer.update_flops,
         kv_bytes=batch * share * mixer.state_bytes * moved,
-        activation_bytes=2 * rows * share * held * layout.wide_bytes,
+        activation_bytes=rows * share * entering * layout.wide_bytes,
         units=batch * mixer.heads * share,
         count=count,
         layer=f"{mixer.kind}_prompt" if work.prefill else mixer.kind,
