@@ -8,12 +8,11 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan.acceptance_specs.heads import heads_for
-from magicplan.engine_specs.capabilities import EngineVersion, cannot, load
+from magicplan.engine_specs.capabilities import EngineVersion, load
 from magicplan.engines.nearest import settings
 from magicplan.engines.settings import Settings, drafted
 from magicplan.errors import UsageError
-from magicplan.model_specs.shape import ModelShape
-from magicplan.prediction.choice.candidates import comparable
+from magicplan.prediction.choice.contenders import settled
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve
@@ -25,38 +24,13 @@ LITTLE = 0.2
 """Tokens a round beyond which one drafted token is said to be accepted at all."""
 
 
-def existing_drafts(model: ModelShape) -> tuple[str, ...]:
-    """Ways to draft that need no training: published heads whose rates are known, layers of
-    the checkpoint, and look-up."""
-    published = dict.fromkeys(head.method for head in heads_for(model.name))
-    own = ("mtp",) if model.mtp_layers else ()
-    found = (*own, *published, "ngram")
-    return tuple(name for name in found if comparable(name, model.name))
-
-
 def best_existing(request: Request, engine: EngineVersion) -> Prediction:
-    """The grid by the draft that gains most, of those that exist for the model and that the engine
-    runs; by the one that is named, where one is. Raises UsageError.
-
-    A draft gains the mean, over cells, of the logarithms of its speedup and of its low end: one
-    whose interval holds a loss has to promise more.
-    """
-    if request.draft not in ("auto", "self"):
-        return answer(resolve(request))
-    model = resolve(replace(request, draft="none")).model
-    options: list[Prediction] = []
-    for name in existing_drafts(model):
-        asked = resolve(replace(request, draft=name))
-        if asked.draft is not None and not cannot(asked.draft, engine):
-            options.append(answer(asked))
-    if not options:
-        raise UsageError(f"{engine.asked} runs no draft that exists for {model.name}")
-    return max(options, key=_gain)
-
-
-def _gain(p: Prediction) -> float:
-    ends = np.asarray(p.best.speedup), np.asarray(p.best.speedup_low)
-    return float(np.nanmean(np.log(ends)))
+    """The grid by the draft that the engine runs, that exists for the model and that gains most on
+    average (`settled`); by the one that is named, where one is. Raises UsageError."""
+    chosen = settled(replace(request, stack=engine.asked))
+    if chosen.draft == "none":
+        raise UsageError(f"{engine.asked} runs no draft that exists for {request.model} and fits")
+    return answer(resolve(replace(chosen, stack=request.stack)))
 
 
 def schedule_settings(request: Request, engine: str) -> Settings:

@@ -6,9 +6,10 @@ import pytest
 
 from magicplan import model_specs
 from magicplan.engine_specs.capabilities import load
-from magicplan.engines.existing import best_existing, existing_drafts, schedule_settings
+from magicplan.engines.existing import best_existing, schedule_settings
 from magicplan.engines.settings import drafted
 from magicplan.errors import UsageError
+from magicplan.prediction.choice.contenders import launchable_drafts
 from magicplan.prediction.request import Request
 
 
@@ -17,10 +18,14 @@ def ask(model: str, **more: object) -> Request:
     return Request(model=model, **(fields | more))  # type: ignore[arg-type]
 
 
-def test_only_what_needs_no_training_exists() -> None:
-    assert existing_drafts(model_specs.load("llama-3.1-8b")) == ("eagle3", "ngram")
-    assert existing_drafts(model_specs.load("qwen2.5-7b")) == ("ngram",)
-    assert existing_drafts(model_specs.load("deepseek-v3"))[0] == "mtp"
+def test_only_what_needs_no_training_can_be_launched() -> None:
+    def launchable(model: str, stack: str = "vllm") -> tuple[str, ...]:
+        return launchable_drafts(model_specs.load(model), stack)
+
+    assert launchable("llama-3.1-8b") == ("eagle3", "ngram", "llama-3.2-1b")
+    assert launchable("qwen2.5-7b") == ("ngram", "qwen2.5-0.5b")
+    assert launchable("deepseek-v3")[0] == "mtp"
+    assert "self streaming:512" in launchable("llama-3.1-8b", "magicdec")
 
 
 def test_the_best_of_them_is_taken_or_the_one_that_is_named() -> None:

@@ -247,7 +247,7 @@ def launchable_drafts(target: ModelShape, stack: str) -> tuple[str, ...]:
         for (name, view, dtype), draft in drafts.items()
         if dtype is None
         and draft.middle is None
-        and (draft.view in (FULL, STREAMING_512) if own else draft.view == FULL)
+        and (draft.view.name == FULL.name or (own and draft.view.name == STREAMING_512.name))
         and standing(draft, target, stack, stated=False).launchable
     ]
     small = [name for name, method in found if method == "model"][:1]
