@@ -9,13 +9,14 @@ from magicplan.report.capacity import basis, choice, fleet
 from magicplan.report.capacity.words import (
     draft_words,
     ends_words,
+    interval_of,
     is_mix,
     latency_of,
     limits_of,
     shape_words,
     spaced,
 )
-from magicplan.report.document.page import Brief, Code, Fact, Page
+from magicplan.report.document.page import Brief, Code, Fact, Page, Tone
 from magicplan.report.document.record import Record
 from magicplan.units import Unit, show
 
@@ -44,7 +45,7 @@ def page(plan: Record) -> Page:
     return Page(
         title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
         verdict=plan.text("verdict"),
-        tone="good" if feasible else "bad",
+        tone=_tone(plan, feasible=feasible),
         subject=_subject(plan),
         facts=tuple(fleet.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),
         sections=tuple(section for section in sections if section is not None),
@@ -87,6 +88,14 @@ def _basis(plan: Record) -> str:
     found += [source] if "assumed" in source else []
     found += ["no limit of latency (--slo)"] if not plan.record("slo").data else []
     return ", ".join(found)
+
+
+def _tone(plan: Record, *, feasible: bool) -> Tone:
+    """Good where the fleet keeps its limits; unsure where the interval of its headroom does not."""
+    if not feasible:
+        return "bad"
+    ends = interval_of(plan, "headroom")
+    return "unsure" if ends and ends[0] < 0 else "good"
 
 
 def _subject(plan: Record) -> str:

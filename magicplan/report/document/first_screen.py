@@ -22,15 +22,20 @@ def plain(text: str) -> str:
 
 
 def first_screen(
-    page: Page, brief: Brief, console: Console, draw: Callable[[Block, Console], None]
+    page: Page,
+    brief: Brief,
+    console: Console,
+    draw: Callable[[Block, Console], None],
+    more: str = MORE,
 ) -> None:
     """Print a page's verdict, its numbers, as many of its blocks as fit, and how to see more.
 
-    `draw` prints a block. What is left out first are blocks but the first, then the subject, then
+    `draw` prints a block, `more` is the last line. What is left out first are blocks but the first, then the subject, then
     the last numbers, and the first block at last.
     """
     for subject, facts, blocks in _ever_less(page.subject, brief):
         text = _drawn(page, brief, (subject, facts, blocks), console, draw)
+        text += f"{more}\n" if more else ""
         if _lines(text, console.width) < LINES:  # a line is the prompt's
             break
     console.out(text, end="", highlight=False)
@@ -73,7 +78,6 @@ def _drawn(
         for block in blocks:
             draw(block, console)
         draw(f"Rests on {brief.rests_on}." if brief.rests_on else "", console)
-        draw(MORE, console)
     lines = [line for line in drawn.get().splitlines() if line.strip()]
     wide = [line.rstrip() for line in lines]
     return "".join(f"{line}\n" for line in wide)

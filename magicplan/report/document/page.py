@@ -67,7 +67,7 @@ class Fact:
     note: str = ""
 
 
-Tone = Literal["good", "bad", "plain"]
+Tone = Literal["good", "unsure", "bad", "plain"]
 Block = Grid | Plot | Code | Bullets | str
 
 

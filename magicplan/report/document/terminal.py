@@ -69,7 +69,7 @@ def render(page: Page, console: Console, *, full: bool = True) -> None:
                 _block(block, console)
     if page.brief is not None and page.brief.again:
         console.print()
-        first_screen(page, page.brief, console, _block)
+        first_screen(page, page.brief, console, _block, more="")
 
 
 def _left_out(block: Block) -> bool:
