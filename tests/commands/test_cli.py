@@ -39,7 +39,7 @@ WORKLOAD = ("--gpu", "a100", "--batch", "128", "--ctx", "64k")
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_the_report_fits_the_terminal_and_answers_first(columns: int) -> None:
-    text = answered("predict", *WORKLOAD, columns=columns)
+    text = answered("predict", *WORKLOAD, "--full", columns=columns)
     assert text.startswith("Decoding is memory-bound on the KV cache; ")
     assert "snapkv:2048, 9 drafted tokens, would give 2." in " ".join(text.split())
     assert max(len(line.rstrip()) for line in text.splitlines()) <= columns
@@ -55,6 +55,7 @@ def test_golden_ideal_step() -> None:
     text = answered(
         "predict", "--gpu", "a100", "--batch", "1", "--ctx", "1k", "--stack", "ideal",
         "--acceptance", "0.8", "--max-gamma", "2", "--draft", "self",
+        "--full",
     )  # fmt: skip
     assert text.splitlines()[0].startswith(
         "Decoding is memory-bound on weights; do not speculate: the best draft, self"
@@ -70,6 +71,26 @@ def test_a_gain_that_may_be_a_loss_is_called_so() -> None:
     )  # fmt: skip
     assert "whether to speculate is not decided: self streaming:512" in " ".join(text.split())
     assert "not decided" not in answered("predict", *WORKLOAD, "--draft", "self")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("predict", *WORKLOAD),
+        ("predict", "--gpu", "h100", "--model", "gpt-oss-120b"),
+        ("plan", "--gpu", "h100", "--requests-per-s", "2", "--slo", "ttft_p95=1"),
+    ],
+    ids=" ".join,
+)
+def test_the_first_answer_fits_a_screen(words: tuple[str, ...], columns: int) -> None:
+    text = answered(*words, columns=columns)
+    assert sum(max(1, -(-len(line) // columns)) for line in text.splitlines()) <= 24
+    assert text.splitlines()[-1] == "--full shows everything, --json every number."
+    assert "Rests on calibration" in text
+    if words[0] == "plan":
+        assert "vllm serve meta-llama/Llama-3.1-8B" in text
+        assert "(assumed)" in " ".join(text.split())
 
 
 def test_json_is_one_document() -> None:

@@ -30,8 +30,8 @@ def first_screen(
 ) -> None:
     """Print a page's verdict, its numbers, as many of its blocks as fit, and how to see more.
 
-    `draw` prints a block, `more` is the last line. What is left out first are blocks but the first, then the subject, then
-    the last numbers, and the first block at last.
+    `draw` prints a block, `more` is the last line. What is left out first are blocks but the first,
+    then the subject, then the last numbers, and the first block at last.
     """
     for subject, facts, blocks in _ever_less(page.subject, brief):
         text = _drawn(page, brief, (subject, facts, blocks), console, draw)

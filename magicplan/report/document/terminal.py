@@ -133,7 +133,7 @@ def _table(block: Grid, columns: list[int], title: str) -> Table:
         name = plain(block.columns[at])
         justify: Literal["right", "left"] = "right" if right else "left"
         whole = right or (block.narrows and index == 0)
-        table.add_column(name, justify=justify, no_wrap=whole, min_width=4)
+        table.add_column(name, justify=justify, no_wrap=whole, min_width=NARROWEST)
     return table
 
 
@@ -146,6 +146,8 @@ def _as_wide(console: Console, least: int) -> Iterator[None]:
     console.width = width
 
 
+NARROWEST = 4
+"""Characters that a column has at least."""
 NAME_WIDTH = 24
 """Characters from which the names of rows may wrap."""
 
@@ -154,7 +156,7 @@ def _wide(block: Grid) -> list[int]:
     """Characters that each column takes in the rows shown, with the space beside it."""
     rows = (block.columns, *block.rows[: block.first or None])
     return [
-        max(len(line) for row in rows for line in row[i].split("\n")) + 3
+        max(NARROWEST, *(len(line) for row in rows for line in row[i].split("\n"))) + 3
         for i in range(len(block.columns))
     ]
 
