@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -40,10 +40,10 @@ from magicplan.roofline.traffic import Op, Pass, forward
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Others:
-    """What is beside the draft chosen: a tree that is chosen in its place, the best round that only
-    another stack runs, a sentence on it, and notes."""
+    """What is beside the drafts chosen: trees that are chosen in place of chains, by cell, the best
+    round that only another stack runs, a sentence on it, and notes."""
 
-    tree: Round | None = None
+    trees: Mapping[tuple[int, ...], Round] = field(default_factory=dict)
     alternative: Round | None = None
     beside: str = ""
     notes: tuple[str, ...] = ()
@@ -111,7 +111,8 @@ def answer(
     step = step_cost(ops, ask.machine, host)
     table = drafters.rounds(scene)
     view = _View(scalar=ask.scalar, shape=shape, fits=placement.fits)
-    best = _chosen_gamma(ask, table)
+    asked = _asked_gamma(ask, table)
+    best = _unless_a_loss(table, asked)
     gammas = tuple(_round(drafters, table, view, g) for g in range(table.gammas.size))
     return Prediction(
         accelerator=_accelerator(ask, placement, view),
@@ -120,10 +121,10 @@ def answer(
         workload=_workload(ask, placement, view),
         memory=_memory(placement, view),
         baseline=_baseline(ask, scene, ops, step, view),
-        best=others.tree or _best_round(drafters, table, view, best),
+        best=_with_trees(_best_round(drafters, table, view, best), others.trees, view),
         gammas=gammas,
         alternative=others.alternative,
-        ideal=_ideal(scene, ask, drafters, table, best, view),
+        ideal=_ideal(scene, ask, drafters, table, asked, view),
         assumptions=(*_assumptions(ask, placement, scene, best), *others.notes),
         beside=others.beside,
         resolved=ask,
@@ -189,12 +190,15 @@ class _View:
         return int(full) if self.scalar else full.astype(np.int64)
 
 
-def _chosen_gamma(ask: Resolved, table: Rounds) -> Indices:
-    """Index of the draft length: the fastest, or the one asked for; 0 where the whole interval of
-    that one is a loss."""
+def _asked_gamma(ask: Resolved, table: Rounds) -> Indices:
+    """Index of the draft length: the fastest, or the one asked for."""
     if ask.request.gamma == "auto" or ask.draft is None:
         return table.best
-    asked = np.full(table.best.shape, int(ask.request.gamma))
+    return np.full(table.best.shape, int(ask.request.gamma))
+
+
+def _unless_a_loss(table: Rounds, asked: Indices) -> Indices:
+    """The draft length asked for; 0 where its whole interval is a loss."""
     high = np.take_along_axis(
         np.broadcast_to(table.speedup_high, (*asked.shape, table.gammas.size)),
         asked[..., None],
@@ -325,6 +329,23 @@ def _best_round(drafters: Drafters, table: Rounds, view: _View, best: Indices) -
     return Round(
         draft=view(names), gamma=view.count(best), **parts, **_standings(drafters, view, best > 0)
     )
+
+
+def _with_trees(best: Round, trees: Mapping[tuple[int, ...], Round], view: _View) -> Round:
+    """The best rounds with those of trees in the cells that choose one."""
+    if not trees:
+        return best
+    if view.scalar:
+        return trees[0, 0]
+    names = [entry.name for entry in fields(Round)]
+    cells = {name: view(getattr(best, name)).astype(object) for name in names if name != "size"}
+    cells["size"] = np.full(view.shape, None, dtype=object)
+    for at, tree in trees.items():
+        for name, values in cells.items():
+            values[at] = getattr(tree, name)
+    numbers = {name: cells[name].astype(np.float64) for name in _ROUND_ARRAYS}
+    gammas = cells["gamma"].astype(np.int64)
+    return Round(**(cells | numbers | {"gamma": gammas}))
 
 
 def _ideal(

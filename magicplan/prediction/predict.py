@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def answered(ask: Request) -> Prediction:
         max_gamma=main.max_gamma,
         notes=tuple(dict.fromkeys((*found.ask.notes, *notes))),
     )
-    others = _others(found, chosen) if resolved.scalar else Others(notes=(COMPARED_ON,))
+    others = _others(found, chosen)
     return answer(resolved, _placement(found, main), drafters, others)
 
 
@@ -109,20 +109,31 @@ def _drafter(one: Any) -> Drafter:
 
 
 def _others(found: Contest, chosen: dict[tuple[int, ...], Way | None]) -> Others:
-    """What is beside the choice for one workload."""
+    """Trees in the cells that choose one, and for one workload the best that another stack runs."""
+    plain = rounds(found.scene, None, NOTHING, 0).tokens_per_s
+    rates = np.broadcast_to(plain[..., 0], found.placement.fits.shape)
+    plans = {at: plan_of(way, found.placement, at) for at, way in chosen.items() if _is_tree(way)}
+    trees = {
+        at: round_of(plan, float(rates[at]))
+        for at, plan in plans.items()
+        if plan.speedup_high >= 1 and found.placement.fits[at]
+    }
+    if not found.ask.scalar:
+        return Others(trees=trees, notes=(COMPARED_ON,))
     at = (0, 0)
     way, other = chosen[at], alternative_of(found.ways, at)
     best = plan_of(way, found.placement) if way else None
     elsewhere = plan_of(other, found.placement) if other else None
-    plain = rounds(found.scene, None, NOTHING, 0)
-    rate = float(plain.tokens_per_s[0, 0, 0])
-    gains = best is not None and best.kind == "tree" and best.speedup_high >= 1
     return Others(
-        tree=round_of(best, rate) if best and gains else None,
-        alternative=round_of(elsewhere, rate) if elsewhere else None,
+        trees=trees,
+        alternative=round_of(elsewhere, float(rates[at])) if elsewhere else None,
         beside=better_elsewhere(elsewhere, best, found.ask.request.stack),
         notes=(COMPARED_ON, *_left_out(found)),
     )
+
+
+def _is_tree(way: Way | None) -> TypeGuard[Way]:
+    return way is not None and way.kind == "tree"
 
 
 def _left_out(found: Contest) -> Sequence[str]:

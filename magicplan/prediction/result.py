@@ -121,14 +121,15 @@ class Round:
     exists_for_model: Any = True
     head: Any = None
     """Hugging Face id of the head that it drafts with, where it needs one."""
-    size: int | None = None
+    size: Any = None
     """Nodes of a tree, its root counted; None for a chain. A tree's `gamma` is its depth below the
     root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ideal:
-    """The naive roofline's answer to the same question, at the best draft length above."""
+    """The naive roofline's answer to the same question, at the draft length asked for, or at the
+    best."""
 
     step_seconds: Cells
     speedup: Cells
@@ -164,16 +165,25 @@ class Prediction:
         """Contexts, batches and acceptance at which regimes change, computed once, when needed."""
         return break_even(self.resolved, self.placement, self.rounds)
 
+    @property
+    def judged(self) -> tuple[Round, ...]:
+        """The rounds that the verdict is on: all, or the one whose length was asked for beside
+        plain decoding. It is in `gammas` also where `best` is not to speculate."""
+        asked = self.resolved.request.gamma
+        if asked == "auto" or len(self.gammas) == 1:
+            return self.gammas
+        return tuple(dict.fromkeys((self.gammas[0], self.gammas[int(asked)])))
+
     @cached_property
     def verdict(self) -> Verdict:
         """Whether to speculate, for one workload or for every cell of a grid."""
         if not np.ndim(self.workload.batch):
             where = at_words(self.deployment.stack, float(self.workload.ctx_tokens))
             return workload_verdict(
-                str(self.baseline.bound), self.best, self.gammas, where, self.beside
+                str(self.baseline.bound), self.best, self.judged, where, self.beside
             )
         cells = (self.memory.fits, self.workload.batch, self.workload.ctx_tokens)
-        return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.gammas)
+        return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.judged)
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction's JSON: plain numbers, lists over a grid, null for what is absent."""

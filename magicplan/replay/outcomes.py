@@ -166,15 +166,16 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 fitted=fitted(case, calibration.step_residual.basis),
             )
         )
-    if case.speedup and p.best.gamma:
+    chain = p.judged[-1]
+    if case.speedup and chain.gamma:
         found.append(
             Outcome(
                 case=case,
                 kind="speedup",
                 measured=case.speedup,
-                predicted=p.best.speedup,
-                low=p.best.speedup_low,
-                high=p.best.speedup_high,
+                predicted=chain.speedup,
+                low=chain.speedup_low,
+                high=chain.speedup_high,
                 naive=p.ideal.speedup,
                 floor=p.ideal.speedup,
                 fitted=fitted(case, calibration.speedup_residual.basis),

@@ -58,7 +58,7 @@ class Plan:
         return self.tree.size if self.kind == "tree" else None
 
 
-def plan_of(way: Way, placement: Placement, at: tuple[int, int] = (0, 0)) -> Plan:
+def plan_of(way: Way, placement: Placement, at: tuple[int, ...] = (0, 0)) -> Plan:
     """One way to speculate in one cell."""
     one = way.contender
     most = np.broadcast_to(
@@ -90,7 +90,7 @@ def plan_of(way: Way, placement: Placement, at: tuple[int, int] = (0, 0)) -> Pla
 PARTS = ("tokens_per_round", "draft_seconds", "verify_seconds", "round_seconds", "speedup")
 
 
-def _chain(table: Rounds, at: tuple[int, int], gamma: int) -> dict[str, float]:
+def _chain(table: Rounds, at: tuple[int, ...], gamma: int) -> dict[str, float]:
     def value(name: str) -> float:
         values = np.broadcast_to(getattr(table, name), table.round_seconds.shape)
         return float(values[(*at, gamma)])
@@ -98,7 +98,7 @@ def _chain(table: Rounds, at: tuple[int, int], gamma: int) -> dict[str, float]:
     return {name: value(name) for name in (*PARTS, "speedup_low", "speedup_high")}
 
 
-def _tree(trees: TreeCells, at: tuple[int, int]) -> dict[str, float]:
+def _tree(trees: TreeCells, at: tuple[int, ...]) -> dict[str, float]:
     low, high = trees.interval(*at)
     numbers = {name: float(getattr(trees.best, name)[at]) for name in PARTS}
     return numbers | {"speedup_low": low, "speedup_high": high}
