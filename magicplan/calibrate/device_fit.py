@@ -53,7 +53,8 @@ BOUNDS: Bounds = {
 
 
 OVERLAP: Bounds = {"attention.sharpness": (1.0, 8.0, 2.0)}
-"""Of a GPU, which schedules waves of blocks while others read; a thread does one after another."""
+"""Bounds of the constant that is fitted on GPUs alone: they schedule waves of blocks while others
+read, where a CPU thread does one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

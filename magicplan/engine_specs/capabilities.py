@@ -71,7 +71,7 @@ class EngineVersion:
         return ""
 
     def cite(self, *used: str) -> str:
-        """Where everything named is written."""
+        """The engine and the sources that document the capabilities named, each source once."""
         found = [entry.source for entry in self.capabilities if entry.what in used]
         return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 

@@ -97,7 +97,8 @@ class Acceptance(ABC):
         )
 
     def of_self_draft(self) -> Acceptance:
-        """The same rates, for a draft that is the target itself over a part of its cache."""
+        """This acceptance, marked as that of a draft which is the target itself over a part of its
+        cache."""
         return replace(self, same_model=True)
 
 

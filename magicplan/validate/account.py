@@ -44,7 +44,7 @@ def _weights(c: RunComparison) -> str:
 
 
 def _weights_told(c: RunComparison) -> str:
-    """Where the target's weights came from, and a smaller model's."""
+    """A clause on the origin of the target's weights, and of a draft model's if there is one."""
     settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
 
     def told(kind: str, name: Any) -> str:

@@ -43,7 +43,8 @@ NUMBERS: dict[str, tuple[float, float, float]] = {
 }
 """Least, first and largest value of what is fitted."""
 EFFICIENCIES = np.exp(np.linspace(np.log(0.2), 0.0, 9))
-"""Where attention is timed; between them it is interpolated."""
+"""Shares of the bandwidth at which attention is timed, 0.2 to 1 in equal ratios; times between
+them are interpolated."""
 SPEEDUP_WEIGHT = 2.0
 PRIOR_WEIGHT = 0.05
 KERNELS = {
@@ -350,7 +351,8 @@ def _errors(rows: list[_Row], numbers: Array) -> dict[str, Array]:
 
 
 def _replayed(cases: list[Case], calibration: Calibration) -> dict[str, Array]:
-    """The same by the prediction itself."""
+    """Logarithms of predicted over measured, as `predict` computes it with a calibration, where a
+    case states the part."""
     found = []
     for case, ask in zip(cases, _asked(cases), strict=True):
         machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
