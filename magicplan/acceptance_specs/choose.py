@@ -78,7 +78,7 @@ def choose(wanted: Wanted) -> Acceptance:
     if method not in methods():
         raise FieldError(
             "acceptance",
-            f"auto: none published ships for drafting by {wanted.method}; state it, such as 0.8",
+            f"auto: no published acceptance of {wanted.method} drafts ships; state it, such as 0.8",
         )
     rows = entries(method)
     asked = replace(wanted, method=method)
@@ -141,7 +141,7 @@ def _narrowed(rows: tuple[Entry, ...], wanted: Wanted) -> tuple[list[Entry], lis
         left = measured
         if wanted.task and not any(plain(wanted.task) in plain(row.task) for row in left):
             width = A_KIND if plain(wanted.task) in KINDS else OTHER_TASK
-            stretch.append((width, f"of {wanted.task}, {left[0].task} was measured"))
+            stretch.append((width, f"of {wanted.task}, only {left[0].task} was measured"))
     own = [row for row in left if row.target in (wanted.target, "any")]
     left = own or left
     if not measured:

@@ -71,7 +71,7 @@ class DeviceFit:
     """A calibration, its errors on the points it was fitted on, and verification's KV passes."""
 
     calibration: dict[str, Any]
-    """As TOML's tables."""
+    """The calibration as TOML's tables."""
     errors: Errors
     kv_passes: dict[int, float]
     """Query tokens -> time of attention over that of one, from the slopes over context."""
@@ -206,7 +206,7 @@ class _Records:
         if few or len(set(steps.ctx)) < 2 or len(set(steps.batch)) < 2:
             raise UsageError(
                 f"{len(steps.seconds)} calibration steps of {len(set(steps.batch))} batches and "
-                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} of 2 and 2"
+                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS}, 2 and 2"
             )
         runs = subject.draft is not None and subject.draft.shape is not None
         overhead = [

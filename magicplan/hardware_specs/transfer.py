@@ -125,7 +125,7 @@ def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
         same = accelerator.architecture == "CDNA3"
         yield (
             AMD,
-            "the AMD part that published runs know",
+            "the AMD part that published runs used",
             (TRANSFER_SPREAD if same else STRANGER_SPREAD),
         )
     stacked = accelerator.memory_type.upper().startswith("HBM")

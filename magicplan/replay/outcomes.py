@@ -41,7 +41,7 @@ class Outcome:
     floor: float
     """What no measurement beats: the naive step without neighbours' prompts, the naive speedup."""
     fitted: bool
-    """Whether the stack's constants were fitted on rows of this kind: then no test of them."""
+    """Whether the stack's constants were fitted on rows of this kind, which then test nothing."""
 
     @property
     def error(self) -> float:

@@ -163,7 +163,7 @@ class PerPosition(Acceptance):
 
     @classmethod
     def from_marginal(cls, marginal: tuple[float, ...], **fields: object) -> PerPosition:
-        """From P(first k accepted), as vLLM's per-position metric prints it."""
+        """An acceptance from P(first k accepted), as vLLM's per-position metric prints it."""
         for value in marginal:
             probability("marginal acceptance", value)
         if any(b > a for a, b in itertools.pairwise(marginal)):

@@ -138,7 +138,7 @@ def _rows_of(scene: Scene, rows: Indices) -> Scene:
 
 
 def _rows(value: Num, rows: Indices) -> Any:
-    """What it has for a part of the batches, where it differs between them."""
+    """A value's rows for a part of the batches; the value itself where all batches share it."""
     array = np.asarray(value)
     return array[rows] if array.ndim and array.shape[0] > 1 else value
 

@@ -169,7 +169,7 @@ def _timing(device: dict[str, Any], ranks: int) -> str:
 
 def _acceptance(origin: str, text: str | None) -> str:
     if origin.startswith("simulated"):
-        return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
+        return f"acceptance {origin}: accepted tokens are drawn at random; no real model"
     if origin.startswith("dialled"):
         return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
     return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"

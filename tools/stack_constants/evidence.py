@@ -39,5 +39,5 @@ def evidence(
 
 
 def borrowed(part: str, constants: Sequence[str], owner: str) -> dict[str, Any]:
-    """A table of TOML about constants taken over from another stack; no row says anything of them."""
+    """A table of TOML about constants taken over from another stack, which no row here supports."""
     return {"part": part, "constants": list(constants), "from": [owner], "rows": 0}

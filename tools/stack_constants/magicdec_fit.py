@@ -186,8 +186,8 @@ def _fit(rows: list[_Row], prior: Array | None, free: tuple[str, ...]) -> Array:
 
 
 def _worth_freeing(rows: list[_Row], prior: Array | None) -> tuple[str, ...]:
-    """As many numbers as there are rows for, those that bring every part of rows held out nearest;
-    all of them where no other GPU's stand in."""
+    """Names of the constants to fit, as many as there are rows for: those with the least error on
+    every part of held-out rows, or all where no other GPU's constants stand in."""
     count = min(len(rows) // ROWS_PER_CONSTANT, len(NUMBERS))
     if prior is None or count == len(NUMBERS):
         return tuple(NUMBERS)

@@ -55,7 +55,9 @@ class Checkpoint:
         else:
             values = part[rows or everything, columns or everything]
         if not values.is_floating_point():
-            raise SpecError(file, f"{name} holds {values.dtype}: quantised weights are not run")
+            raise SpecError(
+                file, f"{name} holds {values.dtype}: the decoder runs no quantised weights"
+            )
         return values
 
     def _open(self, file: Path) -> Any:
