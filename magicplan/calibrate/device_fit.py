@@ -206,7 +206,8 @@ class _Records:
         if few or len(set(steps.ctx)) < 2 or len(set(steps.batch)) < 2:
             raise UsageError(
                 f"{len(steps.seconds)} calibration steps of {len(set(steps.batch))} batches and "
-                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS}, 2 and 2"
+                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} steps, 2 batches "
+                "and 2 contexts"
             )
         runs = subject.draft is not None and subject.draft.shape is not None
         overhead = [
