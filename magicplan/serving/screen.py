@@ -29,7 +29,7 @@ class Screen:
     saturation: Array
     """Requests a second that no replica exceeds, whatever the limits."""
     decode_rate: Array
-    """The same of replicas whose prompts others compute."""
+    """Most requests a second within the limits for replicas whose prompts others compute."""
     prefill_rate: Array
     """Prompts a second of replicas that only compute prompts."""
     batch: Array
@@ -81,7 +81,7 @@ def _prompt_seconds(r: Replica, spec: Speculation) -> Array:
 
 
 def _factors(r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float]) -> Array:
-    """By how much bounds lie beyond the limits, the largest of all, [layout, batch]."""
+    """Largest factor by which bounds lie beyond the limits, [layout, batch]."""
     worst = np.zeros(rounds.round_seconds.shape)
     token = rounds.round_seconds / rounds.tokens_per_round
     decoded = r.load.decoded
