@@ -78,7 +78,7 @@ def choose(wanted: Wanted) -> Acceptance:
     if method not in methods():
         raise FieldError(
             "acceptance",
-            f"auto: no published acceptance of {wanted.method} drafts ships; state it, such as 0.8",
+            f"auto: none published is known for {wanted.method} drafts; state it, such as 0.8",
         )
     rows = entries(method)
     asked = replace(wanted, method=method)

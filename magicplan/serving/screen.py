@@ -81,7 +81,7 @@ def _prompt_seconds(r: Replica, spec: Speculation) -> Array:
 
 
 def _factors(r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float]) -> Array:
-    """Largest factor by which bounds lie beyond the limits, [layout, batch]."""
+    """By how much bounds lie beyond the limits, the largest of all, [layout, batch]."""
     worst = np.zeros(rounds.round_seconds.shape)
     token = rounds.round_seconds / rounds.tokens_per_round
     decoded = r.load.decoded
