@@ -55,9 +55,7 @@ class Checkpoint:
         else:
             values = part[rows or everything, columns or everything]
         if not values.is_floating_point():
-            raise SpecError(
-                file, f"{name} holds {values.dtype}: the decoder runs no quantised weights"
-            )
+            raise SpecError(file, f"{name} holds {values.dtype}: quantised weights are not run")
         return values
 
     def _open(self, file: Path) -> Any:
