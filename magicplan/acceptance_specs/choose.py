@@ -27,19 +27,22 @@ from magicplan.roofline.acceptance import Acceptance, Both, PerPosition
 from magicplan.roofline.acceptance_context import Fading
 
 OTHER_MODEL = 0.06
-"""Another target: 80 % of rows whose target was held out lie within it, their task known."""
+"""Width added for another target: 80 % of rows whose target was held out lie within it, their task
+known."""
 OTHER_TASK = 0.1
-"""Another task of the same kind, or a task that nobody measured."""
+"""Width added for another task of the same kind, or a task that nobody measured."""
 A_KIND = 0.05
-"""A kind of work by one of its data sets, or the one task measured where none is named."""
+"""Width added where a kind of work stands for one of its data sets, or where no task is named and
+only one was measured. All widths are half widths of an 80 % interval of a position's rate."""
 OTHER_METHOD = 0.1
-"""Another method's rates."""
+"""Width added where the rates of another drafting method are taken."""
 A_DOUBLING = 0.01
-"""Of context or KV budget outside what was measured."""
+"""Width added for each doubling of context or KV budget outside what was measured."""
 A_DOUBLING_OF_A_HEAD = 0.03
-"""Of context, for heads: between none and .06 on four heads measured at 32k tokens and more."""
+"""Width added for each doubling of context where a head drafts: four heads measured at 32k tokens
+and more lose between none and .06."""
 A_SIZE_DOUBLING = 0.02
-"""Of parameters between the target measured and the one wanted."""
+"""Width added for each doubling of parameters between the target measured and the one wanted."""
 WIDEST = 0.3
 STANDS_IN = {"suffix": "ngram", "ngram-mod": "ngram", "pard": "peagle", "eagle3.1": "eagle3"}
 """Methods without a table of their own, and whose table is taken."""
@@ -75,7 +78,7 @@ def choose(wanted: Wanted) -> Acceptance:
     if method not in methods():
         raise FieldError(
             "acceptance",
-            f"auto: none published ships for drafting by {wanted.method}; state it, such as 0.8",
+            f"auto: none published is known for {wanted.method} drafts; state it, such as 0.8",
         )
     rows = entries(method)
     asked = replace(wanted, method=method)
@@ -138,7 +141,7 @@ def _narrowed(rows: tuple[Entry, ...], wanted: Wanted) -> tuple[list[Entry], lis
         left = measured
         if wanted.task and not any(plain(wanted.task) in plain(row.task) for row in left):
             width = A_KIND if plain(wanted.task) in KINDS else OTHER_TASK
-            stretch.append((width, f"of {wanted.task}, {left[0].task} was measured"))
+            stretch.append((width, f"of {wanted.task}, only {left[0].task} was measured"))
     own = [row for row in left if row.target in (wanted.target, "any")]
     left = own or left
     if not measured:
@@ -201,7 +204,8 @@ def _first_position(row: Entry) -> float:
 
 
 def _faded(model: Acceptance, row: Entry, method: str, said: list[str]) -> Acceptance:
-    """The same rates, falling beyond the context that the method's heads are trained on."""
+    """Acceptance that falls beyond the context which the method's heads are trained on, or `model`
+    itself where the method has no such context. What was assumed is added to `said`."""
     context = context_of(method)
     if context is None:
         return model

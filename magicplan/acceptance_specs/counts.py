@@ -35,7 +35,7 @@ def with_errors(marginal: Array, errors: Array, origin: str) -> PerPosition:
     `errors` [gamma] are those of 1 + S_1 + ... + S_gamma. No draft length beyond the last position
     is chosen; one that is asked for repeats its conditional rate. Raises UsageError.
     """
-    origin += f", up to {marginal.size} drafted tokens: beyond, the last rate would repeat"
+    origin += f", up to {marginal.size} drafted tokens; beyond them the last rate would repeat"
     rates = tuple(float(value) for value in marginal)
     model = PerPosition.from_marginal(rates, origin=origin, measured=marginal.size)
     if not errors.any():

@@ -131,7 +131,11 @@ def _buckets(path: Path, histogram: Any) -> list[tuple[int, float]]:
         whole = isinstance(key, int) or str(key).isdigit()
         number = isinstance(count, int | float) and not isinstance(count, bool) and count >= 0
         if not (whole and number and int(key) <= MAX_DRAFTED):
-            raise SpecError(path, f"histogram of accepted drafts, {key!r}: {count!r} is no count")
+            raise SpecError(
+                path,
+                f"histogram of accepted drafts, {key!r}: {count!r}; expected a length up to "
+                f"{MAX_DRAFTED} and a count of 0 or more",
+            )
         found.append((int(key), float(count)))
     return found
 

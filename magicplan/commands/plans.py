@@ -63,7 +63,7 @@ PANELS = {
 }  # fmt: skip
 DEFAULTS = {"model": "llama-3.1-8b", "stack": "vllm", "objective": "cost", "growth": "0",
             "prefix_hit_rate": "0", "prompt": "1024", "output": "256"}  # fmt: skip
-"""Those of `PlanRequest`, which help shows without loading it."""
+"""Defaults of `PlanRequest` in words, which help shows without loading it."""
 
 
 @in_panels(PANELS, DEFAULTS)

@@ -41,7 +41,7 @@ def sweep(
         bool, typer.Option("--choice", help="Choose among all drafts, chains and trees.")
     ] = False,
 ) -> None:
-    """The same over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat maps.
+    """Predict over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat maps.
 
     Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
     """

@@ -46,7 +46,7 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     """
     known = load(engine)
     if p.resolved.draft is None:
-        raise FieldError("settings", "needs a draft; $draft none has nothing to set")
+        raise FieldError("settings", "needs a draft; with $draft none there is nothing to set")
     if not p.placement.fits.any():
         raise FieldError("settings", ": no cell of this grid fits; ask for more $gpus")
     own = p

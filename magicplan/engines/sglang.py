@@ -53,8 +53,8 @@ def sglang_chain(p: Prediction, engine: EngineVersion, planned: Planned | None) 
     if adaptive and planned is not None:
         adaptive = False
         notes.append(
-            "--speculative-adaptive would move between candidate_steps "
-            f"{', '.join(map(str, lengths))} by the accept length it sees: not what is planned"
+            "--speculative-adaptive is left off: it moves between candidate_steps "
+            f"{', '.join(map(str, lengths))} by the accept length it sees, not by load as planned"
         )
     if adaptive:
         flags.append(f"--speculative-adaptive --speculative-adaptive-config {ADAPTIVE_FILE}")
@@ -104,8 +104,8 @@ def sglang_size(resolved: Resolved, tree: Tree, engine: EngineVersion) -> Settin
     ]
     notes = (
         f"SGLang expands {tree.beam} nodes a level and keeps the {tree.size} it ranks highest: the "
-        "size is this plan's, the shape its own",
-        "with topk above 1 its speculation does without the overlap of host and GPU (Spec V2)",
+        "size is this plan's, the shape is SGLang's choice",
+        "with topk above 1, SGLang speculates without overlapping host and GPU work (Spec V2)",
         engine.cite(drafted(resolved).method, "dynamic_tree"),
     )
     return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=notes)

@@ -172,8 +172,8 @@ def vllm_command(server: Server, engine: EngineVersion) -> Command:
     )
     if server.kv_dtype.startswith("int"):
         notes.append(
-            f"not sure: vLLM moves quantised caches whose scales lie beside them; try {kind} with "
-            f"{server.kv_dtype} before you rely on it"
+            "not confirmed: whether vLLM transfers the scales of a quantised KV cache with it; try "
+            f"{kind} with {server.kv_dtype} before you rely on it"
         )
     where = "VLLM_NIXL_SIDE_CHANNEL_HOST=HOST_ADDRESS VLLM_NIXL_SIDE_CHANNEL_PORT=5600"
     return Command(words=words, notes=notes, before=where)

@@ -39,7 +39,7 @@ HAIR = 1.05
 MOST_HEADROOM = 1000.0
 """Times the load beyond which nobody asks."""
 IDLE = 0.02
-"""Of the rate at saturation: a replica that hardly meets two requests at once."""
+"""Share of the rate at saturation at which a replica hardly meets two requests at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -65,7 +65,7 @@ class Kind:
     """What all steps are `slowness` times longer than, where they are."""
 
     def slower(self, factor: float) -> Kind:
-        """The same with all steps longer by a factor."""
+        """This configuration with all steps longer by a factor."""
         return replace(self, setup=self.setup.slower(factor), slowness=factor, fresh=self)
 
     @cached_property
@@ -126,7 +126,7 @@ class Trial:
 
     outcome: Outcome
     pool: Outcome | None
-    """Of the replicas that only prefill, where there are such."""
+    """Outcome of the replicas that only prefill; None where there are none."""
     replicas: int
     prefill_replicas: int
     rate: float
@@ -406,6 +406,6 @@ def borne(
 
 
 def busier_load(load: Load, factor: float) -> Load:
-    """The same requests, more often or from more users."""
+    """A load whose requests come more often, or from more users, by a factor."""
     users = None if load.users is None else load.users * factor
     return replace(load, requests_per_s=load.requests_per_s * factor, users=users)

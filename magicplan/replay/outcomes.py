@@ -41,7 +41,7 @@ class Outcome:
     floor: float
     """What no measurement beats: the naive step without neighbours' prompts, the naive speedup."""
     fitted: bool
-    """Whether the stack's constants were fitted on rows of this kind: then no test of them."""
+    """Whether the stack's constants were fitted on rows of this kind, which then test nothing."""
 
     @property
     def error(self) -> float:
@@ -73,7 +73,7 @@ class Summary:
 
     @classmethod
     def of(cls, outcomes: list[Outcome]) -> Summary:
-        """Of one kind of outcome; impossible rows count too."""
+        """The summary of outcomes of one kind, physically impossible rows included."""
         error = 100 * np.asarray([o.error for o in outcomes])
         naive = 100 * np.asarray([o.naive / o.measured - 1 for o in outcomes])
         return cls(

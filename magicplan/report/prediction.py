@@ -214,7 +214,8 @@ def _memory(p: Record) -> Section:
 
 
 def _break_even(p: Record) -> Section:
-    """Where the answer changes; what is not there is said to be nowhere or everywhere."""
+    """A table of contexts and batches at which the answer changes; a change that the grid does not
+    hold is said to be nowhere or everywhere."""
     e, wanted = p.record("break_even"), p.maybe("wanted_speedup")
     everywhere = "every context" if p.record("best").number("gamma") else "no context"
     known: list[tuple[str, str, Unit, str]] = [

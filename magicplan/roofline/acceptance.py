@@ -97,7 +97,8 @@ class Acceptance(ABC):
         )
 
     def of_self_draft(self) -> Acceptance:
-        """The same rates, for a draft that is the target itself over a part of its cache."""
+        """This acceptance, marked as that of a draft which is the target itself over a part of its
+        cache."""
         return replace(self, same_model=True)
 
 
@@ -162,7 +163,7 @@ class PerPosition(Acceptance):
 
     @classmethod
     def from_marginal(cls, marginal: tuple[float, ...], **fields: object) -> PerPosition:
-        """From P(first k accepted), as vLLM's per-position metric prints it."""
+        """An acceptance from P(first k accepted), as vLLM's per-position metric prints it."""
         for value in marginal:
             probability("marginal acceptance", value)
         if any(b > a for a, b in itertools.pairwise(marginal)):

@@ -48,15 +48,15 @@ class Draft:
     """Tokens a sequence of a round's first pass: one more than its cache may lack."""
     middle: Middle | None = None
     note: str = ""
-    """What its cost leaves out."""
+    """What the draft's cost leaves out."""
     own_vocabulary: bool = False
-    """Whether its head knows other tokens than the target's, so that they have to be mapped."""
+    """Whether the head has another vocabulary than the target, so that its tokens are mapped."""
     round_seconds: float = 0.0
     """What a round of its released code takes beside its stages, where that was seen."""
     one_pass: bool = False
-    """Whether one pass over all positions drafts them at once, however many (P-EAGLE, DFlash)."""
+    """Whether one pass drafts all positions at once, however many (P-EAGLE, DFlash)."""
     sequential: tuple[Projection, ...] = ()
-    """Small layers that such a draft runs for one drafted token after another (DSpark)."""
+    """Small layers that a one-pass draft runs for one drafted token after another (DSpark)."""
 
     @property
     def kv_growth(self) -> KvGrowth:
@@ -67,8 +67,8 @@ class Draft:
 
     @property
     def grows_trees(self) -> bool:
-        """Whether it can draft several continuations: it has a model that runs once a token, and no
-        level in between."""
+        """Whether the draft can grow several continuations: it has a model that runs once a token,
+        and no level in between."""
         return self.shape is not None and self.middle is None and not self.one_pass
 
     @property
@@ -435,7 +435,7 @@ class Way:
     weight_dtypes: tuple[str, ...] = ()
     head: bool = False
     takes_small: bool = False
-    """Whether it drafts with whatever smaller model is named."""
+    """Whether this way drafts with whatever smaller model is named."""
     thin: bool = False
     """Whether so few rates were published that it is compared only where its target's were."""
 
@@ -464,7 +464,7 @@ DRAFTS: dict[str, Way] = {
     "suffix": Way(make=suffix_draft, thin=True),
     "triforce": Way(make=triforce_draft, small="llama-68m"),
 }
-"""By name; any other name is a smaller model, see `model_draft`."""
+"""The ways to draft by name; any other name is a smaller model (`model_draft`)."""
 ENGINE_NAMES = {
     "eagle3.1": "eagle3", "eagle-3.1": "eagle3", "eagle-3": "eagle3", "eagle-2": "eagle",
     "nextn": "mtp", "deepseek_mtp": "mtp", "p-eagle": "peagle",

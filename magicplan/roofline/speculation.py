@@ -66,7 +66,7 @@ class Rounds:
     overhead_seconds: Array
     round_seconds: Array
     tokens_per_s: Array
-    """Of the whole deployment."""
+    """Tokens per second of the whole deployment, all replicas together."""
     speedup: Array
     speedup_low: Array
     speedup_high: Array
@@ -143,7 +143,7 @@ def _rows_of(scene: Scene, rows: Indices) -> Scene:
 
 
 def _rows(value: Num, rows: Indices) -> Any:
-    """What it has for a part of the batches, where it differs between them."""
+    """A value's rows for a part of the batches; the value itself where all batches share it."""
     array = np.asarray(value)
     return array[rows] if array.ndim and array.shape[0] > 1 else value
 
@@ -162,7 +162,7 @@ def _kv_passes(asked: float | None, query_tokens: Array) -> Num | None:
 
 
 def _axis(value: Num) -> Num:
-    """The same value with a last axis for the draft length."""
+    """A value as an array with one axis more at the end, for the draft length."""
     return np.asarray(value, dtype=np.float64)[..., None]
 
 
@@ -265,7 +265,7 @@ def _over_output(
 
 
 MOST_SAVED = 0.9
-"""Of a round, at most, what an engine may do without: the interval stays finite."""
+"""Largest share of a round that an engine is taken to save: it keeps the interval finite."""
 
 
 def speedup_factors(

@@ -295,7 +295,7 @@ def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -
 
 
 def _launch_seconds(op: Op, machine: Machine) -> Num:
-    """Of one run of an op: what it takes however little it moves."""
+    """Seconds that one run of an op takes however little it moves."""
     calibration = machine.calibration
     if op.grouped:
         experts = calibration.expert_fit(op.weight_format, op.dtype)

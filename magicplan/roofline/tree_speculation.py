@@ -92,7 +92,7 @@ class BestTree:
     depth: Array
     tokens_per_round: Array
     batch_efficiency: Array
-    """As in `Rounds`."""
+    """Throughput over that of a batch that is refilled: 1 unless batching is static."""
     draft_seconds: Array
     verify_seconds: Array
     round_seconds: Array

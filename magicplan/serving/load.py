@@ -75,7 +75,7 @@ class Load:
     """
 
     requests_per_s: float
-    """At the peak; NaN for users, whose rate depends on latency."""
+    """Requests per second at the peak; NaN for users, whose rate depends on latency."""
     peak_over_mean: float
     users: float | None
     think_seconds: float

@@ -43,7 +43,8 @@ NUMBERS: dict[str, tuple[float, float, float]] = {
 }
 """Least, first and largest value of what is fitted."""
 EFFICIENCIES = np.exp(np.linspace(np.log(0.2), 0.0, 9))
-"""Where attention is timed; between them it is interpolated."""
+"""Shares of the bandwidth at which attention is timed, 0.2 to 1 in equal ratios; times between
+them are interpolated."""
 SPEEDUP_WEIGHT = 2.0
 PRIOR_WEIGHT = 0.05
 KERNELS = {
@@ -185,8 +186,8 @@ def _fit(rows: list[_Row], prior: Array | None, free: tuple[str, ...]) -> Array:
 
 
 def _worth_freeing(rows: list[_Row], prior: Array | None) -> tuple[str, ...]:
-    """As many numbers as there are rows for, those that bring every part of rows held out nearest;
-    all of them where no other GPU's stand in."""
+    """Names of the constants to fit, as many as there are rows for: those with the least error on
+    every part of held-out rows, or all where no other GPU's constants stand in."""
     count = min(len(rows) // ROWS_PER_CONSTANT, len(NUMBERS))
     if prior is None or count == len(NUMBERS):
         return tuple(NUMBERS)
@@ -350,7 +351,8 @@ def _errors(rows: list[_Row], numbers: Array) -> dict[str, Array]:
 
 
 def _replayed(cases: list[Case], calibration: Calibration) -> dict[str, Array]:
-    """The same by the prediction itself."""
+    """Logarithms of predicted over measured, as `predict` computes it with a calibration, where a
+    case states the part."""
     found = []
     for case, ask in zip(cases, _asked(cases), strict=True):
         machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)

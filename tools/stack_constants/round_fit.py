@@ -45,15 +45,15 @@ class RoundFit:
     host: HostFit
     residual: Residual
     cases: tuple[Case, ...]
-    """The rows that it rests on."""
+    """The published rows that the fit rests on."""
     held_out: Array
     """Measured over predicted speedup of every row, each source's method by constants of the
     others; empty of a single one."""
     evidence: dict[str, Any]
     constants: tuple[str, ...]
-    """Those that it has."""
+    """Names of the constants that were fitted."""
     told: tuple[str, ...]
-    """Those that its rows tell anything of, by paying them differently often."""
+    """Names of the constants that the rows say anything of, by paying them differently often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class _Chains:
     """[constant, row] how often a round pays each of `CONSTANTS`."""
 
     def speedup(self, x: Array, used: list[int]) -> Array:
-        """By the constants `used`."""
+        """Predicted speedup of every row by the constants `used`, whose values are `x`."""
         return np.asarray(self.gain / (self.known + x @ self.counts[used]))
 
     def solve(self, weight: Array, used: list[int]) -> Array:
