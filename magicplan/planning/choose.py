@@ -25,9 +25,11 @@ from magicplan.planning.sizing import (
     HAIR,
     MIXED,
     SPLIT,
+    Kind,
     borne,
     kind_of,
     size,
+    suffices,
 )
 from magicplan.serving.load import Load
 from magicplan.serving.screen import KIND
@@ -35,8 +37,10 @@ from magicplan.serving.screen import KIND
 FINALISTS = 4
 MOST_BRIEF = 24
 """Configurations simulated where none can be ruled out."""
-ONE_OF_EACH = 1.0 + 1e-9
-"""Times the best cost up to which a configuration may still be the best."""
+NEAR_BEST = 1.25
+"""Times the best cost that a configuration may need and still be sized, to be compared; what needs
+more by one brief simulation is dropped, unless it is the first of its GPU type, draft or
+arrangement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -52,6 +56,11 @@ class Lead:
     """The objective, for as many GPUs as bounds ask for."""
     least: float
     """Factor by which it would break a limit even when idle."""
+
+    @property
+    def replicas(self) -> int:
+        """Replicas that bounds ask for, pools together."""
+        return self.gpus // self.row.gpus_per_replica
 
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
@@ -72,21 +81,59 @@ def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> 
     best = math.inf
     for lead in leads:
         able = lead.least <= KIND or len(brief) < FINALISTS
-        promising = able and lead.goal <= best * ONE_OF_EACH and len(brief) < MOST_BRIEF
-        if not promising and lead.keys <= seen:
+        rival = able and lead.goal <= best and len(brief) < MOST_BRIEF
+        if not rival and lead.keys <= seen:
             rejected["its bounds already cost more than the best, or break a limit"] += 1
             continue
-        choice = _simulated(ask, load, lead)
-        if choice is None:
+        kind = kind_of(lead.row, lead.layout, load, ask.engine.stack)
+        if kind is None:
             rejected["its draft does not pay at the planned batch"] += 1
             continue
+        near = lead.replicas
+        if lead.keys <= seen and math.isfinite(best):
+            near = max(math.floor(NEAR_BEST * best / lead.goal * lead.replicas), near)
+            if not suffices(kind, load, ask.slo, ask.engine.max_utilisation, BRIEF, near):
+                rejected["as many replicas as the best costs do not keep the limits"] += 1
+                continue
+        choice = _simulated(ask, load, lead, kind, near)
         seen |= lead.keys
         brief.append(choice)
         if not choice.violations(ask):
             best = min(best, choice.rank(ask)[1])
-    ordered = ranked(ask, brief)
-    careful = [_sized(ask, load, c) for c in ordered[:FINALISTS]]
-    return ranked(ask, [*careful, *ordered[FINALISTS:]])
+    return _with_care(ask, load, ranked(ask, brief))
+
+
+def _with_care(ask: PlanRequest, load: Load, choices: list[Choice]) -> list[Choice]:
+    """Choices best first, the best and those that might beat it sized with more requests."""
+    careful: list[Choice] = []
+
+    def again(one: Choice) -> None:
+        careful.append(_sized(ask, load, one))
+        choices[choices.index(one)] = careful[-1]
+
+    rivals = choices[:FINALISTS]
+    while choices[0] not in careful:
+        again(choices[0])
+        choices = ranked(ask, choices)
+    for one in rivals:
+        if one in choices and one not in careful and _may_win(ask, load, choices[0], one):
+            again(one)
+            choices = ranked(ask, choices)
+    return choices
+
+
+def _may_win(ask: PlanRequest, load: Load, best: Choice, other: Choice) -> bool:
+    """Whether a choice sized by brief trials might beat the best: as many of its replicas as cost
+    less are tried once with more requests. Where the best breaks limits, whatever is near might."""
+    (broken, goal), (others, its) = (c.rank(ask, HAIR)[:2] for c in (best, other))
+    if broken > HAIR:
+        return others <= broken * NEAR_BEST
+    if its > goal * NEAR_BEST or not 0 < its < math.inf:
+        return its <= goal
+    replicas = other.sized.replicas + other.sized.prefill_replicas
+    fewer = math.ceil(goal / its * replicas - 1e-9) - 1
+    kind = other.sized.kind
+    return fewer > 0 and suffices(kind, load, ask.slo, ask.engine.max_utilisation, FULL, fewer)
 
 
 def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
@@ -162,11 +209,7 @@ def _unlaunchable(engine: EngineVersion | None, row: Configuration, layout: str)
     return refusal(engine, wanted)
 
 
-def _simulated(ask: PlanRequest, load: Load, lead: Lead) -> Choice | None:
-    kind = kind_of(lead.row, lead.layout, load, ask.engine.stack)
-    if kind is None:
-        return None
-    near = lead.gpus // lead.row.gpus_per_replica
+def _simulated(ask: PlanRequest, load: Load, lead: Lead, kind: Kind, near: int) -> Choice:
     sized = size(kind, load, ask.slo, ask.engine.max_utilisation, BRIEF, near=near)
     return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price,
                   stock=lead.stock)  # fmt: skip

@@ -23,7 +23,7 @@ from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with
-from magicplan.planning.sizing import BRIEF, DRAWS, FULL, Kind, borne, trial_of
+from magicplan.planning.sizing import BRIEF, FULL, Kind, borne, trial_of
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import setup_of
@@ -106,8 +106,8 @@ def intervals(
 
 
 def _needs(ask: PlanRequest, load: Load, choice: Choice, slower: float) -> Needs:
-    """What slower steps need, counted as carefully as the plan itself."""
-    return needs(ask, load, choice, choice.row, slower=slower, requests=FULL, draws=DRAWS)
+    """What slower steps need, counted with as many requests as the plan itself."""
+    return needs(ask, load, choice, choice.row, slower=slower)
 
 
 def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:

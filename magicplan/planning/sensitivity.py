@@ -10,7 +10,7 @@ from magicplan.planning.candidates import Choice, step_ends
 from magicplan.planning.request import METRICS, PlanRequest
 from magicplan.planning.result import Sensitivity
 from magicplan.planning.search import Configuration
-from magicplan.planning.sizing import BRIEF, Limits, kind_of, size
+from magicplan.planning.sizing import FULL, Limits, kind_of, size
 from magicplan.roofline.acceptance import Shifted
 from magicplan.serving.load import Load
 from magicplan.serving.replica import Speculation, one_of, replica, rounds_of
@@ -52,7 +52,7 @@ def row_with(
 
 def needs(
     ask: PlanRequest, load: Load, choice: Choice, row: Configuration,
-    *, limits: Limits | None = None, slower: float = 1.0, requests: int = BRIEF,
+    *, limits: Limits | None = None, slower: float = 1.0, requests: int = FULL,
     draws: int = 1,
 ) -> Needs:  # fmt: skip
     """Count the replicas of a row for a load, for other limits than those asked for, and with all
@@ -87,7 +87,7 @@ def needs(
 
 
 def sensitivities(ask: PlanRequest, load: Load, choice: Choice) -> tuple[Sensitivity, ...]:
-    """One assumption changed at a time, replicas counted anew by brief simulations; the ends of the
+    """One assumption changed at a time, replicas counted anew; the ends of the
     GPUs of the plan as it is are those of the step time's interval."""
     return tuple(_changes(ask, load, choice))
 

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ from magicplan.serving.replica import Speculation
 
 Limits = Mapping[str, float]
 MIXED, SPLIT = "mixed", "disaggregated"
-BRIEF, FULL = 250, 1000
+BRIEF, FULL = 250, 600
 """Requests simulated to rank configurations, and to size the finalists."""
 DRAWS = 3
 """Draws of the traffic under which a finalist has to keep its limits: its percentiles vary by 3 to
@@ -33,13 +34,18 @@ PER_BATCH = 3
 """Requests simulated for each that is in flight, where that is more."""
 MOST_REQUESTS = 8000
 ROUGH = 0.08
-"""Share of replicas to which configurations are ranked."""
+"""Share of replicas to which configurations are ranked, and changed assumptions answered."""
+GROWTH = 3
+"""Times the count that failed up to which the next guess may lie."""
+STEEPEST = 3.0
+"""Largest power with which a figure is taken to fall as replicas are added, and one over the
+smallest."""
 HAIR = 1.05
 """Times the best reachable figure that count as good as it, where no load meets a limit."""
 MOST_HEADROOM = 1000.0
 """Times the load beyond which nobody asks."""
 IDLE = 0.02
-"""Share of the rate at saturation at which a replica hardly meets two requests at once."""
+"""A share of the rate at saturation at which a replica hardly meets two requests at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,10 +69,16 @@ class Kind:
     slowness: float = 1.0
     fresh: Kind | None = None
     """What all steps are `slowness` times longer than, where they are."""
+    runs: dict[tuple[object, ...], Outcome] = field(default_factory=dict, init=False, repr=False)
+    """Simulations of this kind, by what they depend on."""
+    slowed: dict[float, Kind] = field(default_factory=dict, init=False, repr=False)
 
     def slower(self, factor: float) -> Kind:
         """This configuration with all steps longer by a factor."""
-        return replace(self, setup=self.setup.slower(factor), slowness=factor, fresh=self)
+        if factor not in self.slowed:
+            slow = self.setup.slower(factor)
+            self.slowed[factor] = replace(self, setup=slow, slowness=factor, fresh=self)
+        return self.slowed[factor]
 
     @cached_property
     def saturation(self) -> float:
@@ -126,7 +138,7 @@ class Trial:
 
     outcome: Outcome
     pool: Outcome | None
-    """Outcome of the replicas that only prefill; None where there are none."""
+    """Figures of the replicas that only prefill, where there are such."""
     replicas: int
     prefill_replicas: int
     rate: float
@@ -216,7 +228,7 @@ def decode_round(kind: Kind, batch: float) -> float:
     return kind.setup.times.decode(each, each * float(kind.setup.load.contexts().mean()))
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def draws_of(load: Load, count: int, seed: int) -> Draws:
     """The requests of a load, drawn once."""
     return drawn(load, count, seed)
@@ -226,28 +238,32 @@ def trial_of(
     kind: Kind, load: Load, replicas: int, pool: int, requests: int, seed: int = 0
 ) -> Trial:
     """Simulate one replica's share of the load; with users and pools, the whole fleet."""
-    setup = replace(kind.setup, load=load)
     draws = draws_of(kind.setup.load, _count(kind, load, replicas, requests), seed)
-    decoder = pool_outcome = None
+    pool_outcome = None
+
+    def run(**options: Any) -> Outcome:
+        key = (draws.gaps.size, seed, *options.items())
+        if key not in kind.runs:
+            kind.runs[key] = simulate(kind.setup, draws, **options)
+        return kind.runs[key]
+
     if load.users is not None and pool:
-        decoder = simulate(
-            setup, draws, users=math.ceil(load.users), replicas=replicas, prefill_replicas=pool
-        )
+        decoder = run(users=math.ceil(load.users), replicas=replicas, prefill_replicas=pool)
         rate = decoder.request_rate / replicas
     elif load.users is not None:
-        decoder = simulate(setup, draws, users=math.ceil(load.users / replicas))
+        decoder = run(users=math.ceil(load.users / replicas))
         rate = decoder.request_rate
     else:
         rate = load.requests_per_s / replicas
         if pool:
             each = load.requests_per_s / pool
-            pool_outcome = simulate(setup, draws, requests_per_s=each, role="prefill")
-            decoder = simulate(setup, draws, requests_per_s=rate, role="decode")
+            pool_outcome = run(requests_per_s=each, role="prefill")
+            decoder = run(requests_per_s=rate, role="decode")
         else:
-            decoder = simulate(setup, draws, requests_per_s=rate)
+            decoder = run(requests_per_s=rate)
     return Trial(
         outcome=decoder, pool=pool_outcome, replicas=replicas, prefill_replicas=pool, rate=rate,
-        moving=setup.moving_seconds_per_token, figures_of={},
+        moving=kind.setup.moving_seconds_per_token, figures_of={},
     )  # fmt: skip
 
 
@@ -257,7 +273,8 @@ def _count(kind: Kind, load: Load, replicas: int, requests: int) -> int:
         together = load.users / (1 if kind.layout == SPLIT else replicas)
     else:
         together = kind.batch * min(load.requests_per_s / replicas / kind.rate_bound, 1.0)
-    return int(min(max(requests, PER_BATCH * together), max(MOST_REQUESTS, 2 * together)))
+    together = math.ceil(together)
+    return min(max(requests, PER_BATCH * together), max(MOST_REQUESTS, 2 * together))
 
 
 def size(
@@ -275,17 +292,20 @@ def size(
         return trial_of(kind, load, count, 0, requests)
 
     def least(bounds: Limits) -> tuple[Trial, Trial | None] | None:
-        def keeps(trial: Trial) -> bool:
-            if not (_busy_enough(kind, load, trial, most_busy) and trial.keeps(bounds)):
-                return False
-            others = range(1, draws) if bounds else ()
-            return all(
-                trial_of(kind, load, trial.replicas, 0, requests, seed).keeps(bounds)
-                for seed in others
-            )
+        def excess(count: int) -> float:
+            worst = 0.0
+            for seed in range(draws if bounds else 1):
+                trial = trial_of(kind, load, count, 0, requests, seed)
+                worst = max(worst, _excess(kind, trial, bounds, most_busy))
+                if worst > 1:
+                    break
+            return worst
 
-        return _least(at, keeps, fewest, near or fewest, idlest,
-                      ROUGH if requests < FULL else 0.0)  # fmt: skip
+        grain = ROUGH if draws == 1 else 0.0
+        counts = least_count(excess, fewest, near or fewest, idlest, grain)
+        if counts is None:
+            return None
+        return at(counts[0]), at(counts[1]) if counts[1] is not None else None
 
     allowed, found = limits, least(limits)
     if found is None:
@@ -303,9 +323,22 @@ def size(
     )  # fmt: skip
 
 
-def _busy_enough(kind: Kind, load: Load, trial: Trial, most_busy: float) -> bool:
-    """Whether a replica keeps below the share of saturation it may have."""
-    return trial.rate <= most_busy * kind.saturation * (1 + 1e-9)
+def suffices(
+    kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int, replicas: int
+) -> bool:
+    """Whether so many replicas keep every limit, by one simulation; of pools, by bounds."""
+    if kind.layout == SPLIT:
+        return sum(_fewest_split(kind, load, most_busy)) <= replicas
+    if replicas < _fewest(kind, load, most_busy):
+        return False
+    trial = trial_of(kind, load, replicas, 0, requests)
+    return _excess(kind, trial, limits, most_busy) <= 1
+
+
+def _excess(kind: Kind, trial: Trial, limits: Limits, most_busy: float) -> float:
+    """Times the limit that it breaks most, or its share of saturation over the one allowed."""
+    busy = trial.rate / (most_busy * kind.saturation * (1 + 1e-9))
+    return max([busy, *trial.ratios(limits).values()])
 
 
 def _fewest(kind: Kind, load: Load, most_busy: float) -> int:
@@ -320,42 +353,57 @@ def _idle_count(kind: Kind, load: Load) -> int:
     return max(math.ceil(load.requests_per_s / (IDLE * kind.saturation)), 1)
 
 
-def _least(
-    at: Callable[[int], Trial], keeps: Callable[[Trial], bool], fewest: int, near: int, most: int,
-    grain: float,
-) -> tuple[Trial, Trial | None] | None:  # fmt: skip
-    """The trial of the least count from `fewest` to `most` that keeps, to a share of `grain`, and
-    that of fewer where they were looked at; None where none keeps. Fewer are taken to be worse."""
-    low, high = fewest - 1, max(near, fewest)
-    failed: Trial | None = None
-    step = max(high // 4, 1)
-    found = at(high)
-    while not keeps(found):
-        if high >= most:
+def least_count(
+    excess: Callable[[int], float], fewest: int, near: int, most: int, grain: float
+) -> tuple[int, int | None] | None:
+    """The least count from `fewest` to `most` of which `excess` is at most 1, to a share of
+    `grain`, and the largest looked at below it; None where there is none.
+
+    Excess is taken to fall as counts grow, about as a power of them: each guess is where the line
+    through the last two in logarithms crosses 1; every third, and where a queue grows, is halfway.
+    """
+    low, high, slope = fewest - 1, 0, -1.0
+    seen: dict[int, float] = {}
+    count, before = min(max(near, fewest), max(most, fewest)), 0
+    while True:
+        seen[count] = excess(count)
+        if seen[count] <= 1:
+            high = count
+        elif count >= most:
             return None
-        low, failed = high, found
-        high = min(high + step, max(most, high + 1))
-        step *= 2
-        found = at(high)
-    step = max(high // 8, 1)
-    while high - low > max(grain * high, 1):
-        middle = max(low + 1, high - step) if failed is None else (low + high) // 2
-        one = at(middle)
-        if keeps(one):
-            high, found = middle, one
-            step *= 2
         else:
-            low, failed = middle, one
-    return found, failed
+            low = count
+        if high and high - low <= max(grain * high, 1):
+            return high, low if low in seen else None
+        slope = _slope(seen, before, count, slope)
+        ends = (low, high) if high else (low, min(max(GROWTH * low, low + 1), max(most, low + 1)))
+        value = math.inf if len(seen) % 3 == 0 else seen[count]
+        before, count = count, _guess(value, count, slope, *ends, closed=high > 0)
+
+
+def _slope(seen: Mapping[int, float], one: int, other: int, before: float) -> float:
+    """The slope of excess over count, in logarithms, between two that are known; as before where they tell
+    nothing."""
+    a, b = seen.get(one, math.inf), seen[other]
+    if not (0 < a < math.inf and 0 < b < math.inf) or a == b:
+        return before
+    return min(max((math.log(b / a)) / math.log(other / one), -STEEPEST), -1 / STEEPEST)
+
+
+def _guess(excess: float, count: int, slope: float, low: int, high: int, *, closed: bool) -> int:
+    """The next count to look at: above `low`, and below `high` if that is known to keep."""
+    last = high - 1 if closed else high
+    if 0 < excess < math.inf:
+        target: float = count * excess ** (-1 / slope)
+        guess = math.floor(target) if excess <= 1 else math.ceil(target)
+    else:
+        guess = round(math.sqrt(max(low, 1) * high))
+    return min(max(guess, low + 1), last)
 
 
 def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, requests: int) -> Sized:
     """Pools one after the other: prompts until first tokens are in time, then decoding."""
-    peak = load.requests_per_s if load.users is None else load.users * kind.rate_bound / max(
-        kind.batch, 1.0
-    )  # fmt: skip
-    pool = max(math.ceil(peak / (most_busy * kind.prefill_bound) - 1e-9), 1)
-    decode = max(math.ceil(peak / (most_busy * kind.rate_bound) - 1e-9), 1)
+    decode, pool = _fewest_split(kind, load, most_busy)
     trial = trial_of(kind, load, decode, pool, requests)
     stopped = "utilisation"
     for _ in range(24):
@@ -374,9 +422,21 @@ def _size_split(kind: Kind, load: Load, limits: Limits, most_busy: float, reques
         pool, decode, trial = pool + more, decode + less, bigger
     return Sized(
         kind=kind, trial=trial, limits=limits, utilisation=trial.rate / kind.rate_bound,
-        capacity=float(peak if load.users is None else load.users), stopped_by=stopped,
-        allowed=limits,
+        capacity=float(load.users if load.users is not None else load.requests_per_s),
+        stopped_by=stopped, allowed=limits,
     )  # fmt: skip
+
+
+def _fewest_split(kind: Kind, load: Load, most_busy: float) -> tuple[int, int]:
+    """Replicas that decode and that prefill, by bounds."""
+    peak = load.requests_per_s if load.users is None else load.users * kind.rate_bound / max(
+        kind.batch, 1.0
+    )  # fmt: skip
+    decode, pool = (
+        max(math.ceil(peak / (most_busy * bound) - 1e-9), 1)
+        for bound in (kind.rate_bound, kind.prefill_bound)
+    )
+    return decode, pool
 
 
 def borne(
@@ -387,25 +447,26 @@ def borne(
     `least` times the load upwards as close as a factor of `close`."""
     base = float(load.users if load.users is not None else load.requests_per_s)
 
-    def keeps(factor: float) -> bool:
+    def excess(factor: float) -> float:
         busier = busier_load(load, factor)
         trial = trial_of(sized.kind, busier, sized.replicas, sized.prefill_replicas, requests)
-        return _busy_enough(sized.kind, busier, trial, most_busy) and trial.keeps(sized.allowed)
+        return _excess(sized.kind, trial, sized.allowed, most_busy)
 
-    low, high = least, 1.0
-    while keeps(high):
-        low, high = high, high * 2
-        if load.users is None and low * sized.trial.rate >= most_busy * sized.kind.saturation:
-            break
-        if high > MOST_HEADROOM:
-            return base * low
-    while high / low > close:
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if keeps(middle) else (low, middle)
+    low, high, factor = least, math.inf, 1.0
+    while high / low > close and low < MOST_HEADROOM:
+        worst = excess(factor)
+        low, high = (factor, high) if worst <= 1 else (low, factor)
+        limit = min(high, 2 * low if math.isinf(high) else high)
+        guess = factor / worst if 0 < worst < math.inf else math.sqrt(low * limit)
+        guess *= math.sqrt(close) if worst > 1 else 1 / math.sqrt(close)
+        margin = math.sqrt(close)
+        factor = min(max(guess, low * margin), limit / margin) if high < math.inf else (
+            min(max(guess, low * close), limit)
+        )  # fmt: skip
     return base * low
 
 
 def busier_load(load: Load, factor: float) -> Load:
-    """A load whose requests come more often, or from more users, by a factor."""
+    """These requests, more often or from more users."""
     users = None if load.users is None else load.users * factor
     return replace(load, requests_per_s=load.requests_per_s * factor, users=users)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from operator import attrgetter
 from typing import Literal
 
 import numpy as np
@@ -61,21 +62,18 @@ class Fleet:
         """Answer everybody, or as many as `most`; the answers in the order of their ends."""
         for request in requests:
             self.ask(request, request.arrived)
+        engines = [*self.engines, *self.prefill]
+        alone, due = engines[0] if len(engines) == 1 else None, self.due
         while len(self.answered) < most:
-            engine = self._next()
-            if self.due and self.due[0][0] <= engine.ends:
+            engine = alone or min(engines, key=_ends)
+            if due and due[0][0] <= engine.ends:
                 self._receive()
             elif engine.ends < math.inf:
-                self._answer(engine, engine.advance())
+                if ended := engine.advance():
+                    self._answer(engine, ended)
             else:
                 break
         return self.answered
-
-    def _next(self) -> Engine:
-        engines = [*self.engines, *self.prefill] if self.prefill else self.engines
-        if len(engines) == 1:
-            return engines[0]
-        return min(engines, key=lambda e: e.ends)
 
     def _receive(self) -> None:
         """Everybody who comes at this instant; idle engines then begin."""
@@ -129,6 +127,9 @@ class Fleet:
         heapq.heappush(self.due, (now, next(self.order), request, True))
 
 
+_ends = attrgetter("ends")
+
+
 def placed(number: int, engines: int) -> int:
     """An engine drawn by number: the same of as many engines whenever it is asked, and as random
     as a hash (SplitMix64)."""
@@ -142,6 +143,8 @@ Role = Literal["both", "prefill", "decode"]
 Limits = Mapping[str, float]
 LARGEST_WAVE = 500
 """Requests at once beyond which more bring little more throughput."""
+BLOCK = 100
+"""Requests that hold lengths of every kind in their share."""
 MORE, NOISE = 1.4, 6.0
 """Times, and standard deviations, by which more requests are under way at the end than in the
 middle where the queue grows."""
@@ -252,23 +255,33 @@ class Draws:
         """Decoding rounds of each request under a law of tokens a round."""
         key = hash(law.tobytes()) if law is not None else 0
         if key not in self.rounds:
-            rng = np.random.default_rng([self.seed, 1])
+            rng = np.random.default_rng([self.seed, 3])
             self.rounds[key] = rounds_needed(self.output.tolist(), law, rng)
         return self.rounds[key]
 
 
 def drawn(load: Load, count: int, seed: int) -> Draws:
-    """Requests of the load's sample in random order, again and again, and when they come."""
-    rng = np.random.default_rng(seed)
+    """Requests of the load's sample, again and again, and when they come. The first of more
+    requests are those of fewer, their gaps apart."""
+    order_rng, gap_rng, pause_rng = (np.random.default_rng([seed, part]) for part in range(3))
     size = load.lengths.prompt.size
     rounds = math.ceil(count / size)
-    order = np.concatenate([rng.permutation(size) for _ in range(rounds)])[:count]
+    order = np.concatenate([_order(load, order_rng) for _ in range(rounds)])[:count]
     return Draws(
-        gaps=_gaps(load.arrival_cv2, count, rng), prompt=load.lengths.prompt[order],
-        output=load.lengths.output[order],
-        cached=load.cached[order], pauses=rng.exponential(1.0, count) * load.think_seconds,
-        seed=seed,
+        gaps=_gaps(load.arrival_cv2, count, gap_rng), prompt=load.lengths.prompt[order],
+        output=load.lengths.output[order], cached=load.cached[order],
+        pauses=pause_rng.exponential(1.0, count) * load.think_seconds, seed=seed,
     )  # fmt: skip
+
+
+def _order(load: Load, rng: np.random.Generator) -> Array:
+    """The sample in random order, by blocks of about `BLOCK` that each hold prompts and outputs of
+    every length in their share, so that a short run meets what a long one does."""
+    prompt, output = load.lengths.prompt, load.lengths.output
+    tenth = np.argsort(np.argsort(prompt, kind="stable")) * 10 // prompt.size
+    ranked = np.lexsort((output, tenth))
+    blocks = max(prompt.size // BLOCK, 1)
+    return np.concatenate([rng.permutation(ranked[k::blocks]) for k in rng.permutation(blocks)])
 
 
 def _gaps(cv2: float, count: int, rng: np.random.Generator) -> Array:

@@ -88,7 +88,8 @@ def rounds_needed(
 
     def drawn(count: int, start: int) -> list[int]:
         emitted = 1 + np.minimum(np.searchsorted(steps, rng.random(count)), law.size - 1)
-        return [int(total) for total in start + np.cumsum(emitted)]
+        totals: list[int] = (start + np.cumsum(emitted)).tolist()
+        return totals
 
     stream = drawn(int(1.05 * sum(needs) / mean) + len(needs) + 64, 0)
     found, place, before = [], 0, 0

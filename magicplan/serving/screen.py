@@ -49,13 +49,17 @@ def screen(r: Replica, spec: Speculation, rounds: Rounds, limits: Mapping[str, f
     mean_prompt = prompt.mean(axis=1)
     needed = float(load.decoded.mean()) / rounds.tokens_per_round
     decoding = needed * rounds.round_seconds / r.batch
-    factor = _factors(r, rounds, prompt, limits)
+    alone_factor = _factors(r, rounds, prompt, limits, np.zeros(decoding.shape))
+    waits = r.batch * mean_prompt[:, None] / max(float(load.decoded.mean()), 1.0)
+    factor = _factors(r, rounds, prompt, limits, waits)
     holds = (r.batch <= np.maximum(most, 1.0)[:, None]) & (most >= 1.0)[:, None]
-    reached = np.where(holds, factor, np.inf).min(axis=1)
-    able = holds & ((factor <= KIND) | (reached > KIND)[:, None])
+    reached = np.where(holds, alone_factor, np.inf).min(axis=1)
+    never = (reached > KIND)[:, None]
+    able = holds & ((factor <= KIND) | never | (r.batch <= 1))
+    able_alone = holds & ((alone_factor <= KIND) | never)
     rate = np.where(able, 1 / (decoding + mean_prompt[:, None]), 0.0)
     whole = np.where(holds, 1 / (decoding + mean_prompt[:, None]), 0.0)
-    alone = np.where(able, 1 / np.maximum(decoding, 1e-12), 0.0)
+    alone = np.where(able_alone, 1 / np.maximum(decoding, 1e-12), 0.0)
     best = rate.argmax(axis=1)
     fits = room.free_bytes > float((load.lengths.prompt + load.lengths.output).max()) * (
         room.request_bytes / float(r.contexts.mean())
@@ -80,8 +84,11 @@ def _prompt_seconds(r: Replica, spec: Speculation) -> Array:
     return np.asarray(token * new + prompts_of(r, spec).of(new, cached))
 
 
-def _factors(r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float]) -> Array:
-    """By how much bounds lie beyond the limits, the largest of all, [layout, batch]."""
+def _factors(
+    r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float], waits: Array
+) -> Array:
+    """By how much bounds lie beyond the limits, the largest of all, [layout, batch]; `waits` are
+    the seconds a token for which prompts of others hold up a batch that is always full."""
     worst = np.zeros(rounds.round_seconds.shape)
     token = rounds.round_seconds / rounds.tokens_per_round
     decoded = r.load.decoded
@@ -90,7 +97,7 @@ def _factors(r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, flo
         if metric == "ttft":
             bound = _statistic(prompt, statistic)[:, None]
         elif metric == "tpot":
-            bound = token
+            bound = token + (0.0 if statistic == "p50" else waits)
         elif metric == "itl":
             bound = rounds.round_seconds
         else:

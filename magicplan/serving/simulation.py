@@ -67,6 +67,9 @@ class Engine:
     cached: float = 0.0
     slack: float = 0.0
     slots: int = 1
+    mixes: bool = True
+    reserves: bool = False
+    capacity: float = math.inf
     # the run under way
     steps: int = 0
     chunks: list[tuple[Request, float]] = field(default_factory=list)
@@ -77,6 +80,8 @@ class Engine:
 
     def __post_init__(self) -> None:
         self.slack, self.slots = self.server.slack_tokens, self.server.slots
+        self.mixes, self.reserves = self.server.policy.mixes, self.server.policy.reserves_output
+        self.capacity = self.server.capacity_tokens
 
     def submit(self, request: Request, now: float) -> None:
         """A request arrives; a run under way is cut at the first step that may take it."""
@@ -102,27 +107,29 @@ class Engine:
 
     def advance(self) -> list[Request]:
         """The run under way ends; returns the requests that end with it."""
-        begin, end, held = self.now, self.ends, self.held
-        computed = 0.0
-        leaving, ended = self.ghosts, list[Request]()
+        begin, end, held, chunks = self.now, self.ends, self.held, self.chunks
+        leaving, ended, computed = self.ghosts, list[Request](), 0.0
         if self.decodes:
             self._decode(begin, end)
-            ended = self._completed(end)
-        for request, take in self.chunks:
+            if self.finishing and self.finishing[0][0] <= self.round:
+                ended = self._completed(end)
+        for request, take in chunks:
             request.todo -= take
             request.held += take
-            self.held += take
             computed += take
+        self.held += computed
         self.runs.append((begin, end, self.steps, held, self.held, self.decoding, computed))
         if self.cached:
             self._evict()
-        self.now, self.step = end, self.step + self.steps
-        for request, _ in self.chunks:
+        self.now = end
+        self.step += self.steps
+        for request, _ in chunks:
             if not request.todo and self._prefilled(request, end):
                 ended.append(request)
         if self.ghosts:
             self._leave(leaving)
-        self.outstanding -= len(ended)
+        if ended:
+            self.outstanding -= len(ended)
         self._plan()
         return ended
 
@@ -147,23 +154,25 @@ class Engine:
 
     def _decode(self, begin: float, end: float) -> None:
         """All tokens of the run: gaps, contexts, cache."""
-        steps, live = self.steps, self.decoding - len(self.ghosts)
+        steps, streams, growth = self.steps, self.streams, self.growth
+        live = self.decoding - len(self.ghosts)
         if live:
-            first = self._seconds(1)
-            last = first + self.slope * self.growth * (steps - 1)
-            if len(self.streams) == 1 and self.streams[0][0] == begin:
+            first = self.start_seconds + self.slope * self.context
+            last = first + self.slope * growth * (steps - 1)
+            if len(streams) == 1 and streams[0][0] == begin:
                 self.gaps.append((end, first, last, steps, live))
             else:
                 at = begin + first
-                for since, count in self.streams:
+                for since, count in streams:
                     self.gaps.append((at, at - since, at - since, 1, int(count)))
                 if steps > 1:
-                    second = first + self.slope * self.growth
+                    second = first + self.slope * growth
                     self.gaps.append((end, second, last, steps - 1, live))
         self.streams = [[end, live]]
         self.round += steps
-        self.context += steps * self.growth
-        self.held += steps * self.growth
+        grown = steps * growth
+        self.context += grown
+        self.held += grown
 
     def _completed(self, end: float) -> list[Request]:
         """Requests whose last round this was; they leave the batch when the engine knows."""
@@ -181,8 +190,7 @@ class Engine:
             self.growth -= request.growth
             self.streams[0][1] -= 1
             ended.append(request)
-        if ended:
-            self.ghosts = self.ghosts + ended
+        self.ghosts = self.ghosts + ended
         return ended
 
     def _prefilled(self, request: Request, end: float) -> bool:
@@ -238,7 +246,8 @@ class Engine:
 
     def _free(self, request: Request) -> None:
         self.held -= request.held
-        self.reserved -= self._reservation(request)
+        if self.reserves:
+            self.reserved -= self._reservation(request)
         if self.server.keeps_prefixes and request.session >= 0:
             self.cached += request.held - self.cache.pop(request.session, 0.0)
             self.cache[request.session] = request.held
@@ -262,8 +271,7 @@ class Engine:
             self.cached = 0.0
 
     def _reservation(self, request: Request) -> float:
-        if not self.server.policy.reserves_output:
-            return 0.0
+        """Tokens of its whole answer."""
         return request.prompt + request.output - self.server.shared_tokens
 
     # ---------------------------------------------------------------- the scheduler
@@ -271,71 +279,80 @@ class Engine:
     def _plan(self) -> None:
         """What the next run does: its chunks, its steps, its end."""
         preempted = self._schedule()
-        chunks, policy = self.chunks, self.server.policy
-        self.decodes = self.decoding > 0 and (policy.mixes or not chunks)
+        chunks, decoding, steps = self.chunks, self.decoding, 1
+        self.decodes = decoding > 0 and (not chunks or self.mixes)
         if chunks:
-            beside = self.decoding if self.decodes else 0
+            beside = decoding if self.decodes else 0
             work = [(take, r.prompt + r.emitted - r.todo) for r, take in chunks]
-            self.steps, self.slope = 1, 0.0
-            self.start_seconds = self.times.step(beside, self.context, work)
-        elif self.decoding:
-            begin, starts, slopes = self.times.line(self.decoding)
-            piece = max(bisect_right(begin, self.context) - 1, 0)
-            self.start_seconds, self.slope = starts[piece], slopes[piece]
-            following = begin[piece + 1] if piece + 1 < len(begin) else math.inf
-            self.steps = 1 if preempted else self._alike(following)
+            seconds = self.times.step(beside, self.context, work)
+            self.start_seconds, self.slope = seconds, 0.0
+        elif decoding:
+            begin, starts, slopes = self.times.line(decoding)
+            following = bisect_right(begin, self.context)
+            piece = following - 1 if following else 0
+            start, slope = starts[piece], slopes[piece]
+            self.start_seconds, self.slope = start, slope
+            if not preempted:
+                knot = begin[piece + 1] if piece + 1 < len(begin) else math.inf
+                steps = self._alike(knot)
+            grown = steps * self.context + self.growth * steps * (steps - 1) / 2
+            seconds = steps * start + slope * grown
         else:
             self.ends = math.inf
             if self.waiting:  # nothing keeps an idle engine from what has come
                 self.step = max(self.step, self.waiting[-1].eligible)
                 self._plan()
             return
-        self.ends = self.now + self._seconds(self.steps)
+        self.steps = steps
+        self.ends = self.now + seconds
 
     def _schedule(self) -> bool:
         """The chunks of the next step; whether anybody was preempted for it."""
-        if not (self.waiting or self.prefilling) and self._room() >= 0:
-            self.chunks = []
-            return False
+        waiting = self.waiting
+        if not self.prefilling and self._room() >= 0:
+            full = self.decoding >= self.slots
+            if not waiting or waiting[0].eligible > self.step or full:
+                self.chunks = []
+                return False
         preempted = self._make_room()
-        self.chunks = self._running_chunks()
-        if self.waiting and not preempted:
+        self.chunks = self._running_chunks() if self.prefilling else []
+        if waiting and not preempted:
             self._admit()
         return preempted
 
-    def _alike(self, following: float) -> int:
-        """Steps until something else may happen."""
+    def _alike(self, knot: float) -> int:
+        """Steps until something else may happen, or the context passes a `knot`."""
         if self.ghosts and not self.server.policy.in_batches:
             return 1
-        finishing = self.finishing
+        finishing, growth = self.finishing, self.growth
         while finishing and finishing[0][2].finish != finishing[0][0]:
             heapq.heappop(finishing)
         steps = finishing[0][0] - self.round if finishing else 1
-        if self.growth > 0:
-            if following < math.inf:
-                steps = min(steps, int((following - self.context) / self.growth) + 1)
-            room = self._room()
-            if self.decoding + len(self.prefilling) > 1 and room < math.inf:
-                steps = min(steps, int(room / self.growth) + 1)
+        if growth > 0 and steps > 1:
+            if self.context + steps * growth > knot:
+                steps = min(steps, int((knot - self.context) / growth) + 1)
+            if self.decoding + len(self.prefilling) > 1:
+                room = self._room()
+                if room < steps * growth:
+                    steps = min(steps, int(room / growth) + 1)
         if self.waiting and self.waiting[0].eligible > self.step:
             steps = min(steps, self.waiting[0].eligible - self.step)
         return max(steps, 1)
 
     def _room(self) -> float:
         """Tokens that may be added while every running request keeps its slack."""
-        server, running = self.server, self.decoding + len(self.prefilling)
-        if server.policy.reserves_output:
-            return server.capacity_tokens - self.reserved
-        return server.capacity_tokens - self.held - running * self.slack
+        if self.reserves:
+            return self.capacity - self.reserved
+        # a millionth of a token: sums of fractions never decide
+        running = self.decoding + len(self.prefilling)
+        return self.capacity - self.held - running * self.slack + 1e-6
 
     def _left(self) -> float:
         """Budget of a step beside its decode tokens."""
-        rows = self.decoding * (self.server.gamma + 1) if self.server.policy.mixes else 0
+        rows = self.decoding * (self.server.gamma + 1) if self.mixes else 0
         return self.server.budget_tokens - rows
 
     def _running_chunks(self) -> list[tuple[Request, float]]:
-        if not self.prefilling:
-            return []
         left, chunks = self._left(), []
         for request in self.prefilling:
             if left > 0:
@@ -347,7 +364,7 @@ class Engine:
     def _make_room(self) -> bool:
         """The latest admitted give up their cache, to be computed anew, until the next step fits;
         whether any did."""
-        if self.server.policy.reserves_output or self._room() >= self.server.budget_tokens:
+        if self.reserves or self._room() >= self.server.budget_tokens:
             return False
         any_did = False
         while self.decoding + len(self.prefilling) > 1:
@@ -359,10 +376,10 @@ class Engine:
         return any_did
 
     def _preempt(self) -> bool:
-        while self.admitted and not math.isnan(self.admitted[-1].ended):
+        if self.decoding - len(self.ghosts) + len(self.prefilling) < 2:
+            return False  # the last that runs is never preempted
+        while not math.isnan(self.admitted[-1].ended):
             self.admitted.pop()
-        if len(self.admitted) < 2:
-            return False
         request = self.admitted.pop()
         if request.todo:
             self.prefilling.remove(request)
@@ -375,7 +392,7 @@ class Engine:
             self.decoding -= 1
             self.context -= request.prompt + grown
             self.growth -= request.growth
-            request.emitted = round(grown)
+            request.emitted = round(grown + 1e-6)
             request.last = max(request.last, self.streams[0][0])
             for stream in self.streams:
                 if stream[0] == request.last:
@@ -392,9 +409,8 @@ class Engine:
         server = self.server
         if server.policy.in_batches and (self.decoding or self.prefilling):
             return
-        feeding = sum(take for _, take in self.chunks)
-        left = self._left() - feeding
-        reserves = server.policy.reserves_output
+        feeding = sum(take for _, take in self.chunks) if self.chunks else 0.0
+        left, reserves = self._left() - feeding, self.reserves
         room = self._room() - (0.0 if reserves else feeding)
         while self.waiting and left > 0:
             request = self.waiting[0]
@@ -402,19 +418,19 @@ class Engine:
             if request.eligible > self.step or running >= self.slots:
                 break
             own = request.prompt + request.emitted - server.shared_tokens
-            needed = (self._reservation(request) or own) + self.slack
-            if needed > room and running:
+            reservation = self._reservation(request) if reserves else 0.0
+            if (reservation or own) + self.slack > room and running:
                 break
             new = own + server.shared_tokens - request.cached
             if new > left and not server.policy.chunked and self.chunks:
                 break
             self.waiting.popleft()
             self.admitted.append(request)
-            self.reserved += self._reservation(request)
+            self.reserved += reservation
             request.todo = self._to_compute(request)
             request.held = own - request.todo
             self.held += request.held
-            room -= self._reservation(request) or request.held + self.slack
+            room -= reservation or request.held + self.slack
             if not request.todo:  # its last token is not in the cache yet
                 request.held -= request.emitted
                 self.held -= request.emitted

@@ -79,7 +79,7 @@ class PlainServer:
         s = self.server
         if s.policy.reserves_output:
             return s.capacity_tokens - sum(self.promised(g) for g in self.running)
-        return s.capacity_tokens - self.holds() - len(self.running) * s.slack_tokens
+        return s.capacity_tokens - self.holds() - len(self.running) * s.slack_tokens + 1e-6
 
     def begin(self, now: float) -> None:
         """Compose a step that begins now; leaves `busy_until` infinite if there is nothing."""
@@ -152,7 +152,7 @@ class PlainServer:
             guest = self.waiting[0]
             if guest.queued > seen_until and not guest.started_over:
                 return
-            whole = guest.ask.prompt + round(guest.emitted)
+            whole = guest.ask.prompt + round(guest.emitted + 1e-6)
             need = self.promised(guest) if s.policy.reserves_output else whole - s.shared_tokens
             growing = 0.0 if s.policy.reserves_output else promised_chunks
             if self.running and self.free() - growing < need + s.slack_tokens:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from magicplan.serving.load_test import ROUTINGS, Fleet, Routing, placed
@@ -83,6 +83,10 @@ def both(server: Server, times: StepTable, requests: list[Request]) -> None:
     shared=st.sampled_from([0.0, 300.0]),
     users=st.sampled_from([0, 5]),
 )
+@example(  # a request that runs beside one that has ended is the last that runs: not preempted
+    seed=48, policy="sglang", rate=0.5, law=[0.2, 0.3, 0.5], budget=64, slots=2, room=1.0,
+    shared=0.0, users=0,
+)  # fmt: skip
 def test_the_fast_simulation_equals_its_plain_twin(
     seed: int, policy: str, rate: float, law: list[float] | None, budget: int, slots: int,
     room: float, shared: float, users: int,
