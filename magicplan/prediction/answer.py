@@ -85,7 +85,7 @@ class Drafters:
         return _merged(tables, self.which)
 
     def anew(self) -> Drafters:
-        """The same ones without rounds that are known, for another scene."""
+        """These drafters without the rounds that are known, for another scene."""
         return replace(self, every=tuple(replace(one, table=None) for one in self.every))
 
     def each(self, value: Callable[[Drafter], Any]) -> Any:

@@ -222,7 +222,7 @@ PROMPT_TOKENS, OUTPUT_TOKENS = 1024, 256
 
 
 def _source(traffic: Traffic) -> str:
-    """Where the lengths come from: stated, or assumed and how long."""
+    """A clause on the origin of lengths: as stated, or which are assumed and how many tokens."""
     assumed = [
         f"{name} of {tokens} tokens (assumed)"
         for name, tokens, stated in (
