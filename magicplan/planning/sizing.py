@@ -382,8 +382,8 @@ def least_count(
 
 
 def _slope(seen: Mapping[int, float], one: int, other: int, before: float) -> float:
-    """The slope of excess over count, in logarithms, between two that are known; as before where they tell
-    nothing."""
+    """The slope of excess over count, in logarithms, between two that are known; as before where
+    they tell nothing."""
     a, b = seen.get(one, math.inf), seen[other]
     if not (0 < a < math.inf and 0 < b < math.inf) or a == b:
         return before
