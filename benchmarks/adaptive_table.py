@@ -12,7 +12,7 @@ import time
 
 from magicplan import model_specs
 from magicplan.prediction.adaptive_trees import adaptive_trees
-from magicplan.prediction.candidates import BUDGETS
+from magicplan.prediction.choice.candidates import BUDGETS
 from magicplan.prediction.request import Request
 
 CONTEXTS = [1024 * 2**k for k in range(8)]

@@ -84,7 +84,7 @@ def magicdec(folder: Path) -> tuple[list[float], list[float]]:
             acceptance=f"{float(alpha):.6f}", stack="ideal",
         )  # fmt: skip
         steps.append(float(row["t_target_ms"]) / 1e3 / p.baseline.step_seconds)
-        speedups.append(float(row["speedup"]) / p.best.speedup)
+        speedups.append(float(row["speedup"]) / p.gammas[gamma].speedup)
     return steps, speedups
 
 

@@ -20,8 +20,8 @@ app = typer.Typer(
 )
 COMMANDS = {
     "One workload or a grid": (
-        workloads.predict, workloads.sweep, workloads.regimes, workloads.explain, workloads.drafts,
-        workloads.tree,
+        workloads.predict, workloads.sweep, workloads.schedule, workloads.regimes,
+        workloads.explain, workloads.drafts, workloads.tree,
     ),
     "Capacity and reports": (plans.plan, plans.fleet, benchmarks.bench, plans.report),
     "Against measurements": (

@@ -21,6 +21,8 @@ from accuracy_published import (
     transferred,
     unseen,
 )
+from accuracy_speculation import TITLE as SPECULATION
+from accuracy_speculation import section as speculation
 
 from magicplan.calibrate import kernel_tables
 from magicplan.calibrate.expert_tables import with_experts_and_prompts
@@ -82,6 +84,7 @@ def main() -> None:
         + table("stack | n | host, rounds | steps alone | shipped | held out",
                 first_tokens(load_tests(outcomes))),
         "Published results, shipped calibrations": SHIPPED + published_tables(outcomes),
+        SPECULATION: speculation(results),
     }  # fmt: skip
     pages = [f"\n## {title}\n\n{text}" for title, text in sections.items()]
     PAGE.write_text(INTRO + "".join(pages), encoding="utf-8")

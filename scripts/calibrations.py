@@ -21,7 +21,6 @@ import tomli_w
 from magicplan.calibrate import kernel_tables
 from magicplan.calibrate.expert_tables import with_experts_and_prompts
 from magicplan.calibrate.groups import Group, document, fit_groups, write
-from magicplan.errors import UsageError
 from magicplan.hardware_specs import load
 from magicplan.hardware_specs.calibration import Calibration, Residual
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS
@@ -46,8 +45,8 @@ from tools.stack_constants.request_fit import (
     residuals,
     told,
 )
-from tools.stack_constants.round_fit import ROUND_CONSTANTS, fit_rounds
-from tools.stack_constants.stack_fit import constants, fit_host
+from tools.stack_constants.round_tables import with_rounds
+from tools.stack_constants.stack_fit import constants, fit_host, rounded
 
 SOURCE = "aiconfigurator, commit 095f58a (NVIDIA, Apache-2.0)"
 STACKS = CALIBRATIONS.parent / "stacks.toml"
@@ -72,29 +71,11 @@ def stacks(cases: list[Case]) -> None:
     for stack in ("vllm", "sglang", "trtllm"):
         fit = fit_host(stack, cases)
         shown[stack] = {"prefill_share": round(fit.prefill_share, 3)}
-        try:
-            found = fit_rounds(stack, cases, fit.host)
-            host, speedup, rounds = found.host, found.residual, found.evidence
-        except UsageError as problem:
-            rounds = borrowed("stack rounds", ROUND_CONSTANTS, f"vllm's ({problem})")
-            vllm = tables["vllm"]["host"]
-            taken = {
-                name: vllm[name]
-                for name in ("draft_step_seconds", "draft_step_spread", "round_seconds")
-            }
-            host = replace(fit.host, **taken)
-            old = tables["vllm"]["speedup_residual"]
-            speedup = Residual(
-                low=old["low"] * 0.9,
-                high=old["high"] * 1.1,
-                basis=f"vLLM's, widened by a tenth ({problem})",
-            )
         tables[stack] = {
             "fp4": {k: float(f"{v:.4g}") for k, v in fit.fp4.items()},
-            "host": constants(host),
+            "host": constants(fit.host),
             "step_residual": rounded(fit.residual),
-            "speedup_residual": rounded(speedup),
-            "evidence": [fit.evidence, rounds],
+            "evidence": [fit.evidence],
         }
         if len(fit.held_out):
             print(
@@ -110,7 +91,7 @@ def stacks(cases: list[Case]) -> None:
         if not table["fp4"]:
             table["fp4"] = tables["trtllm"]["fp4"]
             table["evidence"].append(borrowed("stack fp4", ("fp4",), "trtllm's"))
-    write_stacks(tables, shown)
+    write_stacks(with_rounds(tables, cases), shown)
 
 
 def believed(case: Case) -> bool:
@@ -155,11 +136,6 @@ def write_stacks(tables: dict[str, Any], shown: dict[str, dict[str, float]]) -> 
     harnesses.cache_clear()
 
 
-def rounded(residual: Residual) -> dict[str, object]:
-    data = asdict(residual)
-    return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
-
-
 def magicdec(cases: list[Case]) -> list[dict[str, object]]:
     """MagicDec on the GPUs it was published for."""
     documents = []
@@ -169,12 +145,11 @@ def magicdec(cases: list[Case]) -> list[dict[str, object]]:
         data = {
             "name": f"{fit.gpu}_magicdec_1.0",
             "accelerator": fit.gpu,
-            "origin": f"six constants fitted on {fit.rows} published MagicDec rows "
+            "origin": f"{', '.join(fit.own)} fitted on {fit.rows} published MagicDec rows "
             f"(arXiv 2408.11049, Tables 1-7) over the kernels of {fit.kernels.name}",
             "date": date.today().isoformat(),
             "linear": {d: numbers_of(f) for d, f in found.linear.items()},
             "attention": {d: numbers_of(f) for d, f in found.attention.items()},
-            "draft_attention": {d: numbers_of(f) for d, f in found.draft_attention.items()},
             "collective": numbers_of(found.collective),
             "host": constants(found.host),
             "step_residual": rounded(step),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,8 @@ HEAVY = {
     "torch", "triton", "scipy", "sympy", "matplotlib", "pyarrow", "pynvml", "pandas", "plotly",
     "altair", "vl_convert", "jinja2", "transformers", "tokenizers", "safetensors",
 }  # fmt: skip
+FRAGMENT = re.compile(r"(Of|The same|See|Where)\b")
+"""The words that begin a docstring which leans on a neighbour or has no subject."""
 PURE = {"rich", "typer", "json", "tomllib", "pathlib", "os", "csv", "socket", "urllib"} | HEAVY
 
 
@@ -121,6 +125,35 @@ def test_rooms_are_small_and_names_are_short() -> None:
             rooms.setdefault(path.parent, []).append(path.stem)
     assert {room.name: len(held) for room, held in rooms.items() if len(held) > MOST_FILES} == {}
     assert [p for p in files() if p.stem.startswith(p.parent.name)] == []
+
+
+def docstrings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of a file's docstrings: of the module, its classes and functions, and of the
+    assignments in a module's or class's body."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        for before, statement in zip([None, *node.body], node.body, strict=False):
+            named = isinstance(node, ast.Module | ast.ClassDef) and isinstance(
+                before, ast.Assign | ast.AnnAssign
+            )
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))) if before is None or named:
+                    yield statement.lineno, text.strip()
+
+
+def test_docstrings_can_be_read_alone() -> None:
+    """A docstring begins with its subject, not with what hangs on the line above."""
+    tools = ROOT.parent / "tools"
+    walked = [(path, *found) for path in [*files(), *sorted(tools.rglob("*.py"))]
+              for found in docstrings(path)]  # fmt: skip
+    assert len(walked) > 1000
+    fragments = [
+        f"{path.relative_to(ROOT.parent)}:{line}: {text.partition(chr(10))[0]}"
+        for path, line, text in walked
+        if FRAGMENT.match(text)
+    ]
+    assert not fragments, "\n".join(fragments)
 
 
 def test_tests_mirror_the_rooms() -> None:

@@ -6,11 +6,14 @@ interval is that of Omega = 1 + S_1 + ... + S_gamma, at every gamma.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import Z80, PerPosition, conditional_from_marginal
 from magicplan.roofline.deployment import Array
+from magicplan.roofline.trees import non_increasing
 
 
 def counted(marginal: Array, rounds: Array, origin: str) -> PerPosition:
@@ -29,19 +32,17 @@ def counted(marginal: Array, rounds: Array, origin: str) -> PerPosition:
 def with_errors(marginal: Array, errors: Array, origin: str) -> PerPosition:
     """Survival whose 80 % interval moves Omega at every gamma by its standard error.
 
-    `errors` [gamma] are those of 1 + S_1 + ... + S_gamma. Positions beyond the last repeat its
-    conditional rate. Raises UsageError.
+    `errors` [gamma] are those of 1 + S_1 + ... + S_gamma. No draft length beyond the last position
+    is chosen; one that is asked for repeats its conditional rate. Raises UsageError.
     """
-    origin += f", positions beyond {marginal.size} repeat the last rate"
+    origin += f", up to {marginal.size} drafted tokens; beyond them the last rate would repeat"
     rates = tuple(float(value) for value in marginal)
-    model = PerPosition.from_marginal(rates, origin=origin)
+    model = PerPosition.from_marginal(rates, origin=origin, measured=marginal.size)
     if not errors.any():
         return model
     steps = Z80 * np.diff(np.maximum.accumulate(errors), prepend=0.0)
     low, high = (_rates(marginal + sign * steps) for sign in (-1, 1))
-    return PerPosition(
-        conditional=model.conditional, ends=(low, high), origin=origin, uncertainty=float(steps[0])
-    )
+    return replace(model, ends=(low, high), uncertainty=float(steps[0]))
 
 
 def _rates(survival: Array) -> tuple[float, ...]:
@@ -56,3 +57,14 @@ def survival_of(accepted: list[float], drafted: list[float]) -> Array:
         if not 0 <= k <= n or n <= 0:
             raise UsageError(f"position {i}: accepted {k:g} of {n:g} drafted")
     return np.asarray(np.array(accepted) / np.array(drafted), dtype=np.float64)
+
+
+def survival_of_lengths(points: dict[int, float]) -> Array:
+    """P(first k accepted) from mean accept lengths, bonus token included, by draft length.
+
+    The length without a draft is 1; a gap between two draft lengths is filled evenly. Survival is
+    the differences, pooled where the noise of separate runs lets them rise.
+    """
+    known = sorted(points)
+    means = np.interp(np.arange(known[-1] + 1), [0, *known], [1.0, *(points[k] for k in known)])
+    return np.clip(non_increasing(np.diff(means)), 0.0, 1.0)

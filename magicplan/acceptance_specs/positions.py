@@ -47,6 +47,18 @@ def beyond_measured(
     return full, f"positions beyond {last} times {factor:.2f} each, {why}"
 
 
+def mean_of(parts: list[PerPosition]) -> PerPosition:
+    """The mean of rates and of interval ends, position by position, of models written out alike."""
+    rows = np.array([part.conditional for part in parts]).mean(axis=0)
+    ends = np.array([part.ends for part in parts]).mean(axis=0)
+    return PerPosition(
+        conditional=tuple(rows.tolist()),
+        ends=(tuple(ends[0].tolist()), tuple(ends[1].tolist())),
+        origin=parts[0].origin,
+        uncertainty=max(part.uncertainty for part in parts),
+    )
+
+
 def _fall(known: Array, others: list[Array]) -> tuple[float, str]:
     """Factor from one position to the next past the known ones, at most 1, and whence it comes."""
     last = known.size
@@ -64,7 +76,7 @@ def _factor(rates: Array) -> float:
 
 
 def _conditional(row: Entry) -> Array:
-    """A row's rates by position; none where it has one for all."""
+    """A row's rates by position; none where it has one for all, as from a single length."""
     numbers = np.array(row.numbers)
     if row.kind == "marginal":
         return conditional_from_marginal(numbers)

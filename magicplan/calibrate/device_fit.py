@@ -29,7 +29,8 @@ from magicplan.hardware_specs.calibration_files import as_toml
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment
-from magicplan.roofline.drafts import Draft, draft_step
+from magicplan.roofline.draft_cost import draft_step
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine, all_reduce_time, step_cost
 from magicplan.roofline.traffic import Pass, forward
 
@@ -52,7 +53,8 @@ BOUNDS: Bounds = {
 
 
 OVERLAP: Bounds = {"attention.sharpness": (1.0, 8.0, 2.0)}
-"""Of a GPU, which schedules waves of blocks while others read; a thread does one after another."""
+"""Bounds of the constant that is fitted on GPUs alone: they schedule waves of blocks while others
+read, where a CPU thread does one after another."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +71,7 @@ class DeviceFit:
     """A calibration, its errors on the points it was fitted on, and verification's KV passes."""
 
     calibration: dict[str, Any]
-    """As TOML's tables."""
+    """The calibration as TOML's tables."""
     errors: Errors
     kv_passes: dict[int, float]
     """Query tokens -> time of attention over that of one, from the slopes over context."""
@@ -204,7 +206,8 @@ class _Records:
         if few or len(set(steps.ctx)) < 2 or len(set(steps.batch)) < 2:
             raise UsageError(
                 f"{len(steps.seconds)} calibration steps of {len(set(steps.batch))} batches and "
-                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} of 2 and 2"
+                f"{len(set(steps.ctx))} contexts; a fit needs {LEAST_RECORDS} steps, 2 batches "
+                "and 2 contexts"
             )
         runs = subject.draft is not None and subject.draft.shape is not None
         overhead = [

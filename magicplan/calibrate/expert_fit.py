@@ -49,8 +49,9 @@ MOST_OFF = 35.0
 """Percent. Tables of kernels that engines serve with are 6 to 28 off; one at 50 launches its
 products one by one."""
 SCORE_FLOPS = 128.0
-"""Of one score, as much as a head wider by 32 would take: tables with heads of 64 and 128 say 20 to
-56 (H100, H200). One constant, for most tables hold one width alone."""
+"""FLOP that the softmax of one score counts for, as many as a head wider by 32 would take: tables
+with heads of 64 and 128 say 20 to 56 (H100, H200). Most tables hold one width alone, so that all
+share this constant."""
 SUM = 1.0
 """The p of both forms. Fitted freely it was 1 for nine of ten tables."""
 MATH = {"bf16": "bf16", "fp8": "fp8", "fp4": "fp4", "int4": "bf16"}

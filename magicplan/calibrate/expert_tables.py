@@ -17,9 +17,10 @@ from magicplan.calibrate.kernel_tables import DTYPES, STACKS, Columns, KernelTab
 from magicplan.errors import MissingExtra, SpecError
 
 MOST_ROWS = 6000
-"""Of one GPU, stack, version, format and kernel."""
+"""Most rows that are kept of one GPU, stack, version, format and kernel."""
 MOST_TOKENS = 16384
-"""Of a group of ranks at once: twice the largest chunk of a prompt."""
+"""Most tokens that a group of ranks works on at once: twice the largest chunk of a prompt. Rows
+with more are left out."""
 LEAST_WIDTH = 128
 """Columns of an expert on one rank: narrower ones are split further than engines serve them."""
 MOST_RANKS = 64
@@ -41,8 +42,8 @@ PROMPTS = ("batch", "new_tokens", "q_heads", "kv_heads", "head_dim", "window", "
 
 
 def with_experts_and_prompts(tables: KernelTables, folder: Path) -> KernelTables:
-    """The same tables with those of experts (moe.parquet) and of prompts' attention
-    (prefill_attention.parquet) of a folder that has them."""
+    """Kernel tables with a folder's tables of experts (moe.parquet) and of prompts' attention
+    (prefill_attention.parquet) added, where it has them."""
     experts, prompts = folder / "moe.parquet", folder / "prefill_attention.parquet"
     return replace(
         tables,

@@ -67,11 +67,11 @@ class Group:
     fits: dict[str, Fitted[Any]] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     query_rows: dict[str, RowRatio] = field(default_factory=dict)
-    """By part: how attention's time grows with query rows, where its rows say."""
+    """How attention's time grows with query rows, by part, where a part's rows say it."""
 
     @property
     def name(self) -> str:
-        """As the calibration and its file are called."""
+        """The name of the calibration and of its file."""
         return f"{self.accelerator.name}_{self.stack}_{self.version}"
 
 
@@ -282,7 +282,8 @@ def document(group: Group, groups: list[Group], source: str) -> dict[str, Any]:
 
 
 def _query_rows(wide: RowRatio | None) -> dict[str, float]:
-    """Beside attention: what many query rows a KV head take over few, the proxy of verification."""
+    """Fields beside attention's constants: what many query rows a KV head take over few, which
+    stands for verification."""
     if wide is None:
         return {}
     return {

@@ -40,7 +40,7 @@ Bounds = dict[str, tuple[float, float]]
 """Lowest and highest value of every fitted constant, seconds in microseconds."""
 MIN_ROWS = 40
 ROOF_SHARE = 0.2
-"""Of rows faster than the datasheet, above which a table is not believed."""
+"""Share of rows faster than the datasheet allows above which a table is not believed."""
 ALL_REDUCE_BYTES = 2.0**25
 """Largest payload fitted: 2,048 tokens of width 8,192. Past it other algorithms take over."""
 KEYS = ("m", "n", "k", "batch", "q_heads", "kv_heads", "kv_len", "num_gpus", "bytes")
@@ -66,8 +66,8 @@ PAYS = 0.9
 """A constant more must lower the error of rows not fitted by a tenth: what a version of a kernel
 does badly the next does not, and a constant that only follows it misleads there."""
 REREADS = 0.1
-"""Of the KV for every further query row, above which a kernel is taken not to pack them: those that
-do lie at 0.002 and below, one that does not at 0.57."""
+"""Share of the KV read again for every further query row above which a kernel is taken not to pack
+query rows: kernels that pack them lie at 0.002 and below, one that does not at 0.57."""
 COLLECTIVE: Bounds = {
     "one_shot_seconds": (0, 200),
     "one_shot_efficiency": (0.001, 1),
@@ -93,7 +93,8 @@ class Errors:
     def of(
         cls, predicted: Array, measured: Array, label: Callable[[int], str] = lambda at: f"row {at}"
     ) -> Errors:
-        """Of two arrays of times; `label` names the row at a position."""
+        """The errors of predicted against measured times, two arrays of one length; `label` names
+        the row at a position."""
         error = 100 * (predicted / measured - 1)
         size = np.abs(error)
         at = int(np.argmax(size))

@@ -119,7 +119,7 @@ def read(folder: Path) -> KernelTables:
     if not any(len(columns["seconds"]) for _, columns in found):
         raise SpecError(
             folder,
-            f"holds no usable row in {len(found)} tables: rows count of the frameworks "
+            f"holds no usable row in {len(found)} tables: usable are rows of the frameworks "
             f"{', '.join(STACKS)} in bf16 or fp8, of their folder's own version",
         )
     reduces = _joined(tables["allreduce"])

@@ -6,7 +6,7 @@ from magicplan.errors import UsageError
 from magicplan.units import parse_seconds
 
 REASONABLE_SECONDS = {"ttft": 60.0, "tpot": 2.0, "itl": 2.0, "e2e": 1800.0}
-"""By metric, the largest bare number taken for seconds. A minute to a first token, two seconds a
+"""The largest bare number taken for seconds, by metric. A minute to a first token, two seconds a
 token and half an hour an answer are beyond what services promise: more than that is probably
 meant in milliseconds."""
 

@@ -69,7 +69,8 @@ MemoryFraction = Annotated[
     str, _text("--memory-fraction", "Share of the reported memory that may be used.", MACHINE)
 ]
 Draft = Annotated[
-    str, _text("--draft", "none, self, eagle3, mtp, medusa, ngram, triforce, a model.", DRAFTING)
+    str,
+    _text("--draft", "auto, none, self, eagle3, mtp, ngram, ..., or a smaller model.", DRAFTING),
 ]
 DraftKv = Annotated[
     str | None, _text("--draft-kv", "full, streaming:N, snapkv:N, topk:N or quant:4|8.", DRAFTING)
@@ -112,6 +113,9 @@ Eager = Annotated[
     ),
 ]  # fmt: skip
 Options = dict[str, Any]
+Full = Annotated[
+    bool, typer.Option("--full", help="Print everything, not only what fits a screen.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 
 
@@ -130,7 +134,7 @@ def _shared(
     kv_dtype: KvDtype = None,
     stack: Stack = "vllm",
     memory_fraction: MemoryFraction = "0.92",
-    draft: Draft = "self",
+    draft: Draft = "auto",
     draft_kv: DraftKv = None,
     draft_dtype: DraftDtype = None,
     acceptance: AcceptanceText = "auto",

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,7 @@ def answer(
     figure: Path | None = None,
     page: Callable[[], Page] | None = None,
     name: str = "answer",
+    full: bool = True,
 ) -> None:
     """Print a document as JSON, or as its page; `figure` takes the page's figures as PNG or SVG.
     The page is that of the document's schema unless another is given."""
@@ -30,7 +34,7 @@ def answer(
     if json:
         print_json(document)
     else:
-        hand_out((page() if page else page_of(document, name),), None, None)
+        hand_out((page() if page else page_of(document, name),), None, None, full=full)
 
 
 def put_figure(document: dict[str, Any], figure: Path, *, name: str = "answer") -> None:
@@ -43,11 +47,32 @@ def put_figure(document: dict[str, Any], figure: Path, *, name: str = "answer") 
     say(f"figures drawn into {figure}")
 
 
-def hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) -> None:
-    """Write pages into the files asked for; print them on the terminal where none was."""
+def _signed(page: Page) -> Page:
+    """A page of a file with the question that it answers, to copy, and when and by what."""
+    from datetime import UTC, datetime
+
+    from magicplan import __version__
+    from magicplan.report.document.page import Bullets, Code, Section
+
+    asked = Code(title="Asked", text=shlex.join(["magicplan", *sys.argv[1:]]))
+    day = datetime.now(UTC).date().isoformat()
+    lines = Bullets(lines=(f"magicplan {__version__}, {day}",))
+    return replace(
+        page, sections=(*page.sections, Section(title="This report", blocks=(asked, lines)))
+    )
+
+
+def hand_out(
+    pages: tuple[Page, ...], html: Path | None, markdown: Path | None, *, full: bool = True
+) -> None:
+    """Write pages into the files asked for, and print their verdicts; print them on the terminal
+    where none was, not `full` only what fits a screen."""
     from magicplan.report.document import terminal
     from magicplan.report.document.files import write
+    from magicplan.report.document.first_screen import plain
 
+    if html or markdown:
+        pages = (*pages[:-1], _signed(pages[-1]))
     if html:
         from magicplan.report.document.html import render
 
@@ -58,6 +83,8 @@ def hand_out(pages: tuple[Page, ...], html: Path | None, markdown: Path | None) 
 
         write(markdown, as_markdown(pages), option="--markdown")
         say(f"report written to {markdown}")
-    if not html and not markdown:
-        for page in pages:
-            terminal.render(page, terminal.stdout())
+    for page in pages:
+        if html or markdown:
+            terminal.stdout().print(plain(page.verdict))
+        else:
+            terminal.render(page, terminal.stdout(), full=full)

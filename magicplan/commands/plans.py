@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from magicplan.commands.options import Json, say
+from magicplan.commands.options import Full, Json, say
 from magicplan.commands.output import hand_out
 from magicplan.commands.panels import in_panels
 from magicplan.errors import FieldError, UsageError, option
@@ -35,7 +35,18 @@ NUMBERS = ("requests_per_s", "users", "tokens_per_day", "think_seconds", "peak_f
            "budget_usd_per_hour")  # fmt: skip
 SHARES = ("growth", "prefix_hit_rate")
 """Numbers that may be 0."""
-NOT_FIELDS = ("file", "slo", "observed", "stated", "fitted", "init", "html", "markdown", "json")
+NOT_FIELDS = (
+    "file",
+    "slo",
+    "observed",
+    "stated",
+    "fitted",
+    "init",
+    "html",
+    "markdown",
+    "full",
+    "json",
+)
 FIRST_FILE = Path("plan.toml")
 PANELS = {
     "Traffic": (
@@ -52,7 +63,7 @@ PANELS = {
 }  # fmt: skip
 DEFAULTS = {"model": "llama-3.1-8b", "stack": "vllm", "objective": "cost", "growth": "0",
             "prefix_hit_rate": "0", "prompt": "1024", "output": "256"}  # fmt: skip
-"""Those of `PlanRequest`, which help shows without loading it."""
+"""Defaults of `PlanRequest` in words, which help shows without loading it."""
 
 
 @in_panels(PANELS, DEFAULTS)
@@ -128,6 +139,7 @@ def plan(
     ] = False,
     html: Html = None,
     markdown: Markdown = None,
+    full: Full = False,
     json: Json = False,
 ) -> None:
     """The fleet to rent for a traffic and its limits, and how to launch it. Options win over FILE.
@@ -155,7 +167,7 @@ def plan(
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
-        hand_out((page_of(document, str(file or "plan")),), html, markdown)
+        hand_out((page_of(document, str(file or "plan")),), html, markdown, full=full)
     if json:
         from magicplan.report.document.terminal import print_json
 

@@ -156,7 +156,7 @@ def _stopped(folder: Path) -> NoReturn:
 
 
 def _again(folder: Path) -> str:
-    """The same command line with the folder."""
+    """The command line that continues this run: its own, with the folder it writes to."""
     words = sys.argv[1:]
     if "--out" not in words and not any(w.startswith("--out=") for w in words):
         words = [*words, "--out", str(folder)]

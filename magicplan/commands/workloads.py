@@ -8,22 +8,21 @@ from typing import Annotated
 
 import typer
 
-from magicplan.commands.options import Json, Options, request_of, say, workload
+from magicplan.commands.options import Full, Json, Options, request_of, say, workload
 from magicplan.commands.output import answer as put
 from magicplan.commands.output import put_figure
 from magicplan.errors import UsageError
 
 
 @workload()
-def predict(options: Options, json: Json = False) -> None:
+def predict(options: Options, full: Full = False, json: Json = False) -> None:
     """One workload: what binds the step, the best draft length, speedup, memory, break-evens.
 
     Example: magicplan predict --gpu a100 --batch 128 --ctx 64k
     """
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.predict import answered
 
-    put(answer(resolve(request_of(options, grid=False))).to_dict(), json=json)
+    put(answered(request_of(options, grid=False)).to_dict(), json=json, full=full)
 
 
 @workload(batch="1..256*4", ctx="4k..128k*2")
@@ -42,7 +41,7 @@ def sweep(
         bool, typer.Option("--choice", help="Choose among all drafts, chains and trees.")
     ] = False,
 ) -> None:
-    """The same over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat maps.
+    """Predict over batch x ctx (x gpu, comma-separated): table, CSV, JSON, heat maps.
 
     Example: magicplan sweep --gpu h100 --batch 1..256*4 --ctx 4k..128k*2
     """
@@ -56,14 +55,15 @@ def sweep(
             raise UsageError("--choice is for one --gpu, without --csv")
         _choice(options, settings, json, figure)
         return
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.choice.contenders import settled
+    from magicplan.prediction.predict import answered
     from magicplan.report import sweep as report
 
-    results = [answer(resolve(request_of(options | {"gpu": name}, grid=True))) for name in names]
+    if settings and len(names) > 1:
+        raise UsageError("--settings is for one accelerator: give one --gpu")
+    requests = [request_of(options | {"gpu": name}, grid=True) for name in names]
+    results = [answered(settled(request) if settings else request) for request in requests]
     if settings:
-        if len(results) > 1:
-            raise UsageError("--settings is for one accelerator: give one --gpu")
         from magicplan.engines.nearest import settings as settings_of
         from magicplan.report.settings import as_dict
 
@@ -75,6 +75,19 @@ def sweep(
         sys.stdout.write(report.as_csv(results))
     else:
         put(report.as_dict(results), json=json, figure=figure)
+
+
+@workload(batch="1..256*4", ctx="4k..64k*4", draft="auto")
+def schedule(options: Options, json: Json = False) -> None:
+    """Draft lengths by batch and context as settings of the --stack, for a draft that exists.
+
+    Example: magicplan schedule --gpu h100 --model qwen3-8b --stack vllm
+    """
+    from magicplan.engines.existing import schedule_settings
+    from magicplan.report.settings import as_dict
+
+    request = request_of(options, grid=True)
+    put(as_dict(schedule_settings(request, request.stack)), json=json)
 
 
 def _choice(options: Options, settings: str | None, json: bool, figure: Path | None) -> None:
@@ -94,7 +107,7 @@ def _choice(options: Options, settings: str | None, json: bool, figure: Path | N
 def _all_drafts(options: Options, why: str) -> None:
     """Say that a draft was named in vain."""
     named = [name for name in ("draft_kv", "draft_dtype") if options.get(name)]
-    if named or options.get("draft", "self") != "self":
+    if named or options.get("draft", "auto") != "auto":
         say(f"--draft, --draft-kv and --draft-dtype are not used: {why}")
 
 
@@ -123,11 +136,10 @@ def explain(options: Options, json: Json = False) -> None:
     Example: magicplan explain --gpu h100 --batch 32 --ctx 32k
     """
     from magicplan.prediction.closed_forms import closed_forms
-    from magicplan.prediction.predict import answer
-    from magicplan.prediction.resolve import resolve
+    from magicplan.prediction.predict import answered
     from magicplan.report.formulas.explain import as_dict
 
-    result = answer(resolve(request_of(options, grid=False)))
+    result = answered(request_of(options, grid=False))
     put(as_dict(closed_forms(result)), json=json)
 
 

@@ -30,7 +30,7 @@ class Capability:
     name: str = ""
     """What the engine calls the method."""
     option: str = ""
-    """What its flag for a format takes."""
+    """The value that the engine's flag for a format takes."""
     methods: tuple[str, ...] = ()
     """Methods that the capability holds for; () for all."""
     since: str = ""
@@ -71,7 +71,7 @@ class EngineVersion:
         return ""
 
     def cite(self, *used: str) -> str:
-        """Where everything named is written."""
+        """The engine and the sources that document the capabilities named, each source once."""
         found = [entry.source for entry in self.capabilities if entry.what in used]
         return f"{self.asked}: {'; '.join(dict.fromkeys(found))}"
 
@@ -220,8 +220,8 @@ def _layout_refusal(engine: EngineVersion, wanted: ReplicaKind) -> str:
         )
     if wanted.attention_dp > 1 and wanted.model.experts is None:
         return (
-            f"{engine.asked} starts whole copies of a dense model under data parallelism, not "
-            "attention of its own beside a shared rest; sglang can, for some models"
+            f"{engine.asked} runs whole copies of a dense model under data parallelism, not copies "
+            "of its attention that share the other layers; sglang can, for some models"
         )
     return ""
 

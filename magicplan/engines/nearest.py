@@ -16,7 +16,7 @@ from magicplan.engines.settings import Settings, accepted, cost, drafted
 from magicplan.engines.sglang import sglang_chain
 from magicplan.engines.vllm import vllm_chain
 from magicplan.errors import FieldError, UsageError
-from magicplan.prediction.candidates import small_models
+from magicplan.prediction.choice.candidates import comparable, small_models
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
@@ -46,7 +46,7 @@ def settings(p: Prediction, engine: str, planned: Planned | None = None) -> Sett
     """
     known = load(engine)
     if p.resolved.draft is None:
-        raise FieldError("settings", "needs a draft; $draft none has nothing to set")
+        raise FieldError("settings", "needs a draft; with $draft none there is nothing to set")
     if not p.placement.fits.any():
         raise FieldError("settings", ": no cell of this grid fits; ask for more $gpus")
     own = p
@@ -105,7 +105,8 @@ def other_requests(resolved: Resolved, engine: EngineVersion) -> list[Request]:
     request, draft = resolved.request, resolved.draft
     if draft is not None and draft.method == "model" and "model" in engine.methods:
         return [replace(request, draft_kv=None, draft_dtype=None)]
-    names = [name for name in engine.methods if name != "model"]
+    target = resolved.model.name
+    names = [n for n in engine.methods if n != "model" and comparable(n, target)]
     if "model" in engine.methods:
         names += [shape.name for shape in small_models(resolved.model)[0]]
     plain = replace(request, draft_kv=None, draft_dtype=None, acceptance="auto")

@@ -39,7 +39,7 @@ class Server:
     role: str = "serve"
     """`serve` for all of the work, `prefill` or `decode` for one half of a disaggregated fleet."""
     drafts: bool = False
-    """Whether it runs speculative decoding."""
+    """Whether the replica runs speculative decoding."""
 
     @property
     def nodes(self) -> int:

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from magicplan import model_specs
+from magicplan.acceptance_specs.heads import head_of
 from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
@@ -52,8 +53,8 @@ def sglang_chain(p: Prediction, engine: EngineVersion, planned: Planned | None) 
     if adaptive and planned is not None:
         adaptive = False
         notes.append(
-            "--speculative-adaptive would move between candidate_steps "
-            f"{', '.join(map(str, lengths))} by the accept length it sees: not what is planned"
+            "--speculative-adaptive is left off: it moves between candidate_steps "
+            f"{', '.join(map(str, lengths))} by the accept length it sees, not by load as planned"
         )
     if adaptive:
         flags.append(f"--speculative-adaptive --speculative-adaptive-config {ADAPTIVE_FILE}")
@@ -77,7 +78,8 @@ def sglang_draft(resolved: Resolved, engine: EngineVersion) -> list[str]:
     draft = drafted(resolved)
     flags = [f"--speculative-algorithm {engine.methods[draft.method]}"]
     if draft.method in ("eagle", "eagle3"):
-        flags.append(f"--speculative-draft-model-path PATH_OF_{draft.method}_HEAD")
+        head = head_of(resolved.model.name, draft.method)
+        flags.append(f"--speculative-draft-model-path {head}")
     if draft.method == "model":
         path = shlex.quote(model_id(resolved.request.draft))
         flags.append(f"--speculative-draft-model-path {path}")
@@ -102,8 +104,8 @@ def sglang_size(resolved: Resolved, tree: Tree, engine: EngineVersion) -> Settin
     ]
     notes = (
         f"SGLang expands {tree.beam} nodes a level and keeps the {tree.size} it ranks highest: the "
-        "size is this plan's, the shape its own",
-        "with topk above 1 its speculation does without the overlap of host and GPU (Spec V2)",
+        "size is this plan's, the shape is SGLang's choice",
+        "with topk above 1, SGLang speculates without overlapping host and GPU work (Spec V2)",
         engine.cite(drafted(resolved).method, "dynamic_tree"),
     )
     return Settings(engine=engine.asked, text=" ".join(flags), schedule=(), notes=notes)
@@ -130,7 +132,7 @@ def _wide_cost(plan: TreePlan, point: TreePoint) -> float:
     theirs = float(passes[1] + (point.depth - 2) * passes[beam])
     ours = float(passes[list(point.tree.level_widths[:-1])].sum())
     at = int((times.sizes >= point.size).argmax())
-    rest = float(times.verify_seconds[0, 0, at]) + times.round_seconds
+    rest = float(times.verify_seconds[0, 0, at]) + float(np.max(times.round_seconds))
     return max(0.0, float(1 - (ours + rest) / (theirs + rest)))
 
 

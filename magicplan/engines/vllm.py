@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.acceptance_specs.heads import head_of
 from magicplan.engine_specs.capabilities import EngineVersion
 from magicplan.engines.serve_commands import (
     Command,
@@ -80,7 +81,7 @@ def vllm_draft(resolved: Resolved, engine: EngineVersion) -> dict[str, Any]:
     draft = drafted(resolved)
     config: dict[str, Any] = {"method": engine.methods[draft.method]}
     if draft.method in ("eagle", "eagle3", "medusa"):
-        config["model"] = f"PATH_OF_{draft.method}_HEAD"
+        config["model"] = head_of(resolved.model.name, draft.method)
     if draft.method == "ngram":
         config["prompt_lookup_max"] = 4
     if draft.method == "model":
@@ -171,8 +172,8 @@ def vllm_command(server: Server, engine: EngineVersion) -> Command:
     )
     if server.kv_dtype.startswith("int"):
         notes.append(
-            f"not sure: vLLM moves quantised caches whose scales lie beside them; try {kind} with "
-            f"{server.kv_dtype} before you rely on it"
+            "not confirmed: whether vLLM transfers the scales of a quantised KV cache with it; try "
+            f"{kind} with {server.kv_dtype} before you rely on it"
         )
     where = "VLLM_NIXL_SIDE_CHANNEL_HOST=HOST_ADDRESS VLLM_NIXL_SIDE_CHANNEL_PORT=5600"
     return Command(words=words, notes=notes, before=where)

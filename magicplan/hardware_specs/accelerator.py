@@ -22,7 +22,7 @@ CPU_RIDGE = (0.001, 1000.0)
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Source:
-    """Where a number was seen."""
+    """The page that states a number of a datasheet, and the day on which it was read."""
 
     title: str
     url: str

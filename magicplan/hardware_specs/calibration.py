@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+import numpy as np
+
 from magicplan.errors import SpecError
 
 ROOF_SHARPNESS = 2.0
@@ -51,9 +53,10 @@ class ExpertFit:
 
     launch_seconds: float = 0.0
     expert_seconds: float = 0.0
-    """For each touched expert: its first and last tiles, which others do not fill."""
+    """Seconds added for each touched expert: its first and last tiles, which others do not fill."""
     memory_efficiency: float = 1.0
-    """Of the weights' bytes alone."""
+    """Share of the datasheet's bandwidth at which the weights are read; activations have a constant
+    of their own."""
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     """The p of the norm: 1 in every table seen, where a kernel waits for its weights and then
@@ -62,7 +65,7 @@ class ExpertFit:
     """Datasheet times that the activations take, each product's input and output counted once:
     1 is the ideal, more where kernels are not fused or narrow products multiply slowly."""
     idle_share: float = 0.0
-    """Of the pairs of other ranks, those that the kernel passes over: 0 or 1."""
+    """Share of the (token, expert) pairs of other ranks that the kernel passes over: 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -98,12 +101,12 @@ class AttentionFit:
     wave_seconds: float = 0.0
     memory_efficiency: float = 1.0
     split_share: float = 1.0
-    """Of its bandwidth, what a kernel keeps where one pair has all SMs to itself."""
+    """Share of its bandwidth that a kernel keeps where one (sequence, KV head) pair has all SMs."""
     compute_efficiency: float = 1.0
     sharpness: float = math.inf
     reread_share: float = 0.0
-    """Of a sequence's KV, what the kernel reads over again for every further query row of a KV
-    head: 0 where it packs query heads and tokens, 1 where each of them reads everything."""
+    """Share of a sequence's KV that the kernel reads again for each further query row of a KV head:
+    0 where it packs query heads and tokens, 1 where each of them reads everything."""
 
     @property
     def roof_sharpness(self) -> float:
@@ -137,30 +140,54 @@ class HostFit:
     """What kernels leave out: constants of the serving stack."""
 
     kernel_seconds: float = 0.0
-    """Floor of one element-wise kernel."""
+    """Least seconds that one element-wise kernel takes."""
     step_seconds: float = 0.0
-    """Launch and scheduling of one forward pass."""
+    """Seconds to schedule and launch one forward pass."""
     sequence_seconds: float = 0.0
-    """The same for each sequence of the batch: scheduling, detokenising."""
+    """Seconds added to a target pass for each sequence of the batch: scheduling, detokenising."""
     token_seconds: float = 0.0
-    """Added to any pass for each token it feeds: logits and sampling."""
+    """Seconds added to any pass for each token it feeds: logits and sampling."""
     draft_step_seconds: float = 0.0
-    """The same for one draft step."""
+    """Seconds to schedule and launch one draft step."""
+    draft_query_seconds: float = 0.0
+    """Seconds added to a draft step for every number of its queries on a GPU (sequences x layers x
+    heads x dimensions), where a stack drafts with a prefill kernel, which fills whole tiles."""
+    own_vocabulary_seconds: float = 0.0
+    """Seconds added to a draft step of a head with a vocabulary of its own: its tokens are mapped
+    to the target's."""
     draft_step_spread: float = 0.0
-    """Share of `draft_step_seconds` by which that of one published sweep differs at most."""
+    """Largest share by which the draft-step times of one published sweep differ."""
     round_seconds: float = 0.0
-    """Accept, reject and bookkeeping of one speculation round."""
+    """Seconds of accepting, rejecting and bookkeeping in one speculation round."""
+    round_batch_seconds: float = 0.0
+    """Seconds added to a round, times the square root of the batch's sequences beyond the first:
+    sampling, rejection, metadata, KV bookkeeping, and the draft's own pass over the tokens
+    accepted. Both published sweeps over batches of 2 to 64 grow so, and not in proportion."""
+    round_batch_spread: float = 0.0
+    """Share of `round_batch_seconds` within which 80 % of published sweeps and versions differ."""
     request_seconds: float = 0.0
-    """Of a request beside its steps, before its first token is out: its way in and that token's way
-    out, tokenising, scheduling."""
+    """Seconds that a request takes beside its steps before its first token is out: its way in and
+    that token's way out, tokenising, scheduling."""
 
     def pass_seconds(self, sequences: Any, tokens: Any) -> Any:
         """Host time of one target pass that feeds `tokens` of `sequences`."""
         return self.step_seconds + self.sequence_seconds * sequences + self.token_seconds * tokens
 
-    def draft_seconds(self, tokens: Any) -> Any:
+    def draft_seconds(self, tokens: Any, *, own_vocabulary: bool = False) -> Any:
         """Host time of one draft step that feeds `tokens`."""
-        return self.draft_step_seconds + self.token_seconds * tokens
+        return self.draft_launch_seconds(own_vocabulary) + self.token_seconds * tokens
+
+    def draft_launch_seconds(self, own_vocabulary: bool) -> float:
+        """Host time of one draft step, however many tokens it feeds."""
+        return self.draft_step_seconds + own_vocabulary * self.own_vocabulary_seconds
+
+    def between_passes_seconds(self, sequences: Any) -> Any:
+        """Host time of a round of `sequences` beside its draft and target passes."""
+        return self.round_seconds + self.batch_seconds(sequences)
+
+    def batch_seconds(self, sequences: Any) -> Any:
+        """Host time of a round beside its passes that grows with the batch."""
+        return self.round_batch_seconds * np.sqrt(np.maximum(sequences, 1.0) - 1.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -181,37 +208,33 @@ class Calibration:
     step_residual: Residual
     speedup_residual: Residual
     linear: Mapping[str, LinearFit] = field(default_factory=dict)
-    """By math dtype; a dtype that is not here takes the ideal form."""
+    """Constants of linear layers by math dtype; a dtype that is not here takes the ideal form."""
     experts: Mapping[str, ExpertFit] = field(default_factory=dict)
-    """By format of the weights; without one, experts are launched and multiplied as single
-    products are."""
+    """Constants of grouped products of experts by format of their weights; without one, experts are
+    launched and multiplied as single products are."""
     prefill: Mapping[str, PrefillFit] = field(default_factory=dict)
-    """By KV dtype; without one, prompts take the form of decode attention."""
+    """Constants of prompts' attention by KV dtype; without one, prompts take decode attention's."""
     attention: Mapping[str, AttentionFit] = field(default_factory=dict)
-    """By KV dtype."""
-    draft_attention: Mapping[str, AttentionFit] = field(default_factory=dict)
-    """The same for draft steps, where a stack runs them with another kernel."""
+    """Constants of decode attention by KV dtype."""
     layers: Mapping[str, LinearFit] = field(default_factory=dict)
-    """By kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its ops take
-    these constants in place of those of attention."""
+    """Constants by kind of layer (`Op.layer`) where tables know one by itself, as recurrences; its
+    ops take these in place of those of attention."""
     collective: CollectiveFit = CollectiveFit()
     host: HostFit = HostFit()
     experts_residual: Residual | None = None
-    """That of steps of mixtures of experts, where published ones say it."""
+    """Residual of step times of mixtures of experts; None where no published step says it."""
     first_token_residual: Residual | None = None
-    """That of times to the first token of dense models under load."""
+    """Residual of times to first token of dense models under load; None where no run says it."""
     experts_first_token_residual: Residual | None = None
-    """The same of mixtures of experts."""
+    """Residual of times to first token of mixtures of experts under load; None where no run says
+    it."""
     accelerator: str = ""
     """The part that a calibration of one's own was fitted on; "" where its file does not say."""
     evidence: tuple[Mapping[str, Any], ...] = ()
     """What the constants rest on, a table a part: its rows, where they are from, what it misses."""
 
     def __post_init__(self) -> None:
-        for part in (
-            self.linear, self.layers, self.experts, self.prefill, self.attention,
-            self.draft_attention,
-        ):  # fmt: skip
+        for part in (self.linear, self.layers, self.experts, self.prefill, self.attention):
             for fit in part.values():
                 _check(self.name, fit)
         for residual in (
@@ -228,8 +251,8 @@ class Calibration:
         _check(self.name, self.host)
 
     def for_experts(self) -> Calibration:
-        """The same calibration with the residuals of mixtures of experts in their places, where
-        published runs of the stack say them."""
+        """This calibration with the residuals of mixtures of experts in place of those of dense
+        models, where published runs of the stack say them."""
         return replace(
             self,
             step_residual=self.experts_residual or self.step_residual,

@@ -50,7 +50,6 @@ def _calibration(table: Table) -> Calibration:
         experts=_by_dtype(table, "experts", ExpertFit),
         prefill=_by_dtype(table, "prefill", PrefillFit),
         attention=_by_dtype(table, "attention", AttentionFit),
-        draft_attention=_by_dtype(table, "draft_attention", AttentionFit),
         layers=_by_dtype(table, "layers", LinearFit),
         accelerator=table.get("accelerator", str, ""),
         collective=table.table("collective", {}).record(CollectiveFit),

@@ -82,7 +82,7 @@ def key(text: str) -> str:
 
 
 def bare_key(text: str) -> str:
-    """The same without makers and brands."""
+    """A whole name without spaces, punctuation, makers and brands, for comparing in full."""
     return "".join(w for w in words_of(text) if w not in VENDORS and w not in BRANDS)
 
 

@@ -104,10 +104,12 @@ TRANSFER_SPREAD = 1.10
 steps lie within it of H100's calibrations (docs/accuracy.md), as versions of one engine on one GPU
 do of each other's."""
 STRANGER_SPREAD = 1.35
-"""The same between families. Of the eight (GPU, stack) pairs that can be tried, five have 80 % of
-their steps within it; SGLang's on A100, H100 and L40S differ by more (docs/accuracy.md)."""
+"""Factor added to an interval, in quadrature of logarithms, between architecture families: of the
+eight (GPU, stack) pairs that can be tried, five have 80 % of their steps within it; SGLang's on
+A100, H100 and L40S differ by more (docs/accuracy.md)."""
 EXPERT_SPREAD = 1.30
-"""The same for mixtures of experts, where no published steps of them say a stack's residual."""
+"""Factor added to an interval, in quadrature of logarithms, for mixtures of experts of a stack that
+no published step of such a model says a residual of."""
 
 
 def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
@@ -123,7 +125,7 @@ def relatives(accelerator: Accelerator) -> Iterator[tuple[str, str, float]]:
         same = accelerator.architecture == "CDNA3"
         yield (
             AMD,
-            "the AMD part that published runs know",
+            "the AMD part that published runs used",
             (TRANSFER_SPREAD if same else STRANGER_SPREAD),
         )
     stacked = accelerator.memory_type.upper().startswith("HBM")
@@ -162,7 +164,8 @@ def _linked_alike(
 
 
 def widened(found: Calibration, spread: float, why: str) -> Calibration:
-    """The same constants with both intervals moved out by a factor; `ideal` has nothing to add."""
+    """A calibration with its residuals' intervals widened by a factor, and the reason added to
+    their basis; `ideal` is returned as it is."""
     if found.name == "ideal":
         return found
     names = ("step_residual", "speedup_residual", *MORE_RESIDUALS)

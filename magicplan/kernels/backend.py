@@ -100,7 +100,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Noise:
-    """Where random numbers come from: a counter, so that equal counters give equal numbers.
+    """A source of random numbers that counts, so that equal counters give equal numbers.
 
     Philox 4x32-10 with key `seed` and counter (token, request, step, stream and node). A number
     is used once: `step` must advance every round (on the device, so that a graph can be replayed).

@@ -206,7 +206,7 @@ def _towers(top: Reader) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class PresetInfo:
-    """Where a preset comes from."""
+    """A preset's names, its origin, and the sizes that its publisher states."""
 
     id: str
     aliases: tuple[str, ...]

@@ -102,7 +102,8 @@ class Formats:
         return COMMON.get(found := next(narrow, "bf16"), found)
 
     def on(self, peaks: frozenset[str], wide: str) -> Formats:
-        """The same weights on a machine that multiplies `peaks`: what it lacks runs in `wide`."""
+        """These weights' formats on a machine whose units multiply the dtypes `peaks`: math in
+        another dtype runs in `wide`."""
         return Formats(
             **{
                 name: replace(part, math=part.math if part.math in peaks else wide)

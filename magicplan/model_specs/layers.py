@@ -96,7 +96,7 @@ class Attention:
     kv_heads: int
     head_dim: int
     value_dim: int = 0
-    """Of a value, where it differs from that of a key (MiMo-V2); 0 where it does not."""
+    """Numbers of a head's value, where they differ from those of its key (MiMo-V2); else 0."""
     window_tokens: int | None = None
     qkv_bias: bool = False
     output_bias: bool = False

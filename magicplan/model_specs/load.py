@@ -176,7 +176,8 @@ def all_models() -> tuple[ModelShape, ...]:
 
 
 def preset_info(name: str) -> PresetInfo:
-    """Where a preset's numbers come from. Raises UnknownName, also for a config.json."""
+    """A preset's names and origin. Raises UnknownName where `name` is no preset, also for a
+    config.json."""
     key = resolve(name).preset
     if not key:
         raise UnknownName("preset", name, names())

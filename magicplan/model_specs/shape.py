@@ -221,7 +221,8 @@ def _uniform(model: ModelShape) -> tuple[tuple[int, Layer], ...]:
 
 
 def said_by_widths(model: ModelShape) -> ModelShape:
-    """The same model without its list, where its widths say the same layers in any order."""
+    """A model without its list of layers if its widths alone say the same layers, in any order;
+    else the model as it is."""
     plain = replace(model, listed=())
     same = all(
         sorted(map(repr, a)) == sorted(map(repr, b))

@@ -105,8 +105,8 @@ def doubts(
     if seen.failed:
         share = f" of {seen.prompts:.0f}" if seen.prompts else ""
         yield (
-            f"{seen.failed:.0f}{share} requests failed: figures are of the others, under a load "
-            "that fell; find the errors and run again"
+            f"{seen.failed:.0f}{share} requests failed: the figures are of the others, under "
+            "a load that fell; find the errors and run again"
         )
     yield from seen.doubts
 
@@ -154,7 +154,7 @@ def advice(
                 "with the fit"
             )
     if predicted["tpot_mean_seconds"] > 0 and found == 0:
-        yield "the run is faster than kernels alone are predicted: calibrate this GPU's kernels"
+        yield "the run is faster than the predicted kernels alone: calibrate this GPU's kernels"
 
 
 def _remedy(name: str, ask: PlanRequest) -> str:

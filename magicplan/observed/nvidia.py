@@ -152,7 +152,7 @@ def _measured_phase(path: str, config: Any) -> Any:
             raise SpecError(
                 path,
                 f"input_config.phases has {len(measured)} phases that are measured, expected one: "
-                "a mean over several loads compares with none",
+                "a mean over several loads cannot be compared with one load",
             )
         load = measured[0]
     kind = _text(load, "type") if load is not config else ""
@@ -184,13 +184,13 @@ def _variation(doc: Table, load: Any) -> float:
 
 
 def _doubts(doc: Table, load: Any, run: ObservedRun) -> Iterator[str]:
-    """What was set that no prediction heeds."""
+    """Settings of the run that no prediction models, a sentence each."""
     if doc.data.get("was_cancelled"):
         yield "the run was cancelled before its end (was_cancelled)"
     given = {key: value for key, value in _walk(load) if _given(value)}
     for key in DOUBTED:
         if key in given:
-            yield f"{key} is set: {DOUBTED[key]}, which no prediction here heeds"
+            yield f"{key} is set: {DOUBTED[key]}, which no prediction here models"
     config = dict(_walk(doc.data.get("input_config")))
     if not run.prefix_hit_rate and any(_given(config.get(key)) for key in SHARING):
         yield (

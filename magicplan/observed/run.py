@@ -43,13 +43,13 @@ class ObservedRun:
     """The model's name in the file, "" where it has none."""
     model_field: str = ""
     engine: str = ""
-    """That served, by the name of its stack; "" where the file does not say."""
+    """The engine that served, by the name of its stack; "" where the file does not say."""
     backend: str = ""
     """The backend's name in the file: at times only the client's protocol."""
     failed: float = 0.0
     """Requests that ended in an error, of which no figure speaks."""
     doubts: tuple[str, ...] = ()
-    """What else the file says that no prediction heeds."""
+    """What else the file says that no prediction models, a sentence each."""
 
 
 def loading(

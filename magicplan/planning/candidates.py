@@ -175,7 +175,8 @@ def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
     ops = forward(row.resolved.model, row.one_layout, work)
     host = row.resolved.machine.calibration.host.pass_seconds(batch, batch * (gamma + 1))
     cost = step_cost(ops, row.resolved.machine, host)
-    overhead = row.resolved.machine.calibration.host.round_seconds if gamma else 0.0
+    host_fit = row.resolved.machine.calibration.host
+    overhead = host_fit.between_passes_seconds(batch) if gamma else 0.0
     drafting = choice.sized.round_seconds - float(cost.seconds) - overhead
     return cost, ops, max(drafting, 0.0) if gamma else 0.0
 
@@ -188,9 +189,9 @@ def step_ends(choice: Choice) -> tuple[float, float]:
 
 
 def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:
-    sized = choice.sized
-    overhead = choice.row.resolved.machine.calibration.host.round_seconds
-    overhead = overhead if sized.kind.gamma else 0.0
+    sized, host = choice.sized, choice.row.resolved.machine.calibration.host
+    batch = max(sized.batch, 1.0)
+    overhead = float(host.between_passes_seconds(batch)) if sized.kind.gamma else 0.0
     parts = {
         f"{kind}_seconds": float(getattr(cost, f"{kind}_seconds"))
         for kind in ("linear", "attention", "collective", "elementwise", "host")

@@ -64,7 +64,7 @@ class Lead:
 
     @property
     def keys(self) -> frozenset[tuple[str, str]]:
-        """What it stands for in a comparison."""
+        """What the choice stands for in a comparison: its GPU, its draft and its layout."""
         name = self.row.resolved.machine.accelerator.name
         return frozenset({("gpu", name), ("draft", self.row.draft), ("layout", self.layout)})
 
@@ -216,7 +216,7 @@ def _simulated(ask: PlanRequest, load: Load, lead: Lead, kind: Kind, near: int) 
 
 
 def _sized(ask: PlanRequest, load: Load, choice: Choice) -> Choice:
-    """The same sized with more requests, beginning at what few of them said."""
+    """A choice sized with `FULL` requests, beginning at the replicas that few requests took."""
     near = choice.sized.replicas
     kind = replace(choice.sized.kind, careful=True)
     sized = size(kind, load, ask.slo, ask.engine.max_utilisation, FULL, near=near, draws=DRAWS)

@@ -215,6 +215,11 @@ def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> 
             f"warning: requests of up to {longest} tokens exceed the {model.max_ctx_tokens} that "
             f"{model.name} was made for"
         )
+    if not ask.slo:
+        lines.append(
+            "warning: no limit was given, so latency decides nothing; state one, such as ttft_p95 "
+            "of 1 s or tpot_p95 of 50 ms, with slo"
+        )
     lines += _strangers(ask, row.resolved.machine.calibration)
     gamma, batch = choice.sized.kind.gamma, choice.sized.batch
     left_out = trees_left_out(row, gamma, float(batch))

@@ -310,7 +310,7 @@ def _check_draft(text: str) -> None:
         _check_small(name)
     elif rest:
         small, _, inner = rest.partition(":")
-        if not DRAFTS[way].small:
+        if not (DRAFTS[way].small or DRAFTS[way].takes_small):
             raise UsageError(
                 f"{name!r}: {way} takes no smaller model; a view of the cache stands behind a "
                 "blank, as in 'self streaming:512'"

@@ -146,9 +146,9 @@ class Candidate:
     cost_usd_per_hour: float
     """NaN (null) where the GPU has no price."""
     usd_per_million_tokens: float
-    """Output tokens at mean traffic."""
+    """USD per million output tokens, at mean traffic."""
     energy_joules_per_token: float
-    """At most: every GPU at its TDP, output tokens at mean traffic."""
+    """Largest energy per output token, at mean traffic with every GPU at its TDP."""
     memory: MemoryBars
     bound: str
     """weights, kv, compute, overhead or communication: what a decode step spends most on."""

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from magicplan import model_specs
 from magicplan.engine_specs.capabilities import engine_of, kv_refusal, tree_kind
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.planning.request import PlanRequest
+from magicplan.prediction.choice.contenders import launchable_drafts
 from magicplan.prediction.draft_names import every_budget
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, passes_of, resolve
@@ -41,11 +41,6 @@ from magicplan.serving.replica import (
     rounds_of,
 )
 from magicplan.serving.screen import Screen, screen
-
-SMALL_DRAFTS = {
-    128256: "llama-3.2-1b", 151936: "qwen3-0.6b", 152064: "qwen2.5-0.5b", 32000: "tinyllama-1.1b",
-}  # fmt: skip
-"""A shipped small model of the same vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -228,12 +223,7 @@ def drafts_of(ask: PlanRequest, model: ModelShape) -> Iterator[str]:
         if text != "auto":
             yield from every_budget(text)
             continue
-        yield from ("eagle3", "ngram")
-        if model.mtp_layers:
-            yield "mtp"
-        small = SMALL_DRAFTS.get(model.vocab)
-        if small and 3 * model_specs.load(small).parameters <= model.parameters:
-            yield small
+        yield from launchable_drafts(model, ask.engine.stack)
 
 
 Degrees = tuple[int, int, int, int]

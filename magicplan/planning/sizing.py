@@ -45,7 +45,7 @@ HAIR = 1.05
 MOST_HEADROOM = 1000.0
 """Times the load beyond which nobody asks."""
 IDLE = 0.02
-"""Of the rate at saturation: a replica that hardly meets two requests at once."""
+"""A share of the rate at saturation at which a replica hardly meets two requests at once."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -74,7 +74,7 @@ class Kind:
     slowed: dict[float, Kind] = field(default_factory=dict, init=False, repr=False)
 
     def slower(self, factor: float) -> Kind:
-        """The same with all steps longer by a factor."""
+        """This configuration with all steps longer by a factor."""
         if factor not in self.slowed:
             slow = self.setup.slower(factor)
             self.slowed[factor] = replace(self, setup=slow, slowness=factor, fresh=self)
@@ -138,7 +138,7 @@ class Trial:
 
     outcome: Outcome
     pool: Outcome | None
-    """Of the replicas that only prefill, where there are such."""
+    """Figures of the replicas that only prefill, where there are such."""
     replicas: int
     prefill_replicas: int
     rate: float
@@ -385,8 +385,8 @@ def least_count(
 
 
 def _slope(seen: Mapping[int, float], one: int, other: int, before: float) -> float:
-    """Of excess over count, in logarithms, between two that are known; as before where they tell
-    nothing."""
+    """The slope of excess over count, in logarithms, between two that are known; as before where
+    they tell nothing."""
     a, b = seen.get(one, math.inf), seen[other]
     if not (0 < a < math.inf and 0 < b < math.inf) or a == b:
         return before
@@ -470,6 +470,6 @@ def borne(
 
 
 def busier_load(load: Load, factor: float) -> Load:
-    """The same requests, more often or from more users."""
+    """These requests, more often or from more users."""
     users = None if load.users is None else load.users * factor
     return replace(load, requests_per_s=load.requests_per_s * factor, users=users)

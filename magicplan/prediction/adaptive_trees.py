@@ -11,12 +11,13 @@ import numpy as np
 
 from magicplan.errors import FieldError, SpecError, UsageError
 from magicplan.fields import Table, parse_json, read_text
+from magicplan.prediction.choice.contenders import settled
 from magicplan.prediction.placement import most_nodes, place, scene_of
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.prediction.verdict import most_sentence
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import catch_up_seconds
+from magicplan.roofline.draft_cost import catch_up_seconds
 from magicplan.roofline.speculation import rounds, verify_seconds
 from magicplan.roofline.tree_grid import Limits, tree_cells
 from magicplan.roofline.tree_speculation import draft_pass_seconds
@@ -88,6 +89,7 @@ def _document(point: TreePoint) -> dict[str, Any]:
 
 def adaptive_trees(request: Request, *, max_size: int = 64, max_depth: int = 12) -> TreePlan:
     """The best tree in every cell. Raises UsageError for a draft that grows no trees."""
+    request = settled(request, trees=True)
     ask = resolve(request)
     draft = ask.draft
     if draft is None or not draft.grows_trees:
@@ -186,6 +188,7 @@ class Valued:
 
 def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> Valued:
     """Time and worth of every tree. Raises UsageError for a grid or a draft without trees."""
+    request = settled(request, trees=True)
     ask = resolve(request)
     draft = ask.draft
     if not ask.scalar:
@@ -201,7 +204,8 @@ def value_trees(request: Request, trees: list[Tree], *, max_depth: int = 12) -> 
     cells = tree_cells(scene, draft, ask.acceptance, limits)
     ranks, best = cells.columns[0].ranks, float(cells.best.speedup[0, 0])
     plain = float(verify_seconds(scene, np.ones(1))[0, 0, 0])
-    overhead = scene.machine.calibration.host.round_seconds
+    host = scene.machine.calibration.host
+    overhead = float(np.max(host.between_passes_seconds(scene.batch)))
     asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
     catch_up = float(np.max(catch_up_seconds(*asked)))
     worths = []

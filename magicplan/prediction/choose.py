@@ -2,49 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from magicplan.errors import UsageError
 from magicplan.prediction.adaptive_trees import tree_basis
-from magicplan.prediction.candidates import LeftOut, candidate_drafts
-from magicplan.prediction.compare_drafts import COMPARED_ON, notes_of, resolve_for_all
-from magicplan.prediction.draft_names import acceptance_for
-from magicplan.prediction.placement import Placement, held_by, most_nodes, place, scene_of
+from magicplan.prediction.choice.candidates import LeftOut
+from magicplan.prediction.choice.contenders import (
+    COMPARED_ON,
+    Contest,
+    alternative_of,
+    contest,
+    first_of,
+)
+from magicplan.prediction.choice.ways import plan_of
+from magicplan.prediction.compare_drafts import notes_of
+from magicplan.prediction.placement import Placement
 from magicplan.prediction.request import Request, request
 from magicplan.prediction.resolve import Resolved
 from magicplan.prediction.verdict import most_sentence
-from magicplan.roofline.deployment import Array, Indices
-from magicplan.roofline.drafts import Draft
-from magicplan.roofline.speculation import Rounds, Scene, rounds
-from magicplan.roofline.tree_grid import Limits, TreeCells, tree_cells
-
-WORTH_A_TREE = 1.001
-"""A tree has to beat its draft's best chain by this factor, for a chain is simpler."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Contender:
-    """One draft over the whole grid: its chains, its trees, and the cells that hold it."""
-
-    draft: Draft
-    table: Rounds
-    trees: TreeCells | None
-    fits: Array
-
-    def speedups(self, shape: tuple[int, ...]) -> tuple[Array, Indices]:
-        """[batch, ctx] of the better of chain and tree, and the chain's draft length, 0 for a
-        tree; -inf where the draft does not fit."""
-        chains = np.broadcast_to(self.table.speedup, (*shape, self.table.gammas.size))
-        gamma = 1 + chains[..., 1:].argmax(axis=-1)
-        best = chains[..., 1:].max(axis=-1)
-        if self.trees is not None:
-            tree = self.trees.best.speedup
-            wins = (tree > best * WORTH_A_TREE) & (self.trees.best.size > 1)
-            best, gamma = np.where(wins, tree, best), np.where(wins, 0, gamma)
-        return np.where(np.broadcast_to(self.fits, shape), best, -np.inf), gamma
+from magicplan.roofline.tree_grid import Limits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -65,6 +43,13 @@ class Cell:
     speedup: float
     speedup_low: float
     speedup_high: float
+    runs_on_stack: bool = True
+    exists_for_model: bool = True
+    head: str | None = None
+    """Hugging Face id of the head that it drafts with, where it needs one."""
+    alternative: str | None = None
+    """The fastest draft that exists for the model and that another stack runs, not this one."""
+    alternative_speedup: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -100,101 +85,46 @@ class Choice:
 
 
 def choose_everywhere(request: Request, *, max_size: int = 64, max_depth: int = 12) -> Choice:
-    """Every draft of the catalogue over the grid, the fastest in each cell; not to speculate is
-    always a candidate."""
-    ask = resolve_for_all(request, max_size)
-    placement = place(ask)
-    scene = scene_of(ask, placement)
-    limits = Limits(size=max_size, depth=max_depth, ranks=request.tree_ranks)
-    drafts, left_out = candidate_drafts(ask.model, own_pool=request.stack.startswith("magicdec"))
-    contenders = []
-    for draft in drafts:
-        try:
-            contenders.append(_contender(request, ask, placement, scene, draft, limits))
-        except UsageError as problem:
-            left_out.append(LeftOut(method=draft.name, reason=str(problem)))
-    shape = np.broadcast_shapes(ask.batch.shape, ask.ctx.shape)
-    found = [contender.speedups(shape) for contender in contenders]
-    nothing = (np.ones(shape), np.zeros(shape, dtype=np.int64))
-    speedup = np.stack([nothing[0], *(s for s, _ in found)])
-    gamma = np.stack([nothing[1], *(g for _, g in found)])
-    best = speedup.argmax(axis=0)
-    cells = [
-        _cell(ask, placement, contenders, at, int(best[at]), int(gamma[(best[at], *at)]))
-        for at in np.ndindex(*shape)
-    ]
+    """Every draft of the catalogue over the grid; in each cell the first of those that can be
+    launched (`contest`). Not to speculate is always a candidate."""
+    found = contest(request, limits=Limits(size=max_size, depth=max_depth))
+    shape = np.broadcast_shapes(found.ask.batch.shape, found.ask.ctx.shape)
+    first = first_of(found.ways, shape)
+    cells = [_cell(found, at, int(first[at])) for at in np.ndindex(*shape)]
     return Choice(
-        resolved=ask,
-        placement=placement,
+        resolved=replace(found.ask, request=request),
+        placement=found.placement,
         cells=tuple(cells),
-        left_out=tuple(left_out),
-        assumptions=(*ask.notes, *tree_basis(ask), COMPARED_ON, *notes_of(drafts)),
-    )
+        left_out=found.left_out,
+        assumptions=(
+            *found.ask.notes, *tree_basis(found.ask), COMPARED_ON,
+            *notes_of(one.draft for one in found.contenders),
+        ),
+    )  # fmt: skip
 
 
-def _contender(
-    request: Request,
-    ask: Resolved,
-    placement: Placement,
-    scene: Scene,
-    draft: Draft,
-    limits: Limits,
-) -> Contender:
-    """A draft's chains and trees. Raises UsageError without acceptance data, or where no cell
-    holds it."""
-    acceptance = acceptance_for(request.acceptance, ask.model, draft, ask.ctx, request.task)
-    fits = np.asarray(held_by(ask, placement, draft.residents, request.max_gamma + 1.0).fits)
-    if not fits.any():
-        raise UsageError("does not fit beside the target in any cell")
-    room = most_nodes(ask, placement, draft.residents)
-    return Contender(
-        draft=draft,
-        table=rounds(scene, draft, acceptance, max(request.max_gamma, 1)),
-        trees=tree_cells(scene, draft, acceptance, limits, room) if draft.grows_trees else None,
-        fits=fits,
-    )
-
-
-def _cell(
-    ask: Resolved,
-    placement: Placement,
-    contenders: list[Contender],
-    at: tuple[int, ...],
-    best: int,
-    gamma: int,
-) -> Cell:
+def _cell(found: Contest, at: tuple[int, ...], first: int) -> Cell:
     row, column = at
+    ask = found.ask
     where: dict[str, Any] = {
         "batch": int(ask.batch[row, 0]),
         "ctx_tokens": int(ask.final_ctx[0, column] - ask.request.output),
-        "fits": bool(placement.fits[at]),
+        "fits": bool(found.placement.fits[at]),
     }
-    if best == 0 or not where["fits"]:
+    other = alternative_of(found.ways, at) if where["fits"] else None
+    if other is not None:
+        where["alternative"] = other.contender.draft.name
+        where["alternative_speedup"] = float(other.speedup[at])
+    if first < 0 or not where["fits"]:
         return Cell(
             draft="none", method="none", kind="none", size=1, depth=1, tokens_per_round=1.0,
             speedup=1.0, speedup_low=1.0, speedup_high=1.0, **where,
         )  # fmt: skip
-    winner = contenders[best - 1]
-    named = where | {"draft": winner.draft.name, "method": winner.draft.method}
-    if gamma:
-        table, shape = winner.table, placement.fits.shape
-
-        def take(values: Array) -> float:
-            return float(np.broadcast_to(values, (*shape, table.gammas.size))[(*at, gamma)])
-
-        return Cell(
-            kind="chain", size=gamma + 1, depth=gamma + 1,
-            tokens_per_round=take(table.tokens_per_round), speedup=take(table.speedup),
-            speedup_low=take(table.speedup_low), speedup_high=take(table.speedup_high), **named,
-        )  # fmt: skip
-    cells = winner.trees
-    assert cells is not None
-    low, high = cells.interval(row, column)
-    return Cell(
-        kind="tree", size=int(cells.best.size[at]), depth=int(cells.best.depth[at]),
-        tokens_per_round=float(cells.best.tokens_per_round[at]),
-        speedup=float(cells.best.speedup[at]), speedup_low=low, speedup_high=high, **named,
-    )  # fmt: skip
+    plan = plan_of(found.ways[first], found.placement, (row, column))
+    names = ("draft", "method", "kind", "tokens_per_round", "speedup", "speedup_low",
+             "speedup_high", "runs_on_stack", "exists_for_model", "head")  # fmt: skip
+    own = {name: getattr(plan, name) for name in names}
+    return Cell(size=plan.tree.size, depth=plan.tree.depth, **own, **where)
 
 
 def choose(gpu: str, *, max_size: int = 64, max_depth: int = 12, **options: Any) -> Choice:

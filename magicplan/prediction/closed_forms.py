@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.prediction.candidates import family_drafts
+from magicplan.prediction.choice.candidates import family_drafts
 from magicplan.prediction.draft_names import draft_of
 from magicplan.prediction.regimes import GROWTH
 from magicplan.prediction.result import Prediction, Round
@@ -63,7 +63,7 @@ class Speculation:
     family_ratios: dict[str, float]
     """Fixed over slope seconds, by kind of drafter and context."""
     tree: TreeNumbers | None
-    """None for a draft that grows no trees."""
+    """Numbers of a draft in trees; None for a draft that grows none."""
     static_output_tokens: float
     static_mean_tokens: float
     static_variance: float
@@ -92,7 +92,7 @@ class ClosedForms:
     """FLOP a byte at which attention turns compute-bound, and FLOP a byte of one query token; None
     for a model without attention."""
     speculation: Speculation | None
-    """None where no draft was asked for."""
+    """Forms of speculation; None where no draft was asked for."""
     layers: tuple[LayerCost, ...]
     """Every kind of layer, with a verification of `VERIFIED_TOKENS` beside a step."""
 

@@ -12,13 +12,23 @@ from magicplan.errors import FieldError, UnknownName
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import Acceptance, Iid
 from magicplan.roofline.deployment import BYTES_PER_WEIGHT, Array
-from magicplan.roofline.drafts import BUDGETS, DRAFTS, VIEWS, Draft, DraftRequest, model_draft
+from magicplan.roofline.drafts import (
+    BUDGETS,
+    DRAFTS,
+    ENGINE_NAMES,
+    VIEWS,
+    Draft,
+    DraftRequest,
+    model_draft,
+)
 from magicplan.roofline.traffic import FULL, KvView
 
 if TYPE_CHECKING:
     from magicplan.prediction.request import Request
 
 MAX_VIEW_TOKENS = 2**30
+WITHOUT_MODEL = ("ngram", "ngram-mod", "suffix")
+WITHOUT_CACHE = (*WITHOUT_MODEL, "medusa")
 LEAST_TOKENS = {
     "snapkv": (32, "the window of last queries that picks and is kept"),
     "topk": (16, "a page"),
@@ -56,11 +66,13 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
     """The draft that was named, over the view and in the format asked for. Raises UsageError."""
     if ask.draft == "none":
         return None
-    name, _, rest = ask.draft.partition(":")
+    name, rest = split_name(ask.draft)
+    if name == "auto":
+        raise FieldError("draft", "auto: this question takes a draft by name, or none")
     small, _, inner = rest.partition(":")
     if not name.strip():
         raise FieldError(
-            "draft", f"is empty; expected none, {', '.join(DRAFTS)} or a smaller model"
+            "draft", f"is empty; expected auto, none, {', '.join(DRAFTS)} or a smaller model"
         )
     view = parse_view(ask.draft_kv) if ask.draft_kv else None
     _refuse_formats(ask, name, view)
@@ -72,7 +84,30 @@ def draft_of(ask: Request, model: ModelShape) -> Draft | None:
         inner_gamma=_inner_gamma(ask, inner),
         own_pool=ask.stack.split("@")[0] == "magicdec",
     )
+    _refuse_vocabulary(ask, question)
     return DRAFTS[name].make(question) if name in DRAFTS else model_draft(question)
+
+
+PADDING = 512
+"""Tokens by which vocabularies of one tokenizer may differ: sizes are padded for the hardware."""
+
+
+def _refuse_vocabulary(ask: Request, question: DraftRequest) -> None:
+    """Raises FieldError for a smaller model that knows other tokens than its target."""
+    small, target = question.small, question.target
+    if small is not None and abs(small.vocab - target.vocab) > PADDING:
+        raise FieldError(
+            "draft",
+            f"{ask.draft}: {small.name} has a vocabulary of {small.vocab} tokens, {target.name} of "
+            f"{target.vocab}; expected a draft with its target's tokens",
+        )
+
+
+def split_name(text: str) -> tuple[str, str]:
+    """Our name of a draft, whatever an engine or a source calls it, and what follows its colon."""
+    name, _, rest = text.partition(":")
+    plain = name.strip().lower()
+    return ENGINE_NAMES.get(plain, plain if plain in DRAFTS else name), rest
 
 
 def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
@@ -82,10 +117,10 @@ def _refuse_formats(ask: Request, name: str, view: KvView | None) -> None:
         raise FieldError(
             "draft_kv", f"{ask.draft_kv}: the budget counts {sinks} sinks; expected more than that"
         )
-    if view and name in ("ngram", "medusa"):
+    if view and name in WITHOUT_CACHE:
         raise FieldError("draft_kv", f"{ask.draft_kv}: drafting by {name} reads no KV cache")
-    if ask.draft_dtype is not None and name == "ngram":
-        raise FieldError("draft_dtype", f"{ask.draft_dtype}: drafting by ngram has no weights")
+    if ask.draft_dtype is not None and name in WITHOUT_MODEL:
+        raise FieldError("draft_dtype", f"{ask.draft_dtype}: drafting by {name} has no weights")
     if ask.draft_dtype is not None and ask.draft_dtype not in BYTES_PER_WEIGHT:
         raise FieldError(
             "draft_dtype", f"{ask.draft_dtype}: expected one of {', '.join(BYTES_PER_WEIGHT)}"
@@ -103,10 +138,12 @@ def _small(ask: Request, name: str, small: str) -> ModelShape | None:
         try:
             return model_specs.load(ask.draft)
         except UnknownName:
-            hint = f"a draft is none, {', '.join(DRAFTS)}, a model or a path to its config.json"
-            known = ("none", *DRAFTS, *model_specs.names())
+            hint = (
+                f"a draft is auto, none, {', '.join(DRAFTS)}, a model or a path to its config.json"
+            )
+            known = ("auto", "none", *DRAFTS, *model_specs.names())
             raise UnknownName("draft", ask.draft, known, hint) from None
-    if small and not DRAFTS[name].small:
+    if small and not (DRAFTS[name].small or DRAFTS[name].takes_small):
         raise FieldError("draft", f"{ask.draft}: {name} takes no smaller model")
     small = small or DRAFTS[name].small
     return model_specs.load(small) if small else None

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from magicplan.prediction.candidates import family_drafts
+from magicplan.prediction.choice.candidates import family_drafts
 from magicplan.prediction.predict import answer
 from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import resolve

@@ -8,6 +8,8 @@ from typing import Any
 from magicplan.errors import UsageError
 from magicplan.hardware_specs import spelling
 
+MOST_GAMMA = 16
+"""The longest draft looked at where none is stated."""
 Counts = Any
 """One positive number, or a sequence of them."""
 
@@ -30,13 +32,14 @@ class Request:
     kv_dtype: str | None = None
     stack: str = "vllm"
     memory_fraction: float = 0.92
-    draft: str = "self"
+    draft: str = "auto"
+    """`auto` is the best draft that the stack runs and that exists for the model."""
     draft_kv: str | None = None
     draft_dtype: str | None = None
     acceptance: str = "auto"
     task: str | None = None
     gamma: int | str = "auto"
-    max_gamma: int = 16
+    max_gamma: int = MOST_GAMMA
     verify_kv_passes: float | str = "auto"
     """How often verification reads the KV cache; `auto` is what the calibration knows."""
     want_speedup: float | None = None
@@ -48,11 +51,14 @@ class Request:
     """Whether the host launches collectives one by one, outside CUDA graphs."""
 
     def __post_init__(self) -> None:
-        """Spellings of the field become ours, whoever asks: "BFloat16", "TensorRT-LLM@1.0"."""
+        """Spellings of the field become ours, whoever asks: "BFloat16", "TensorRT-LLM@1.0"; a
+        cache view or a format of a draft that is not named is the self-draft's."""
         for name, read in SPELLED.items():
             value = getattr(self, name)
             if isinstance(value, str):
                 object.__setattr__(self, name, read(value))
+        if self.draft == "auto" and (self.draft_kv is not None or self.draft_dtype is not None):
+            object.__setattr__(self, "draft", "self")
 
 
 SPELLED = {

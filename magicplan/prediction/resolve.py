@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from magicplan import hardware_specs, model_specs
+from magicplan.acceptance_specs.tasks import checked
 from magicplan.errors import FieldError
 from magicplan.fields import number, one_of, refuse, whole
+from magicplan.hardware_specs.accelerator import Accelerator
 from magicplan.hardware_specs.layer_fits import basis
 from magicplan.hardware_specs.transfer import EXPERT_SPREAD, calibration_for, widened
 from magicplan.model_specs.formats import COMMON
@@ -16,7 +18,7 @@ from magicplan.model_specs.formats import named as formats_named
 from magicplan.model_specs.layers import Recurrent
 from magicplan.model_specs.shape import ModelShape
 from magicplan.prediction.draft_names import acceptance_of, draft_notes, draft_of
-from magicplan.prediction.request import Counts, Request
+from magicplan.prediction.request import MOST_GAMMA, Counts, Request
 from magicplan.roofline.acceptance import Acceptance
 from magicplan.roofline.deployment import BYTES_PER_KV_NUMBER, BYTES_PER_WEIGHT, Array, Deployment
 from magicplan.roofline.drafts import Draft
@@ -75,9 +77,13 @@ def resolve(ask: Request) -> Resolved:
     one_of("tree_ranks", ask.tree_ranks, TREE_RANKS)
     if ask.batching == "static" and not output:
         raise FieldError("batching", "static needs $output: a batch lasts as long as its outputs")
+    if ask.task is not None:
+        checked(ask.task)
+    refuse_stack(accelerator, ask.stack)
     layout, dtype_note = _formats(ask, machine, model)
     draft = draft_of(ask, model)
-    max_gamma = _max_gamma(ask)
+    acceptance = acceptance_of(ask, model, draft, ctx)
+    max_gamma = _max_gamma(ask, acceptance)
     notes = [alias_note, named.note, basis, dtype_note, *_model_notes(model, ctx, output)]
     notes += _layer_notes(machine, model, ask.stack)
     notes += draft_notes(ask, model, draft, ctx, output)
@@ -91,7 +97,7 @@ def resolve(ask: Request) -> Resolved:
         final_ctx=ctx[None, :] + output,
         layout=layout,
         draft=draft,
-        acceptance=acceptance_of(ask, model, draft, ctx),
+        acceptance=acceptance,
         max_gamma=max_gamma,
         scalar=np.ndim(ask.batch) == 0 and np.ndim(ask.ctx) == 0,
         notes=tuple(note for note in notes if note),
@@ -118,11 +124,31 @@ def counts(field: str, value: Counts, high: float) -> Array:
     return array
 
 
-def _max_gamma(ask: Request) -> int:
+def _max_gamma(ask: Request, acceptance: Acceptance) -> int:
+    """The longest draft length asked about: none beyond those measured is chosen, but one that is
+    named is answered."""
     longest = whole("max_gamma", ask.max_gamma, low=0, high=MAX_GAMMA)
     if ask.gamma == "auto":
-        return longest
-    return max(longest, whole("gamma", ask.gamma, low=0, high=MAX_GAMMA))
+        return acceptance.longest(longest)
+    gamma = whole("gamma", ask.gamma, low=0, high=MAX_GAMMA)
+    if gamma and ask.draft == "none":
+        raise FieldError("gamma", f"{gamma}: $draft none drafts nothing; name a draft, or leave it")
+    if gamma > longest != MOST_GAMMA:
+        raise FieldError(
+            "gamma", f"{gamma} is more than $max_gamma {longest}; leave one of them out"
+        )
+    return max(longest, gamma)
+
+
+def refuse_stack(accelerator: Accelerator, stack: str) -> None:
+    """Raises FieldError for a stack that does not exist for a vendor's parts."""
+    name = stack.partition("@")[0]
+    if name == "trtllm" and accelerator.vendor not in ("NVIDIA", "unknown"):
+        raise FieldError(
+            "stack",
+            f"{stack}: TensorRT-LLM runs on NVIDIA GPUs only, and {accelerator.name} is of "
+            f"{accelerator.vendor}; expected vllm or sglang",
+        )
 
 
 def _formats(ask: Request, machine: Machine, model: ModelShape) -> tuple[Deployment, str]:

@@ -13,7 +13,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.prediction.break_even import BreakEven, break_even
 from magicplan.prediction.placement import Placement
 from magicplan.prediction.resolve import Resolved
-from magicplan.prediction.verdict import Verdict, grid_verdict, workload_verdict
+from magicplan.prediction.verdict import Verdict, at_words, grid_verdict, workload_verdict
 from magicplan.roofline.speculation import Rounds, Scene
 from magicplan.roofline.timing import StepCost
 from magicplan.roofline.traffic import Op
@@ -117,11 +117,19 @@ class Round:
     speedup: Cells
     speedup_low: Cells
     speedup_high: Cells
+    runs_on_stack: Any = True
+    exists_for_model: Any = True
+    head: Any = None
+    """Hugging Face id of the head that it drafts with, where it needs one."""
+    size: Any = None
+    """Nodes of a tree, its root counted; None for a chain. A tree's `gamma` is its depth below the
+    root."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Ideal:
-    """The naive roofline's answer to the same question, at the best draft length above."""
+    """The naive roofline's answer to the same question, at the draft length asked for, or at the
+    best."""
 
     step_seconds: Cells
     speedup: Cells
@@ -139,8 +147,12 @@ class Prediction:
     baseline: Step
     best: Round
     gammas: tuple[Round, ...]
+    alternative: Round | None
+    """The fastest round that exists for the model and that another stack runs, not this one."""
     ideal: Ideal
     assumptions: tuple[str, ...]
+    beside: str = field(repr=False)
+    """A sentence on the alternative, where it is better."""
     resolved: Resolved = field(repr=False)
     placement: Placement = field(repr=False)
     scene: Scene = field(repr=False)
@@ -153,13 +165,25 @@ class Prediction:
         """Contexts, batches and acceptance at which regimes change, computed once, when needed."""
         return break_even(self.resolved, self.placement, self.rounds)
 
+    @property
+    def judged(self) -> tuple[Round, ...]:
+        """The rounds that the verdict is on: all, or the one whose length was asked for beside
+        plain decoding. It is in `gammas` also where `best` is not to speculate."""
+        asked = self.resolved.request.gamma
+        if asked == "auto" or len(self.gammas) == 1:
+            return self.gammas
+        return tuple(dict.fromkeys((self.gammas[0], self.gammas[int(asked)])))
+
     @cached_property
     def verdict(self) -> Verdict:
         """Whether to speculate, for one workload or for every cell of a grid."""
         if not np.ndim(self.workload.batch):
-            return workload_verdict(str(self.baseline.bound), self.best, self.gammas)
+            where = at_words(self.deployment.stack, float(self.workload.ctx_tokens))
+            return workload_verdict(
+                str(self.baseline.bound), self.best, self.judged, where, self.beside
+            )
         cells = (self.memory.fits, self.workload.batch, self.workload.ctx_tokens)
-        return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.gammas)
+        return grid_verdict(f"on {self.accelerator.name}", cells, self.best, self.judged)
 
     def to_dict(self) -> dict[str, Any]:
         """The prediction's JSON: plain numbers, lists over a grid, null for what is absent."""
@@ -169,6 +193,7 @@ class Prediction:
         document["verdict"] = self.verdict.to_dict()
         document["baseline"] = self._plain(self.baseline)
         document["best"] = self._plain(self.best)
+        document["alternative"] = self.alternative and self._plain(self.alternative)
         document["gammas"] = [self._plain(entry) for entry in self.gammas]
         document["break_even"] = self._plain(self.break_even)
         document["wanted_speedup"] = self.resolved.request.want_speedup

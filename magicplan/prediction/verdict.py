@@ -63,30 +63,75 @@ class Drafted(Protocol):
     def speedup_high(self) -> Any: ...
 
 
-def workload_verdict(bound: str, best: Drafted, rounds: Sequence[Drafted]) -> Verdict:
+def at_words(stack: str, ctx_tokens: float) -> str:
+    """A stack and a context, as a clause of a verdict."""
+    return f"on {stack} at {human_tokens(int(ctx_tokens))} tokens of context"
+
+
+def workload_verdict(
+    bound: str, best: Drafted, rounds: Sequence[Drafted], where: str = "", beside: str = ""
+) -> Verdict:
     """The verdict on one workload whose plain step is bound by `bound`: on the round chosen, or
-    where none was, on the draft length above 0 of the highest speedup."""
+    where none was, on the draft length above 0 of the highest speedup. `where` says on which stack
+    and context, `beside` is a sentence more."""
     words = f"Decoding is {BOUND_WORDS[bound]}"
     drafted = [entry for entry in rounds if entry.gamma]
-    if not drafted:
-        text = f"{words}; no draft was asked for, so nothing speculates."
-        return Verdict(speculate="no", draft="none", gamma=0, text=text)
+    if not drafted and not best.gamma:
+        return _said("no", "none", 0, f"{words}; {NOTHING_DRAFTS}.", beside)
     found = best if best.gamma else max(drafted, key=lambda entry: float(entry.speedup))
-    low, high, gamma = float(found.speedup_low), float(found.speedup_high), int(found.gamma)
-    gain = f"{found.speedup:.2f}x ({low:.2f} to {high:.2f})"
-    what = f"{found.draft}, {gamma} drafted token{'s' if gamma > 1 else ''}"
+    return _judged(found, f"{words}; ", where, beside, float(found.tokens_per_s))
+
+
+NOTHING_DRAFTS = "no draft was asked for, or none can be launched here, so nothing speculates"
+
+
+def _judged(
+    found: Drafted | Planned, words: str, where: str, beside: str, rate: float | None = None
+) -> Verdict:
+    """The verdict on one round or plan; `words` begin its sentence."""
+    low, high = float(found.speedup_low), float(found.speedup_high)
+    gain = f"{float(found.speedup):.2f}x ({low:.2f} to {high:.2f})"
+    what = ", ".join([_named(found), *([where] if where else [])])
+    tokens = f", {human_count(rate)} tokens/s" if rate else ""
     speculate = judged(low, high)
+    text = {
+        "yes": f"speculate with {what}: {gain}{tokens}.",
+        "no": f"do not speculate: the best draft, {what}, gives {gain}.",
+        "undecided": f"whether to speculate is not decided: {what}, gives {gain}{tokens}, and the "
+        "interval holds 1, so measure first.",
+    }[speculate]
+    text = words + (text if words else text[:1].upper() + text[1:])
     if speculate == "no":
-        text = f"{words}; do not speculate: the best draft, {what}, gives {gain}."
-        return Verdict(speculate=speculate, draft="none", gamma=0, text=text)
-    rate = f"{human_count(float(found.tokens_per_s))} tokens/s"
-    text = f"{words}; speculate with {what}: {gain}, {rate}."
-    if speculate == "undecided":
-        text = (
-            f"{words}; whether to speculate is not decided: {what}, gives {gain}, {rate}, and the "
-            "interval holds 1, so measure first."
-        )
-    return Verdict(speculate=speculate, draft=str(found.draft), gamma=gamma, text=text)
+        return _said(speculate, "none", 0, text, beside)
+    gamma = None if found.gamma is None else int(found.gamma)
+    return _said(speculate, str(found.draft), gamma, text, beside)
+
+
+def _said(speculate: str, draft: str, gamma: int | None, text: str, beside: str) -> Verdict:
+    whole = f"{text} {beside}" if beside else text
+    return Verdict(speculate=speculate, draft=draft, gamma=gamma, text=whole)
+
+
+def _named(found: Drafted | Planned) -> str:
+    """A draft with its head, and its length or its tree."""
+    head, size = getattr(found, "head", None), getattr(found, "size", None)
+    name = f"{found.draft} ({head})" if head else str(found.draft)
+    if size is not None:
+        return f"{name}, a tree of {size} nodes"
+    return f"{name}, {found.gamma} drafted token{'s' if found.gamma != 1 else ''}"
+
+
+def better_elsewhere(other: Planned | None, best: Planned | Drafted | None, stack: str) -> str:
+    """A sentence on what another stack would bring, where that is more than the best one here and
+    than plain decoding."""
+    here = max(float(best.speedup), 1.0) if best else 1.0
+    if other is None or other.speedup <= here:
+        return ""
+    gain = f"{other.speedup:.2f}x ({other.speedup_low:.2f} to {other.speedup_high:.2f})"
+    return (
+        f"Better with another stack: {_named(other)}, would give {gain}; {stack} cannot run it, "
+        f"{other.runners}."
+    )
 
 
 def grid_verdict(
@@ -162,6 +207,14 @@ class Planned(Protocol):
     @property
     def draft(self) -> str: ...
     @property
+    def head(self) -> str | None: ...
+    @property
+    def gamma(self) -> int | None: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def runners(self) -> str: ...
+    @property
     def speedup(self) -> float: ...
     @property
     def speedup_low(self) -> float: ...
@@ -169,24 +222,14 @@ class Planned(Protocol):
     def speedup_high(self) -> float: ...
 
 
-def drafts_verdict(best: Planned | None, shape: str, gamma: int | None) -> Verdict:
-    """The verdict on one workload over all drafts, of which `best` is the fastest; `shape` names
-    its chain or tree, `gamma` is None for a tree."""
+def drafts_verdict(best: Planned | None, where: str = "", beside: str = "") -> Verdict:
+    """The verdict on one workload over all drafts, of which `best` comes first of those that can
+    be launched; `where` and `beside` as in `workload_verdict`."""
     if best is None:
-        text = "No draft can be compared here, so nothing speculates."
-        return Verdict(speculate="no", draft="none", gamma=0, text=text)
-    speculate = judged(best.speedup_low, best.speedup_high)
-    gain = f"{best.speedup:.2f}x ({best.speedup_low:.2f} to {best.speedup_high:.2f})"
-    name = f"{best.draft}, {shape}"
-    text = {
-        "yes": f"Speculate with {name}: {gain} over plain decoding.",
-        "no": f"Do not speculate: the best draft, {name}, gives {gain}.",
-        "undecided": f"Whether to speculate is not decided: the best draft, {name}, gives {gain}, "
-        "and the interval holds 1, so measure first.",
-    }[speculate]
-    if speculate == "no":
-        return Verdict(speculate=speculate, draft="none", gamma=0, text=text)
-    return Verdict(speculate=speculate, draft=best.draft, gamma=gamma, text=text)
+        return _said(
+            "no", "none", 0, "No draft can be launched here, so nothing speculates.", beside
+        )
+    return _judged(best, "", where, beside)
 
 
 def most_sentence(what: str, gains: Sequence[tuple[float, int, int, str]], *, fits: bool) -> str:

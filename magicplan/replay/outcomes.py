@@ -41,7 +41,7 @@ class Outcome:
     floor: float
     """What no measurement beats: the naive step without neighbours' prompts, the naive speedup."""
     fitted: bool
-    """Whether the stack's constants were fitted on rows of this kind: then no test of them."""
+    """Whether the stack's constants were fitted on rows of this kind, which then test nothing."""
 
     @property
     def error(self) -> float:
@@ -73,7 +73,7 @@ class Summary:
 
     @classmethod
     def of(cls, outcomes: list[Outcome]) -> Summary:
-        """Of one kind of outcome; impossible rows count too."""
+        """The summary of outcomes of one kind, physically impossible rows included."""
         error = 100 * np.asarray([o.error for o in outcomes])
         naive = 100 * np.asarray([o.naive / o.measured - 1 for o in outcomes])
         return cls(
@@ -166,15 +166,16 @@ def _outcomes(case: Case, p: Prediction) -> list[Outcome]:
                 fitted=fitted(case, calibration.step_residual.basis),
             )
         )
-    if case.speedup and p.best.gamma:
+    chain = p.judged[-1]
+    if case.speedup and chain.gamma:
         found.append(
             Outcome(
                 case=case,
                 kind="speedup",
                 measured=case.speedup,
-                predicted=p.best.speedup,
-                low=p.best.speedup_low,
-                high=p.best.speedup_high,
+                predicted=chain.speedup,
+                low=chain.speedup_low,
+                high=chain.speedup_high,
                 naive=p.ideal.speedup,
                 floor=p.ideal.speedup,
                 fitted=fitted(case, calibration.speedup_residual.basis),

@@ -72,7 +72,7 @@ class Case:
     step_seconds: float | None = None
     speedup: float | None = None
     draft_seconds: float | None = None
-    """Of one draft step, where a row states a round's parts."""
+    """Measured seconds of one draft step, where a row states a round's parts; else None."""
     verify_seconds: float | None = None
     prompt_tokens: float = 0.0
     """Length of the prompts that neighbours in the batch prefill meanwhile; 0 where none do."""
@@ -82,7 +82,7 @@ class Case:
     """Rows of one sweep differ only in draft length."""
     dense: bool = True
     version: str = ""
-    """Of the engine, where a row states it apart from the name."""
+    """The engine's version, where a row states it apart from the engine's name."""
     run: ServedRun | None = None
     """A load test, whose `step_seconds` is its time per token, prompts of neighbours included."""
 
@@ -204,8 +204,6 @@ def _speculation(name: str, source: str, row: Row) -> Case:
     gamma = re.search(r"chain (?:k=)?(\d+)", row["gamma_tree"].lower())
     if gamma is None:
         raise _Unusable(f"draft {row['gamma_tree'] or 'length not stated'} is not a chain")
-    if "accept length" in row.get("notes", "") and "inferred" in row.get("notes", ""):
-        raise _Unusable("its accept length was inferred from other sources, not measured")
     method = row["method"].lower()
     draft = next((d for start, d in METHODS.items() if re.match(start, method)), None)
     if draft is None:
@@ -498,6 +496,6 @@ def _tokens(text: str, default: float) -> float:
 
 
 def _length(text: str, what: str) -> float:
-    """The same of a row that must state it as a number."""
+    """A length in tokens that a row must state as a number. Raises `_Unusable` if it does not."""
     value = _tokens(text, default=0)
     return value or _number(text, what)

@@ -22,8 +22,10 @@ INFERENCEMAX = re.compile(r"^\d{4}_\d\d_\d\d_|_cfg\d+$|_gap_analysis_")
 WAVES = 10.0
 """Requests that their harness sends for each that it keeps in flight. The rows do not say: it is
 what their time to first token and the share of prefill in their time per token agree on."""
-LENGTHS = 64
-"""Requests that stand for a run whose prompts and outputs all have one length."""
+SPREAD = np.random.default_rng(0).permutation(np.linspace(0.8, 1.2, 64))
+"""Lengths over their mean of the requests that stand for a run. Rows state one length, but requests
+that all ended in one step would bring their prompts in one too, wave after wave; InferenceMAX draws
+lengths within 20 % (its `random_range_ratio`), and steps of other harnesses do not stay in line."""
 
 
 def predicted(case: Case, run: ServedRun, machine: Machine | None = None) -> dict[str, float]:
@@ -39,8 +41,8 @@ def predicted(case: Case, run: ServedRun, machine: Machine | None = None) -> dic
         Run(
             ask=Request(**options),
             lengths=Lengths(
-                prompt=np.full(LENGTHS, run.prompt_tokens),
-                output=np.full(LENGTHS, run.output_tokens),
+                prompt=np.full(len(SPREAD), run.prompt_tokens),
+                output=np.maximum(np.rint(run.output_tokens * SPREAD), 1.0),
             ),
             concurrency=run.concurrency,
             prompts=requests,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 from magicplan.report.document.charts import HeatMap, Scale
-from magicplan.report.document.page import Page, Plot, Section
+from magicplan.report.document.page import Grid, Page, Plot, Section
 from magicplan.report.document.parts import left_out, rests_on, verdict_text
 from magicplan.report.document.record import Record
+from magicplan.units import show
 
 
 def page(found: Record) -> Page:
@@ -33,10 +34,33 @@ def page(found: Record) -> Page:
         subject=name,
         sections=(
             Section(title="The best draft", blocks=(chosen, gains)),
+            *_elsewhere(cells),
             *left_out(found),
             rests_on(found.texts("assumptions")),
         ),
     )
+
+
+def _elsewhere(cells: tuple[Record, ...]) -> tuple[Section, ...]:
+    """The cells in which a draft that only another stack runs would bring more."""
+    better = [
+        cell for cell in cells
+        if (cell.maybe("alternative_speedup") or 0.0) > max(cell.number("speedup"), 1.0)
+    ]  # fmt: skip
+    if not better:
+        return ()
+    rows = tuple(
+        (
+            f"batch {c.number('batch'):.0f}, context {show(c.number('ctx_tokens'), 'tokens')}",
+            c.text("alternative"),
+            show(c.number("alternative_speedup"), "ratio"),
+            f"{c.text('draft')}, {show(c.number('speedup'), 'ratio')}",
+        )
+        for c in better
+    )
+    grid = Grid(columns=("cell", "draft", "speedup", "chosen here"), rows=rows, prose=True)
+    said = "Drafts that exist for this model and that another stack runs, where they bring more."
+    return (Section(title="Better on another stack", blocks=(said, grid)),)
 
 
 def method_map(cells: tuple[Record, ...]) -> HeatMap:

@@ -81,19 +81,27 @@ def _table(plans: tuple[Record, ...]) -> Grid:
     rows = tuple(
         (
             _name(p),
-            f"{p.number('tokens_per_round'):.2f}",
             show(p.number("speedup"), "ratio"),
             f"{p.number('speedup_low'):.2f}-{p.number('speedup_high'):.2f}",
+            _word(p, "runs_on_stack"),
+            _word(p, "exists_for_model"),
+            f"{p.number('tokens_per_round'):.2f}",
             show(p.number("draft_bytes"), "bytes"),
             f"{p.number('max_batch'):.0f}",
         )
         for p in plans
     )
     return Grid(
-        columns=("draft", "tokens", "speedup", "80 %", "held", "batch"),
+        columns=("draft", "speedup", "80 %", "stack", "exists", "tokens", "held", "batch"),
         rows=rows,
         best=frozenset({0} if plans[0].number("speedup") > 1 else ()),
-        note="tree N/L: N nodes in L levels; held: draft weights and KV a replica; batch: the "
-        "largest that then fits.",
+        note="stack: this version runs it; exists: for this model, without training; tree N/L: N "
+        "nodes in L levels; held: draft weights and KV a replica; batch: the largest that fits.",
+        narrows=True,
         first=SHOWN,
     )
+
+
+def _word(plan: Record, name: str) -> str:
+    """Yes or no; older documents do not say."""
+    return ("yes" if plan.flag(name) else "no") if name in plan.data else ""

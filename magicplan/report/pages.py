@@ -29,7 +29,7 @@ HOMES = {
     "magicplan.calibration/1": "calibrations.page",
     "magicplan.validation/1": "validation.page",
 }
-"""Where the page of each schema is made: only that file is loaded."""
+"""The function that makes the page of each schema, by its path: only its file is loaded."""
 
 
 def pages_of(path: Path) -> list[Page]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from magicplan.report.document.charts import PARTS, Bars, Chart, Scale, Series
-from magicplan.report.document.page import Fact, Grid, Page, Plot, Section
+from magicplan.report.document.page import Brief, Fact, Grid, Page, Plot, Section
 from magicplan.report.document.parts import rests_on, verdict_text, verdict_tone
 from magicplan.report.document.record import Record
 from magicplan.units import Unit, show
@@ -33,6 +33,38 @@ def page(p: Record) -> Page:
             _break_even(p),
             rests_on(p.texts("assumptions")),
         ),
+        brief=_brief(p, best),
+    )
+
+
+def _brief(p: Record, best: Record) -> Brief:
+    """The numbers that carry the verdict, the draft lengths around the best, and in a line what
+    they rest on."""
+    rounds = p.records("gammas")
+    at = best.number("gamma")
+    near = [r for r in rounds if r.number("gamma") in (0, at - 2, at - 1, at, at + 1, at + 2)]
+    spent = [r for r in near if len(rounds) > 1 and r.maybe("speedup") is not None]
+    table = (_gamma_rows(p, spent),) if spent and best.maybe("size") is None else ()
+    acceptance = next(
+        (line for line in p.texts("assumptions") if line.startswith("acceptance: ")), ""
+    )
+    said = acceptance.removeprefix("acceptance: ").partition("; stretched")[0].partition(" (")[0]
+    rests = f"calibration {p.record('deployment').text('calibration')}"
+    return Brief(
+        facts=(*_facts(p, best), _memory_fact(p)),
+        blocks=table,
+        rests_on=f"{rests}, and acceptance {said}" if said else rests,
+    )
+
+
+def _memory_fact(p: Record) -> Fact:
+    m = p.record("memory")
+    needed, there = m.number("needed_bytes_per_gpu"), m.positive("available_bytes_per_gpu")
+    return Fact(
+        name="memory",
+        value=show(needed, "bytes"),
+        note=f"a GPU, {needed / there:.0%} of what is available; batches up to "
+        f"{m.number('max_batch'):.0f}",
     )
 
 
@@ -127,8 +159,15 @@ def gamma_chart(p: Record) -> Chart:
 
 
 def _gammas(p: Record) -> Section:
+    reading = f"The ribbon is the 80 % interval. {REST}"
+    plot = Plot(
+        title="Speedup by draft length", reading=reading, figure=gamma_chart(p), repeated=True
+    )
+    return Section(title="Draft lengths", blocks=(plot, _gamma_rows(p, p.records("gammas"))))
+
+
+def _gamma_rows(p: Record, rounds: Sequence[Record]) -> Grid:
     best = p.record("best").number("gamma")
-    rounds = p.records("gammas")
     rows = tuple(
         (
             f"{r.number('gamma'):.0f}" + (" *" if r.number("gamma") == best else ""),
@@ -140,17 +179,12 @@ def _gammas(p: Record) -> Section:
         )
         for r in rounds
     )
-    grid = Grid(
+    return Grid(
         columns=("gamma", "tokens", "draft", "verify", "round", "tokens/s", "speedup", "80 %"),
         rows=rows,
         best=frozenset(i for i, r in enumerate(rounds) if r.number("gamma") == best),
         first=max(int(best) + MARGIN, 6),
     )
-    reading = f"The ribbon is the 80 % interval. {REST}"
-    plot = Plot(
-        title="Speedup by draft length", reading=reading, figure=gamma_chart(p), repeated=True
-    )
-    return Section(title="Draft lengths", blocks=(plot, grid))
 
 
 def _ends(low: float | None, high: float | None) -> str:
@@ -180,7 +214,8 @@ def _memory(p: Record) -> Section:
 
 
 def _break_even(p: Record) -> Section:
-    """Where the answer changes; what is not there is said to be nowhere or everywhere."""
+    """A table of contexts and batches at which the answer changes; a change that the grid does not
+    hold is said to be nowhere or everywhere."""
     e, wanted = p.record("break_even"), p.maybe("wanted_speedup")
     everywhere = "every context" if p.record("best").number("gamma") else "no context"
     known: list[tuple[str, str, Unit, str]] = [

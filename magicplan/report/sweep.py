@@ -123,7 +123,8 @@ def ends_text(low: float | None, high: float | None, gamma: float | None) -> str
 
 
 def break_even_lines(p: Record) -> Iterator[tuple[str, Numbers, Numbers]]:
-    """Where speculation starts to pay, KV outweighs weights, and arithmetic outlasts memory."""
+    """Lines over a sweep's cells: from where speculation pays, KV outweighs weights, and arithmetic
+    takes longer than memory. Each is a name, its contexts and its batches."""
     batches, contexts = axes_of(p)
     even = p.record("break_even")
     for key, name in (

@@ -208,7 +208,7 @@ def _reasons(points: Sequence[Record]) -> Iterable[Block]:
 
 
 def _basis(found: Record, points: Sequence[Record]) -> Iterable[Block]:
-    """Where acceptance comes from, and every plain field of the environment."""
+    """Blocks that say where acceptance comes from, and every plain field of the environment."""
     lines = list(found.texts("basis"))
     if not lines:
         origins = dict.fromkeys(p.text("acceptance_origin", "") for p in points)

@@ -30,12 +30,20 @@ class Acceptance(ABC):
     """Survival of drafted tokens; `origin` says where the numbers come from.
 
     `uncertainty` is the half-width of an 80 % interval on the acceptance of one position.
-    Under `same_model` a KV budget that holds the whole context accepts everything.
+    Under `same_model` a KV budget that holds the whole context accepts everything. `measured` is
+    the longest draft length that was measured, beyond which none is chosen; 0 where a rate is
+    stated for any length.
     """
 
     origin: str
     uncertainty: float = 0.0
     same_model: bool = False
+    measured: int = 0
+
+    def longest(self, asked: int) -> int:
+        """The longest draft length to choose from, of those `asked` about: none beyond the measured
+        ones."""
+        return min(asked, self.measured) if self.measured else asked
 
     @abstractmethod
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
@@ -80,10 +88,17 @@ class Acceptance(ABC):
         return self._shifted(-self.uncertainty), self._shifted(self.uncertainty)
 
     def _shifted(self, by: float) -> Acceptance:
-        return Shifted(origin=self.origin, same_model=self.same_model, base=self, by=by)
+        return Shifted(
+            origin=self.origin,
+            same_model=self.same_model,
+            measured=self.measured,
+            base=self,
+            by=by,
+        )
 
     def of_self_draft(self) -> Acceptance:
-        """The same rates, for a draft that is the target itself over a part of its cache."""
+        """This acceptance, marked as that of a draft which is the target itself over a part of its
+        cache."""
         return replace(self, same_model=True)
 
 
@@ -114,7 +129,7 @@ class Iid(Acceptance):
     alpha: float
 
     def __post_init__(self) -> None:
-        _probability("acceptance", self.alpha)
+        probability("acceptance", self.alpha)
 
     def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
         """alpha^k."""
@@ -137,7 +152,7 @@ class PerPosition(Acceptance):
             if not rates:
                 raise UsageError("acceptance by position is empty: expected rates such as 0.8,0.7")
             for value in rates:
-                _probability("acceptance by position", value)
+                probability("acceptance by position", value)
 
     def interval(self) -> tuple[Acceptance, Acceptance]:
         """The given ends, or every position moved alike."""
@@ -148,9 +163,9 @@ class PerPosition(Acceptance):
 
     @classmethod
     def from_marginal(cls, marginal: tuple[float, ...], **fields: object) -> PerPosition:
-        """From P(first k accepted), as vLLM's per-position metric prints it."""
+        """An acceptance from P(first k accepted), as vLLM's per-position metric prints it."""
         for value in marginal:
-            _probability("marginal acceptance", value)
+            probability("marginal acceptance", value)
         if any(b > a for a, b in itertools.pairwise(marginal)):
             raise UsageError(
                 f"marginal acceptance {list(marginal)} increases: P(first k accepted) cannot; "
@@ -271,7 +286,7 @@ class Ranked(Acceptance):
     def __post_init__(self) -> None:
         for row in self._rows:
             for value in row:
-                _probability("acceptance by rank", value)
+                probability("acceptance by rank", value)
             if not row:
                 raise UsageError("acceptance by rank is empty: expected numbers such as 0.6,0.2")
             if sum(row) > 1 + 1e-9:
@@ -314,58 +329,8 @@ def _moved(row: tuple[float, ...], by: float) -> tuple[float, ...]:
     return (moved, *(min(p * left, moved) for p in rest))
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class ContextLaw(Acceptance):
-    """alpha(S) = far + (near - far) / (1 + S / scale): falls with context S to a floor."""
-
-    near: float
-    far: float
-    scale_tokens: float
-
-    def __post_init__(self) -> None:
-        _probability("near acceptance", self.near)
-        _probability("far acceptance", self.far)
-        if not 0 < self.scale_tokens < math.inf:
-            raise UsageError(f"scale of {self.scale_tokens} tokens: expected a positive number")
-
-    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
-        """alpha(S)^k."""
-        tokens = np.asarray(ctx, dtype=np.float64)
-        alpha = self.far + (self.near - self.far) / (1 + tokens / self.scale_tokens)
-        return np.asarray(alpha[..., None] ** np.arange(1.0, depth + 1))
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class AtBudget(Acceptance):
-    """Rates measured at one KV budget K_0, carried to others: 1 - alpha scales as (K_0 / K)^b.
-
-    `rise` is the exponent b above K_0 and `fall` below it; where only one budget was measured they
-    differ, so that neither direction flatters.
-    """
-
-    base: Acceptance
-    measured_budget: float
-    rise: float
-    fall: float
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.measured_budget < math.inf:
-            raise UsageError(f"a budget of {self.measured_budget} tokens: expected 1 or more")
-        if not (0 <= self.rise < math.inf and 0 <= self.fall < math.inf):
-            raise UsageError(f"exponents {self.rise}, {self.fall}: expected 0 or more")
-
-    def chain(self, depth: int, ctx: Num, budget: float | None = None) -> Array:
-        """Survival with every position's rejection scaled."""
-        survival = self.base.chain(depth, ctx, budget)
-        if budget is None:
-            return survival
-        ratio = self.measured_budget / budget
-        scale = ratio ** (self.rise if ratio < 1 else self.fall)
-        conditional = 1 - (1 - conditional_from_marginal(survival)) * scale
-        return np.cumprod(np.clip(conditional, 0.0, 1.0), axis=-1)
-
-
-def _probability(what: str, value: float) -> None:
+def probability(what: str, value: float) -> None:
+    """Refuse what is no probability. Raises UsageError."""
     if not 0 <= value <= 1:
         raise UsageError(f"{what} {value}: expected a number from 0 to 1")
 

@@ -17,7 +17,7 @@ Num = Any
 Array = NDArray[np.float64]
 Indices = NDArray[np.int64]
 Namespace = ModuleType | SimpleNamespace
-"""Where `maximum`, `minimum` and `where` come from: numpy, or sympy's counterparts."""
+"""A module that has `maximum`, `minimum` and `where`: numpy, or sympy's counterparts."""
 
 BYTES_PER_WEIGHT: Final = {
     "fp32": 4.0,

@@ -9,14 +9,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from magicplan.errors import FieldError
 from magicplan.model_specs.shape import ModelShape
-from magicplan.roofline.deployment import Deployment, Namespace, Num
-from magicplan.roofline.memory import Resident, largest_draft_degree
-from magicplan.roofline.timing import Machine, StepCost, step_cost
-from magicplan.roofline.traffic import FULL, KvView, Op, Pass, forward, linear
+from magicplan.roofline.memory import Resident
+from magicplan.roofline.traffic import FULL, KvView
 
 KvGrowth = Literal["constant", "growing", "none"]
 
@@ -52,7 +48,15 @@ class Draft:
     """Tokens a sequence of a round's first pass: one more than its cache may lack."""
     middle: Middle | None = None
     note: str = ""
-    """What its cost leaves out."""
+    """What the draft's cost leaves out."""
+    own_vocabulary: bool = False
+    """Whether the head has another vocabulary than the target, so that its tokens are mapped."""
+    round_seconds: float = 0.0
+    """What a round of its released code takes beside its stages, where that was seen."""
+    one_pass: bool = False
+    """Whether one pass drafts all positions at once, however many (P-EAGLE, DFlash)."""
+    sequential: tuple[Projection, ...] = ()
+    """Small layers that a one-pass draft runs for one drafted token after another (DSpark)."""
 
     @property
     def kv_growth(self) -> KvGrowth:
@@ -63,8 +67,9 @@ class Draft:
 
     @property
     def grows_trees(self) -> bool:
-        """Whether it can draft several continuations: it has a model, and no level in between."""
-        return self.shape is not None and self.middle is None
+        """Whether the draft can grow several continuations: it has a model that runs once a token,
+        and no level in between."""
+        return self.shape is not None and self.middle is None and not self.one_pass
 
     @property
     def budget_tokens(self) -> float | None:
@@ -155,6 +160,10 @@ def model_draft(ask: DraftRequest) -> Draft:
     )
 
 
+REDUCED_VOCABULARY = 32_000
+"""Tokens that an EAGLE-3 head knows, as released for Llama 3.1."""
+
+
 def eagle3_draft(ask: DraftRequest) -> Draft:
     """EAGLE-3 (arXiv 2503.01840): one layer of the target's width over embedding and features.
 
@@ -166,7 +175,7 @@ def eagle3_draft(ask: DraftRequest) -> Draft:
     return Draft(
         name="eagle3",
         method="eagle3",
-        shape=_one_layer(t, name="eagle3 head", vocab=min(t.vocab, 32_000)),
+        shape=_one_layer(t, name="eagle3 head", vocab=min(t.vocab, REDUCED_VOCABULARY)),
         view=ask.view or FULL,
         projections=(
             Projection(name="fuse_features", wide=t.hidden, deep=3 * t.hidden),
@@ -174,6 +183,7 @@ def eagle3_draft(ask: DraftRequest) -> Draft:
         ),
         holds_weights=True,
         holds_cache=True,
+        own_vocabulary=t.vocab > REDUCED_VOCABULARY,
     )
 
 
@@ -230,9 +240,97 @@ def medusa_draft(ask: DraftRequest) -> Draft:
     )
 
 
+def peagle_draft(ask: DraftRequest) -> Draft:
+    """P-EAGLE (arXiv 2602.01469): an EAGLE-3 head whose one pass over mask tokens drafts them all;
+    four layers, as in the published head for gpt-oss-20b."""
+    head = eagle3_draft(ask)
+    assert head.shape is not None
+    shape = replace(head.shape, name="peagle head", layers=4, norm_parameters=8 * ask.target.hidden)
+    return replace(
+        head, name="peagle", method="peagle", shape=shape, one_pass=True,
+        note="peagle: rates of one head, gpt-oss-20b's, were published",
+    )  # fmt: skip
+
+
+def pard_draft(ask: DraftRequest) -> Draft:
+    """PARD (AMD): a smaller model trained to draft all tokens in one pass over mask
+    tokens."""
+    if ask.small is None:
+        raise FieldError("draft", "pard needs a smaller model, as in pard:llama-3.2-1b")
+    return replace(
+        model_draft(ask), name=f"pard {ask.small.name}", method="pard", one_pass=True,
+        note="pard: P-EAGLE's rates stand in, none of its own are published by position",
+    )  # fmt: skip
+
+
+def dflash_draft(ask: DraftRequest) -> Draft:
+    """DFlash (arXiv 2602.06036): a block of positions in one pass, through five layers (published
+    heads have three to six) that attend to projected features of the target, with the target's own
+    embedding and LM head."""
+    t = ask.target
+    return Draft(
+        name="dflash",
+        method="dflash",
+        shape=replace(
+            _one_layer(t, name="dflash head", vocab=t.vocab),
+            layers=5,
+            norm_parameters=10 * t.hidden,
+        ),
+        view=ask.view or FULL,
+        projections=(Projection(name="fuse_features", wide=t.hidden, deep=5 * t.hidden),),
+        holds_weights=True,
+        holds_cache=True,
+        one_pass=True,
+        note="dflash: rates of few heads were published, most by one mean length; drafts are best "
+        "as long as the block that a head was trained for",
+    )
+
+
+MARKOV_RANK = 256
+"""Width of DSpark's Markov head, which its sources do not state: too narrow to matter."""
+
+
+def dspark_draft(ask: DraftRequest) -> Draft:
+    """DSpark: DFlash's pass, then for one token after another a low-rank Markov head, from the
+    token before to what the block's logits gain."""
+    t = ask.target
+    return replace(
+        dflash_draft(ask),
+        name="dspark",
+        method="dspark",
+        sequential=(Projection(name="markov", wide=t.vocab, deep=MARKOV_RANK),),
+        note="dspark: the width of its Markov head is taken as 256; rates of two targets were "
+        "published by draft length",
+    )
+
+
+def suffix_draft(ask: DraftRequest) -> Draft:
+    """Suffix decoding (Arctic): the continuation of an earlier occurrence in the text and in past
+    outputs, from a tree on the host, as long as it is likely."""
+    return Draft(
+        name="suffix", method="suffix", shape=None,
+        note="suffix: lengths drafted vary with the text; prompt look-up's rates stand in, as no "
+        "others are published by position",
+    )  # fmt: skip
+
+
+def ngram_mod_draft(ask: DraftRequest) -> Draft:
+    """n-gram look-up in a table that all requests share and that lasts (llama.cpp's ngram-mod)."""
+    return replace(
+        suffix_draft(ask), name="ngram-mod", method="ngram-mod",
+        note="ngram-mod: prompt look-up's rates stand in, none of its own are by position",
+    )  # fmt: skip
+
+
 def ngram_draft(ask: DraftRequest) -> Draft:
     """Prompt look-up: the continuation of an earlier occurrence, found on the host for free."""
     return Draft(name="ngram", method="ngram", shape=None)
+
+
+TRIFORCE_ROUND_SECONDS = 48.5e-3
+"""The middle of 44 to 53 ms by which published rounds exceed the stages published beside them
+(TriForce, COLM 2024, arXiv 2404.11912): sampling on the host, rebuilding the retrieval cache, and
+one drafted token a middle pass."""
 
 
 def triforce_draft(ask: DraftRequest) -> Draft:
@@ -260,8 +358,9 @@ def triforce_draft(ask: DraftRequest) -> Draft:
         holds_cache=True,
         same_model=True,
         middle=Middle(inner=small, gamma=gamma, tokens_per_pass=tokens),
-        note="triforce: copies into the retrieval cache are left out; published end to end was "
-        "2.31x where its stages alone promise 3.5x",
+        round_seconds=TRIFORCE_ROUND_SECONDS,
+        note="triforce: its released code takes 44 to 53 ms a round beside its stages on an A100 "
+        "(2.31x published where stages promise 3.5x), which is counted but under --stack ideal",
     )
 
 
@@ -335,6 +434,10 @@ class Way:
     views: tuple[KvView | None, ...] = (None,)
     weight_dtypes: tuple[str, ...] = ()
     head: bool = False
+    takes_small: bool = False
+    """Whether this way drafts with whatever smaller model is named."""
+    thin: bool = False
+    """Whether so few rates were published that it is compared only where its target's were."""
 
     def variants(self, ask: DraftRequest) -> Iterator[DraftRequest]:
         """The questions whose drafts are compared: every view, and the whole cache under every
@@ -352,91 +455,20 @@ DRAFTS: dict[str, Way] = {
     "eagle3": Way(make=eagle3_draft, head=True),
     "mtp": Way(make=mtp_draft),
     "medusa": Way(make=medusa_draft, head=True),
+    "peagle": Way(make=peagle_draft, head=True, thin=True),
+    "pard": Way(make=pard_draft, head=True, takes_small=True, thin=True),
+    "dflash": Way(make=dflash_draft, head=True, thin=True),
+    "dspark": Way(make=dspark_draft, head=True, thin=True),
     "ngram": Way(make=ngram_draft),
+    "ngram-mod": Way(make=ngram_mod_draft, thin=True),
+    "suffix": Way(make=suffix_draft, thin=True),
     "triforce": Way(make=triforce_draft, small="llama-68m"),
 }
-"""By name; any other name is a smaller model, see `model_draft`."""
-
-
-def draft_step(
-    draft: Draft,
-    layout: Deployment,
-    machine: Machine,
-    batch: Num,
-    ctx: Num,
-    *,
-    width: Num = 1.0,
-    xp: Namespace = np,
-) -> StepCost:
-    """Cost of one draft pass over `width` tokens a sequence: 1 in a chain, a level of a tree.
-
-    batch [sequences a replica], ctx [tokens]. With a middle level the cost is that of one middle
-    round over the tokens it emits.
-    """
-    if draft.shape is None:
-        return StepCost()
-    own = _draft_layout(draft, layout, machine)
-    if draft.middle:
-        width = draft.middle.gamma + 1.0
-    work = Pass(batch=batch, ctx=ctx, query_tokens=width, view=draft.view)
-    ops = [*forward(draft.shape, own, work, xp), *_projections(draft, own, batch * width)]
-    host = machine.calibration.host.draft_seconds(batch * width)
-    cost = step_cost(ops, machine.drafting, host, xp)
-    if draft.middle is None:
-        return cost
-    inner = draft_step(draft.middle.inner, layout, machine, batch, ctx, xp=xp)
-    return _combine(inner, draft.middle.gamma, cost, 1 / draft.middle.tokens_per_pass)
-
-
-def catch_up_seconds(
-    draft: Draft, layout: Deployment, machine: Machine, batch: Num, ctx: Num
-) -> Num:
-    """Seconds by which a round's first draft pass exceeds the ones behind it."""
-    if draft.first_pass_tokens == 1.0:
-        return 0.0
-    first, later = (
-        draft_step(draft, layout, machine, batch, ctx, width=width).seconds
-        for width in (draft.first_pass_tokens, 1.0)
-    )
-    return first - later
-
-
-def _projections(draft: Draft, layout: Deployment, rows: Num) -> list[Op]:
-    return [
-        linear(
-            p.name,
-            layout,
-            rows,
-            p.wide / layout.tp,
-            p.deep,
-            part="attention" if p.quantised else "head",
-        )
-        for p in draft.projections
-    ]
-
-
-def _draft_layout(draft: Draft, layout: Deployment, machine: Machine) -> Deployment:
-    """The draft's number formats, and the largest degree that divides its heads."""
-    dtype = draft.weight_dtype or layout.dtype
-    weight_only = draft.weight_dtype is not None
-    math = machine.accelerator.math_dtype if weight_only else layout.math_dtype
-    shape = draft.shape
-    tp = layout.tp
-    if shape is not None and not draft.same_model:
-        degrees = largest_draft_degree(shape, tp)
-        tp = degrees if np.ndim(tp) else float(degrees)
-    formats = None
-    if layout.formats is not None and shape is not None and not weight_only:
-        a = machine.accelerator
-        formats = shape.formats.on(frozenset(a.dense_flops_per_s), a.math_dtype)
-    return replace(layout, dtype=dtype, math_dtype=math, tp=tp, formats=formats)
-
-
-def _combine(first: StepCost, times: float, second: StepCost, scale: float) -> StepCost:
-    """(times * first + second) * scale, field by field."""
-    return StepCost(
-        **{
-            name: (times * getattr(first, name) + getattr(second, name)) * scale
-            for name in StepCost.__dataclass_fields__
-        }
-    )
+"""The ways to draft by name; any other name is a smaller model (`model_draft`)."""
+ENGINE_NAMES = {
+    "eagle3.1": "eagle3", "eagle-3.1": "eagle3", "eagle-3": "eagle3", "eagle-2": "eagle",
+    "nextn": "mtp", "deepseek_mtp": "mtp", "p-eagle": "peagle",
+    "ngram_mod": "ngram-mod", "lookahead": "ngram", "prompt_lookup": "ngram",
+    "domino": "dflash", "dflash2": "dflash",
+}  # fmt: skip
+"""What engines and sources call a way to draft, in lower case, where it is not our name."""

@@ -30,18 +30,18 @@ class Op:
     kv_bytes: Num = 0.0
     activation_bytes: Num = 0.0
     reread_bytes: Num = 0.0
-    """KV that a kernel which packs no query rows reads over again, beside `kv_bytes`."""
+    """Bytes of KV that a kernel which packs no query rows reads again, beside `kv_bytes`."""
     count: Num = 1.0
     grouped: bool = False
-    """All products of a layer's experts, which other kernels run than a single product."""
+    """True for all products of a layer's experts, which other kernels run than a single product."""
     weight_format: str = ""
-    """Of a grouped op: what its weights are stored in, where `dtype` is what it multiplies in."""
+    """The format that a grouped op's weights are stored in; `dtype` is what it multiplies in."""
     idle_bytes: Num = 0.0
-    """Of a grouped op: activations of (token, expert) pairs whose expert another rank holds."""
+    """Bytes of a grouped op's activations for (token, expert) pairs that another rank works on."""
     prefill: bool = False
-    """Attention of prompts, which other kernels run than that of decoding."""
+    """True for attention of prompts, which other kernels run than that of decoding."""
     scores: Num = 0.0
-    """Of attention: (query head, key) pairs, each with an exponential of its own."""
+    """Number of an attention op's (query head, key) pairs, each with an exponential of its own."""
     layer: str = ""
     """The kind of layer that an attention op belongs to, which a calibration may know by itself:
     full, sliding, latent, indexed, index, compressed, blocks, or the kind of a recurrence, with

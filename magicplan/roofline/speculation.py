@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.spread import combined_spread
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.acceptance import (
@@ -23,7 +24,8 @@ from magicplan.roofline.acceptance import (
     tokens_per_round,
 )
 from magicplan.roofline.deployment import Array, Deployment, Indices, Num
-from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import chain_seconds
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import Machine, StepCost, step_cost
 from magicplan.roofline.traffic import Pass, attention, forward
 
@@ -64,7 +66,7 @@ class Rounds:
     overhead_seconds: Array
     round_seconds: Array
     tokens_per_s: Array
-    """Of the whole deployment."""
+    """Tokens per second of the whole deployment, all replicas together."""
     speedup: Array
     speedup_low: Array
     speedup_high: Array
@@ -118,6 +120,11 @@ def _distinct(scene: Scene) -> tuple[Scene, Indices]:
     cell's, [batch, ctx]."""
     degrees = scene.layout
     values = np.broadcast_arrays(scene.batch, degrees.tp, degrees.pp)
+    if values[0].size == 1:
+        alone = [value.reshape(1) for value in values]
+        layout = replace(degrees, tp=alone[1], pp=alone[2])
+        cell = np.zeros(values[0].shape, dtype=np.int64)
+        return replace(scene, layout=layout, batch=alone[0], ctx=np.ones(1)), cell
     code = np.zeros(values[0].shape, dtype=np.int64)
     for value in values:
         _, number = np.unique(value, return_inverse=True)
@@ -136,7 +143,7 @@ def _rows_of(scene: Scene, rows: Indices) -> Scene:
 
 
 def _rows(value: Num, rows: Indices) -> Any:
-    """What it has for a part of the batches, where it differs between them."""
+    """A value's rows for a part of the batches; the value itself where all batches share it."""
     array = np.asarray(value)
     return array[rows] if array.ndim and array.shape[0] > 1 else value
 
@@ -155,7 +162,7 @@ def _kv_passes(asked: float | None, query_tokens: Array) -> Num | None:
 
 
 def _axis(value: Num) -> Num:
-    """The same value with a last axis for the draft length."""
+    """A value as an array with one axis more at the end, for the draft length."""
     return np.asarray(value, dtype=np.float64)[..., None]
 
 
@@ -165,17 +172,35 @@ def _with_axis(layout: Deployment) -> Deployment:
     )
 
 
-def rounds(scene: Scene, draft: Draft | None, acceptance: Acceptance, max_gamma: int) -> Rounds:
-    """Every draft length from 0 to `max_gamma`; no draft leaves gamma 0 alone."""
+def rounds(
+    scene: Scene,
+    draft: Draft | None,
+    acceptance: Acceptance,
+    max_gamma: int,
+    verified: Array | None = None,
+) -> Rounds:
+    """Every draft length from 0 to `max_gamma`; no draft leaves gamma 0 alone. `verified` is what
+    verification takes after 0, 1, ... drafted tokens, [batch, ctx, gamma], where that is known."""
     gammas = np.arange((max_gamma if draft else 0) + 1, dtype=np.float64)
-    verify = verify_seconds(scene, gammas + 1)
+    known = verified is not None and verified.shape[-1] >= gammas.size
+    verify = verified[..., : gammas.size] if known else verify_seconds(scene, gammas + 1)  # type: ignore[index]
     baseline = verify[..., :1]
     drafting = _drafting(scene, draft, gammas)
-    overhead = np.where(gammas > 0, scene.machine.calibration.host.round_seconds, 0.0)
+    calibration, own = scene.machine.calibration, draft is not None and draft.own_vocabulary
+    host = calibration.host
+    # an ideal calibration has no spread, and no code of anybody's
+    released = draft.round_seconds if draft and calibration.speedup_residual.high > 1 else 0.0
+    overhead = (gammas > 0) * _axis(host.between_passes_seconds(scene.batch) + released)
     total = drafting + verify + overhead
     tokens, rates = _emitted(scene, draft, acceptance, len(gammas) - 1)
     middle, low, high = rates
-    below, above = speedup_factors(scene, middle / low, high / middle, gammas / total)
+    steps, work = (
+        gammas * host.draft_launch_seconds(own),
+        host.batch_seconds(scene.batch) + released,
+    )
+    below, above = speedup_factors(
+        calibration, (middle / low, high / middle), steps / total, _axis(work) / total
+    )
     speedup = middle * (baseline / total)
     return Rounds(
         gammas=gammas,
@@ -196,9 +221,8 @@ def _drafting(scene: Scene, draft: Draft | None, gammas: Array) -> Array:
     """Seconds of `gammas` draft passes, on a new last axis."""
     if draft is None:
         return 0.0 * gammas
-    asked = draft, scene.layout, scene.machine, scene.batch, scene.ctx
-    one, more = _axis(draft_step(*asked).seconds), _axis(catch_up_seconds(*asked))
-    return np.asarray(gammas * one + (gammas > 0) * more)
+    wide = _with_axis(scene.layout), scene.machine, _axis(scene.batch), _axis(scene.ctx)
+    return chain_seconds(draft, *wide, gammas)
 
 
 def _emitted(
@@ -240,22 +264,30 @@ def _over_output(
     return mean, np.maximum(second - mean**2, 0.0)
 
 
+MOST_SAVED = 0.9
+"""Largest share of a round that an engine is taken to save: it keeps the interval finite."""
+
+
 def speedup_factors(
-    scene: Scene, low: Num, high: Num, draft_steps_per_s: Num
+    calibration: Calibration, tokens: tuple[Num, Num], draft_share: Num, batch_share: Num
 ) -> tuple[Array, Array]:
     """Factors from a speedup down to the low and up to the high end of its 80 % interval.
 
-    Three independent causes add up (`combined_spread`): acceptance, whose factors on emitted
-    tokens are `low` and `high`; round times; and the host's time of a draft step, on which
-    published sweeps disagree, so that it counts by its share of a round.
+    Four independent causes add up (`combined_spread`): acceptance, by the factors on emitted
+    `tokens` at both ends; round times; the host's time of draft steps, and what grows with the
+    batch. On the last two published sweeps and versions disagree, so that they count by the share
+    of a round that they take; an engine may take that share less as well as more.
     """
-    timing, host = scene.machine.calibration.speedup_residual, scene.machine.calibration.host
-    missed = draft_steps_per_s * host.draft_step_seconds * host.draft_step_spread
+    timing, host = calibration.speedup_residual, calibration.host
+    disputed = draft_share * host.draft_step_spread, batch_share * host.round_batch_spread
+    slower = np.hypot(*(np.log1p(share) for share in disputed))
+    faster = np.hypot(*(-np.log1p(-np.minimum(share, MOST_SAVED)) for share in disputed))
 
-    def factor(acceptance: Num, residual: float) -> Array:
-        return np.asarray(combined_spread(acceptance, max(residual, 1.0), np.exp(missed)))
+    def factor(emitted: Num, residual: float, host_logs: Num) -> Array:
+        return np.asarray(combined_spread(emitted, max(residual, 1.0), np.exp(host_logs)))
 
-    return factor(low, 1 / timing.low), factor(high, timing.high)
+    low, high = tokens
+    return factor(low, 1 / timing.low, slower), factor(high, timing.high, faster)
 
 
 def batch_efficiency(scene: Scene, mean: Num, variance: Num) -> Array:

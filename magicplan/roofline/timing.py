@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -41,14 +41,6 @@ class Machine:
     def bytes_per_s(self) -> float:
         """Datasheet memory bandwidth."""
         return self.accelerator.memory_bytes_per_s
-
-    @property
-    def drafting(self) -> Machine:
-        """The same machine as it runs draft steps."""
-        own = self.calibration.draft_attention
-        if not own:
-            return self
-        return replace(self, calibration=replace(self.calibration, attention=own))
 
     def flops_per_s(self, dtype: str) -> float:
         """Datasheet dense peak; a format the part does not multiply runs at its 16-bit rate."""
@@ -303,7 +295,7 @@ def bound_shares(ops: Iterable[Op], machine: Machine, host_seconds: Num = 0.0) -
 
 
 def _launch_seconds(op: Op, machine: Machine) -> Num:
-    """Of one run of an op: what it takes however little it moves."""
+    """Seconds that one run of an op takes however little it moves."""
     calibration = machine.calibration
     if op.grouped:
         experts = calibration.expert_fit(op.weight_format, op.dtype)

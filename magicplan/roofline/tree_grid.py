@@ -54,6 +54,7 @@ class TreeCells:
     """The best tree of every cell [batch, ctx]; topologies and intervals are built when asked."""
 
     scene: Scene
+    draft: Draft
     best: BestTree
     columns: tuple[Column, ...]
 
@@ -77,10 +78,14 @@ class TreeCells:
         middle, low, high = (
             self._rate(tree, ranks, row, column) for ranks in (where.ranks, *where.ends)
         )
-        often = float(self.best.depth[row, column] - 1) / float(
-            self.best.round_seconds[row, column]
-        )
-        below, above = speedup_factors(self.scene, middle / low, high / middle, often)
+        calibration, whole = self.scene.machine.calibration, self.best.round_seconds[row, column]
+        host, own = calibration.host, self.draft.own_vocabulary
+        steps = (self.best.depth[row, column] - 1) * host.draft_launch_seconds(own)
+        batch = np.broadcast_to(self.scene.batch, self.best.size.shape)[row, column]
+        below, above = speedup_factors(
+            calibration, (middle / low, high / middle), steps / whole,
+            host.batch_seconds(batch) / whole,
+        )  # fmt: skip
         return speedup / float(below), speedup * float(above)
 
     def _rate(self, tree: Tree, ranks: RankAcceptance, row: int, column: int) -> float:
@@ -115,7 +120,7 @@ def tree_cells(
         table = best_trees(ranks.table, limits.size, limits.depth, ranks.shares)
         columns.append(Column(table=table, ranks=ranks, ends=(low, high)))
         found.append(best_tree(times, table, scene, slice(index, index + 1), most_nodes))
-    return TreeCells(scene=scene, best=_side_by_side(found), columns=tuple(columns))
+    return TreeCells(scene=scene, draft=draft, best=_side_by_side(found), columns=tuple(columns))
 
 
 def _side_by_side(columns: list[BestTree]) -> BestTree:

@@ -14,7 +14,8 @@ from typing import Literal
 import numpy as np
 
 from magicplan.roofline.deployment import Array, Indices, Num
-from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import catch_up_seconds, draft_step
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import Scene, batch_efficiency, verify_seconds
 from magicplan.roofline.trees import TreeTable
 
@@ -65,7 +66,7 @@ def tree_times(scene: Scene, draft: Draft, largest: int) -> TreeTimes:
         catch_up_seconds=catch_up_seconds(
             draft, scene.layout, scene.machine, scene.batch, scene.ctx
         ),
-        round_seconds=scene.machine.calibration.host.round_seconds,
+        round_seconds=scene.machine.calibration.host.between_passes_seconds(scene.batch),
     )
 
 
@@ -91,7 +92,7 @@ class BestTree:
     depth: Array
     tokens_per_round: Array
     batch_efficiency: Array
-    """As in `Rounds`."""
+    """Throughput over that of a batch that is refilled: 1 unless batching is static."""
     draft_seconds: Array
     verify_seconds: Array
     round_seconds: Array

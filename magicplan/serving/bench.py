@@ -27,10 +27,10 @@ PREFIXES = {"ttft": "ttft", "tpot": "tpot", "itl": "itl", "e2e": "e2el"}
 SEEDS = 2
 """Further draws of the same load, for the interval of a percentile."""
 POINTS = 120
-"""Of the timeline."""
+"""Number of points in time that a timeline is drawn from."""
 LARGEST_TP = 64
 REQUESTS = STEADY
-"""Simulated at each step of the search for the largest load."""
+"""Number of requests simulated at each step of the search for the largest load."""
 CLOSE = 1.02
 LOOSER = 2.0
 """Times by which a setting is loosened, to see whether it is what stops the server."""
@@ -61,9 +61,9 @@ class Bench:
     gpus: int
     load: Mapping[str, Any]
     figures: Mapping[str, float]
-    """By name, such as `mean_ttft_ms`; rates a second."""
+    """Predicted figures by name, such as `mean_ttft_ms`; rates are per second."""
     intervals: Mapping[str, Interval]
-    """80 %, from the calibration's steps and from chance."""
+    """80 % intervals of figures, from the calibration's steps and from chance."""
     goodput: Goodput | None
     notes: tuple[str, ...]
 
@@ -411,7 +411,7 @@ def _intervals(
 
 
 def _again(expected: Expected, run: Run, slower: float, seed: int) -> Expected:
-    """The same run with slower steps or other draws."""
+    """The expectation of a run again, with steps `slower` by a factor and draws of another seed."""
     server = expected.server
     if slower != 1:
         server = replace(server, setup=server.setup.slower(slower))

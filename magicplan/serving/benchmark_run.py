@@ -187,7 +187,7 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
         tp=np.asarray([1.0 if run.ask.tp == "auto" else float(asked_degree(resolved))]),
         pp=np.asarray([float(run.ask.pp or 1)]),
     )
-    longest = run.ask.max_gamma if resolved.draft else 0
+    longest = resolved.max_gamma if resolved.draft else 0
     r = replica(resolved.model, resolved.machine, layout, load, limits, longest)
     spec = Speculation(
         draft=resolved.draft, acceptance=resolved.acceptance, gamma=run.gamma, depth=run.depth,

@@ -75,7 +75,7 @@ class Load:
     """
 
     requests_per_s: float
-    """At the peak; NaN for users, whose rate depends on latency."""
+    """Requests per second at the peak; NaN for users, whose rate depends on latency."""
     peak_over_mean: float
     users: float | None
     think_seconds: float
@@ -185,8 +185,8 @@ def _recorded(traffic: Traffic) -> Load:
 def _stated(traffic: Traffic) -> Load:
     """The load of a stated rate, number of users, or number of tokens a day."""
     lengths = independent(
-        1024 if traffic.prompt is None else traffic.prompt,
-        256 if traffic.output is None else traffic.output,
+        PROMPT_TOKENS if traffic.prompt is None else traffic.prompt,
+        OUTPUT_TOKENS if traffic.output is None else traffic.output,
     )
     if traffic.tokens_per_day is not None:
         rate = traffic.tokens_per_day / SECONDS_PER_DAY / float(lengths.output.mean())
@@ -213,8 +213,25 @@ def _load(traffic: Traffic, lengths: Lengths, rate: float, peak: float) -> Load:
         lengths=lengths,
         prefix_hit_rate=traffic.prefix_hit_rate,
         shared_prefix_tokens=traffic.shared_prefix_tokens,
-        source="as stated",
+        source=_source(traffic),
     )
+
+
+PROMPT_TOKENS, OUTPUT_TOKENS = 1024, 256
+"""Lengths of requests where none are stated: those that load generators send by default."""
+
+
+def _source(traffic: Traffic) -> str:
+    """A clause on the origin of lengths: as stated, or which are assumed and how many tokens."""
+    assumed = [
+        f"{name} of {tokens} tokens (assumed)"
+        for name, tokens, stated in (
+            ("prompts", PROMPT_TOKENS, traffic.prompt),
+            ("outputs", OUTPUT_TOKENS, traffic.output),
+        )
+        if stated is None
+    ]
+    return " and ".join(assumed) or "as stated"
 
 
 def arrivals_of(load: Load) -> str:

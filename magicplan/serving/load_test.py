@@ -26,7 +26,7 @@ from magicplan.serving.step_table import StepTable, step_table
 Routing = Literal["random", "round-robin", "least-outstanding", "sticky"]
 ROUTINGS: tuple[Routing, ...] = ("random", "round-robin", "least-outstanding", "sticky")
 TURNAROUND_SECONDS = 1e-4
-"""From the end of an answer to its client's next request: the next step has begun."""
+"""Seconds from the end of an answer to its client's next request: the next step has begun."""
 
 Handover = Callable[[Request], float]
 """Seconds until the cache of a prompt has reached the engine that decodes."""
@@ -166,10 +166,10 @@ class Setup:
     """Pipeline stages: as many micro-batches with requests and cache of their own."""
     entry_seconds: float = 0.0
     moving_seconds_per_token: float = 0.0
-    """Until the cache of a prompt has left an engine that only prefills."""
+    """Seconds a prompt token until the prompt's cache has left an engine that only prefills."""
 
     def slower(self, factor: float) -> Setup:
-        """The same with all steps longer by a factor."""
+        """This setup with all steps longer by a factor."""
         return replace(self, times=self.times.slower(factor))
 
     def engines(self, replicas: int = 1, *, only_prompts: bool = False) -> list[Engine]:
@@ -242,14 +242,14 @@ class Draws:
     """What chance decides of a load, by seed: the same for every server and every intensity."""
 
     gaps: Array
-    """Between arrivals, of mean 1."""
+    """Gaps between arrivals, of mean 1."""
     prompt: Array
     output: Array
     cached: Array
     pauses: Array
     seed: int
     rounds: dict[int, list[int]] = field(default_factory=dict)
-    """Of each request, by law."""
+    """Decoding rounds of each request, by the hash of a law of tokens a round."""
 
     def rounds_of(self, law: Array | None) -> list[int]:
         """Decoding rounds of each request under a law of tokens a round."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 BLOCK_TOKENS = 16
-"""Of a KV block in vLLM, SGLang's page and TensorRT-LLM's default; half of one is empty a request,
-on average."""
+"""Tokens of a KV block in vLLM, of SGLang's page, and TensorRT-LLM's default; on average half of
+one is empty for each request."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

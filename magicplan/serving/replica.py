@@ -21,6 +21,7 @@ from magicplan.serving.step_time import (
     PrefillCost,
     RowTable,
     catching_up_seconds,
+    chain_passes,
     decode_seconds,
     draft_prefill,
     drafting_passes,
@@ -31,7 +32,7 @@ from magicplan.serving.step_time import (
 from magicplan.serving.tree_rounds import SIZES, WIDTHS, Shapes, side_by_side, table_of, tree_shapes
 
 DEGREES = ("tp", "pp", "ep", "attention_dp")
-"""Of a layout: arrays [layout], or one number for all."""
+"""Names of a layout's degrees, each an array [layout] or one number for all layouts."""
 STEPS_PER_OCTAVE = 6
 TREE_GAIN = 1.02
 """Tokens a second of the best tree over the best chain from which the tree is chosen: what it
@@ -70,7 +71,7 @@ class Replica:
     overhead: Array = field(repr=False)
     """[layout] seconds of a step besides `table` and attention: sampling, launches, the host."""
     prefill: PrefillCost = field(repr=False)
-    """Of the target alone."""
+    """Cost of prompts in the target alone."""
     contexts: Array = field(repr=False)
 
     @property
@@ -107,7 +108,7 @@ class Rounds:
     depth: Array
     round_seconds: Array
     draft_seconds: Array
-    """Of a round: drafting and its bookkeeping."""
+    """Seconds of a round's drafting and of its bookkeeping."""
     tokens_per_round: Array
     looked_at: int = 1
     """Chains and trees that these are the best of."""
@@ -118,9 +119,9 @@ class Room:
     """KV memory of every layout, [layout]."""
 
     free_bytes: Array
-    """Of one GPU, beside weights, draft, workspace and what all requests share."""
+    """Bytes free on one GPU beside weights, draft, workspace and what all requests share."""
     request_bytes: Array
-    """Of a request caught decoding, drafted tokens included."""
+    """KV bytes on one GPU of a request that is decoding, drafted tokens included."""
 
 
 PLAIN = Speculation()
@@ -244,12 +245,15 @@ def shapes_of(r: Replica, spec: Speculation) -> Shapes:
     chain = spec.gamma is not None and spec.depth is None
     branching = bool(spec.trees) and r.longest > 1 and not chain
     widths = WIDTHS if branching else WIDTHS[:1]
-    passes = drafting_passes(spec.draft, r.layout, r.machine, r.batch, seen, widths)
-    first = catching_up_seconds(spec.draft, r.layout, r.machine, r.batch, seen)
-    once = first + r.machine.calibration.host.round_seconds
-    drafting = gammas * passes[..., :1] + (gammas > 0) * once[..., None]
+    where = spec.draft, r.layout, r.machine, r.batch, seen
+    passes = drafting_passes(*where, widths)
+    first = catching_up_seconds(*where)
+    once = first + r.machine.calibration.host.between_passes_seconds(r.batch)
+    drafting = chain_passes(*where, gammas) + (gammas > 0) * once[..., None]
     ctx = np.asarray(r.contexts.mean())
     survival = spec.acceptance.survival(r.longest, ctx, spec.draft.budget_tokens)
+    if spec.gamma is None:  # no length is chosen beyond those measured
+        survival[spec.acceptance.longest(r.longest) :] = 0.0
     chains = Shapes(
         gamma=gammas,
         depth=gammas,

@@ -29,7 +29,7 @@ class Screen:
     saturation: Array
     """Requests a second that no replica exceeds, whatever the limits."""
     decode_rate: Array
-    """The same of replicas whose prompts others compute."""
+    """Most requests a second within the limits for replicas whose prompts others compute."""
     prefill_rate: Array
     """Prompts a second of replicas that only compute prompts."""
     batch: Array

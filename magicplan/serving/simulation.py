@@ -75,7 +75,7 @@ class Engine:
     chunks: list[tuple[Request, float]] = field(default_factory=list)
     decodes: bool = False
     start_seconds: float = 0.0
-    """Of the run's first step, at no context; and seconds a token of total context."""
+    """Seconds of the run's first step at no context; `slope` adds seconds a token of context."""
     slope: float = 0.0
 
     def __post_init__(self) -> None:
@@ -211,7 +211,7 @@ class Engine:
         return False
 
     def _join(self, request: Request) -> None:
-        """It decodes from the next step on."""
+        """Let a request decode from the next step on."""
         request.begun, request.finish = self.round, self.round + request.left
         heapq.heappush(self.finishing, (request.finish, request.number, request))
         self.decoding += 1

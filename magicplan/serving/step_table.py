@@ -24,7 +24,8 @@ SMALL = 32
 Chunk = tuple[float, float]
 """Prompt tokens computed in a step, and tokens of the same request that were there before."""
 Line = tuple[list[float], list[float], list[float]]
-"""Of a batch: total contexts at which pieces begin; seconds at 0 and seconds a token, a piece."""
+"""A batch's step time in linear pieces over total context: the tokens at which each begins, its
+seconds at 0 and its seconds a token."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -52,7 +53,8 @@ class StepTable:
     window_pair_seconds: float
     window_tokens: float
     prompt_token_seconds: float
-    """Of a draft that reads the prompt itself."""
+    """Seconds a prompt token beside linear layers and attention: recurrent layers, and a draft that
+    reads the prompt itself."""
     sequence_seconds: float
     lines: dict[int, Line] = field(default_factory=dict, repr=False)
 
@@ -145,7 +147,7 @@ def step_table(r: Replica, layout: int, spec: Speculation, gamma: float, depth: 
     prompts = prompts_of(r, spec)
 
     def own(values: Array) -> float:
-        """Of this layout, through all stages."""
+        """A value [layout] or of all layouts, for this layout through all of its stages."""
         flat = np.atleast_1d(values)
         return float(flat[layout % flat.size]) * stages
 

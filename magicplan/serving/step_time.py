@@ -13,7 +13,8 @@ import numpy as np
 
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.deployment import Array, Deployment, Num
-from magicplan.roofline.drafts import Draft, catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import catch_up_seconds, chain_seconds, draft_step
+from magicplan.roofline.drafts import Draft
 from magicplan.roofline.timing import (
     Machine,
     StepCost,
@@ -147,6 +148,21 @@ def drafting_passes(
     cost = draft_step(draft, wide, machine, *work, width=widths)
     full = (np.size(layout.tp), batch.size, nodes.shape[1], widths.size)
     return np.asarray(np.broadcast_to(np.asarray(cost.seconds), full).mean(axis=2))
+
+
+def chain_passes(
+    draft: Draft, layout: Deployment, machine: Machine, batch: Array, ctx: Array, gammas: Array
+) -> Array:
+    """All draft passes of chains of `gammas` tokens, [layout, batch, gamma], without catching up;
+    contexts as in `decode_seconds`."""
+    nodes = np.broadcast_to(np.atleast_2d(ctx), (batch.size, np.atleast_2d(ctx).shape[1]))
+    middle = nodes.mean(axis=1)
+    if not draft.one_pass:
+        return gammas * drafting_passes(draft, layout, machine, batch, ctx, np.ones(1))
+    wide = with_axes(layout, 2)
+    work = batch[None, :, None], middle[None, :, None]
+    found = chain_seconds(draft, wide, machine, *work, gammas)
+    return np.asarray(np.broadcast_to(found, (np.size(layout.tp), batch.size, gammas.size)))
 
 
 def catching_up_seconds(

@@ -48,7 +48,7 @@ class Shapes:
 
 
 def side_by_side(first: Shapes, second: Shapes) -> Shapes:
-    """Both, one behind the other."""
+    """The shapes of both, one behind the other along the last axis."""
     return Shapes(
         **{
             entry.name: np.concatenate(

@@ -44,7 +44,7 @@ def _weights(c: RunComparison) -> str:
 
 
 def _weights_told(c: RunComparison) -> str:
-    """Where the target's weights came from, and a smaller model's."""
+    """A clause on the origin of the target's weights, and of a draft model's if there is one."""
     settings, seed = c.run.header["settings"], c.run.header["device"]["seed"]
 
     def told(kind: str, name: Any) -> str:
@@ -169,7 +169,7 @@ def _timing(device: dict[str, Any], ranks: int) -> str:
 
 def _acceptance(origin: str, text: str | None) -> str:
     if origin.startswith("simulated"):
-        return f"acceptance {origin}: a law draws what is accepted; it says nothing about a model"
+        return f"acceptance {origin}: accepted tokens are drawn at random; no real model"
     if origin.startswith("dialled"):
         return f"acceptance {origin}: the real accept path on scaled random weights; no real model"
     return f"acceptance {origin}: the real accept path on {text or 'Python source code'}"

@@ -258,7 +258,7 @@ def _short(name: str) -> str:
 
 
 def _errors(points: list[Verdict], side: str) -> dict[str, Errors]:
-    """By quantity; a decode step that several draft lengths share counts once."""
+    """Errors by quantity, where a decode step that several draft lengths share counts once."""
     found = {}
     for quantity in QUANTITIES:
         name = quantity if quantity == "speedup" else f"{quantity}_seconds"

@@ -15,7 +15,7 @@ from magicplan.hardware_specs.calibration import Calibration
 from magicplan.hardware_specs.transfer import ideal
 from magicplan.roofline.acceptance import Acceptance, tokens_per_round
 from magicplan.roofline.deployment import Array
-from magicplan.roofline.drafts import catch_up_seconds, draft_step
+from magicplan.roofline.draft_cost import catch_up_seconds, draft_step
 from magicplan.roofline.timing import Machine, memory_seconds
 from magicplan.roofline.traffic import Op, Pass, forward
 from magicplan.validate.measure.grid import Point
@@ -68,11 +68,12 @@ class Forecaster:
         one = np.ones_like(query)
         drafting = np.asarray([self._drafting(machine, point) for point in points])
         verify = target_seconds(self.subject, machine, batch, ctx, query)
+        between = calibration.host.between_passes_seconds(batch)
         return {
             "decode_seconds": target_seconds(self.subject, machine, batch, ctx, one).tolist(),
             "draft_seconds": drafting.tolist(),
             "verify_seconds": verify.tolist(),
-            "round_seconds": (drafting + verify + calibration.host.round_seconds).tolist(),
+            "round_seconds": (drafting + verify + between).tolist(),
         }
 
     def _drafting(self, machine: Machine, point: Point) -> float:

@@ -111,7 +111,8 @@ def _transformer(
 
 
 def largest_preset(parameters: float) -> str:
-    """In words: the largest preset whose weights leave `CACHES` of this many parameters' room."""
+    """A clause that names the largest preset whose weights leave `CACHES` of the room for this many
+    parameters."""
     fitting: list[tuple[float, str]] = []
     for name in presets():
         try:

@@ -226,7 +226,7 @@ HEADER_START = b'{"kind": "header", "schema": "magicplan.run/'
 
 
 def begins_run(path: Path) -> bool:
-    """Whether a file begins as a run file does; of one that cannot be read, no."""
+    """Whether a file begins as a run file does; False for one that cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(len(HEADER_START)) == HEADER_START

@@ -82,7 +82,8 @@ def test_counts_say_where_they_end(tmp_path: Path) -> None:
         "schema": "magicplan.acceptance/1", "drafted": [400, 200], "accepted": [300, 110],
     }  # fmt: skip
     model = import_measured(write(tmp_path, json.dumps(document)))
-    assert "positions beyond 2 repeat the last rate" in model.origin
+    assert "up to 2 drafted tokens" in model.origin
+    assert model.measured == 2
     low, high = (end.survival(2, 1.0) for end in model.interval())
     # the second position's error adds to Omega's in part only: it was counted on the same rounds
     assert (high - low).sum() < 2 * 1.2816 * ((0.1875 / 400) ** 0.5 + (0.2475 / 200) ** 0.5)

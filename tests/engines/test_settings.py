@@ -252,7 +252,7 @@ def test_every_version_s_names_are_its_own() -> None:
 
 @pytest.mark.parametrize("engine", ["vllm", "vllm@0.19.0", "sglang"])
 def test_a_draft_that_helps_in_some_cells_only_is_not_said_to_gain_nowhere(engine: str) -> None:
-    p = grid("ngram", stack="vllm", acceptance="0.1", batch=[64, 256], ctx=[4096, 16384, 65536])
+    p = grid("ngram", stack="vllm", acceptance="0.4", batch=[64, 256], ctx=[4096, 16384, 65536])
     found = settings(p, engine)
     assert any(t.gamma for t in found.schedule)
     assert found.text == ""
@@ -305,7 +305,7 @@ def test_every_entry_has_its_source() -> None:
 
 
 def tree(draft: str = "eagle3", **options: Any) -> TreePlan:
-    base: dict[str, Any] = {"gpu": "h200", "stack": "ideal", "batch": 8, "ctx": 32768}
+    base: dict[str, Any] = {"gpu": "h200", "stack": "ideal", "batch": 8, "ctx": 2048}
     return adaptive_trees(Request(**(base | {"draft": draft} | options)), max_size=16)
 
 
@@ -339,12 +339,12 @@ def test_a_tree_s_draft_that_an_engine_lacks_has_a_nearest_plan() -> None:
     chain = tree_settings(plan, "vllm", max_size=16)
     config = vllm_config(chain.text)
     assert config["method"] == "eagle3"
-    best = mp.predict(gpu="h200", stack="ideal", batch=8, ctx=32768, draft="eagle3")
+    best = mp.predict(gpu="h200", stack="ideal", batch=8, ctx=2048, draft="eagle3")
     assert config["num_speculative_tokens"] == best.best.gamma
     ours = (
         plan.points[0].speedup
         * mp.predict(
-            gpu="h200", stack="ideal", batch=8, ctx=32768, draft="self"
+            gpu="h200", stack="ideal", batch=8, ctx=2048, draft="self"
         ).baseline.tokens_per_s
     )
     faster = best.best.tokens_per_s / ours - 1
@@ -400,7 +400,7 @@ def test_the_choice_of_every_cell_becomes_one_draft_and_what_cells_lose(engine: 
             )  # fmt: skip
         except UsageError:
             continue
-        lost[draft] = 1 - p.best.speedup / best
+        lost[draft] = 1 - np.nan_to_num(p.best.speedup, nan=1.0) / best
     assert "eagle3" in lost
     name = min(lost, key=lambda draft: float(lost[draft].mean()))
     assert found.notes[0].startswith(f"{engine} runs one draft for all cells: {name} loses least")

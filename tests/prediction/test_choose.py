@@ -6,10 +6,10 @@ import pytest
 
 from magicplan.model_specs import load
 from magicplan.prediction.adaptive_trees import adaptive_trees
-from magicplan.prediction.candidates import candidate_drafts
+from magicplan.prediction.choice.candidates import candidate_drafts
 from magicplan.prediction.choose import choose_everywhere
 from magicplan.prediction.compare_drafts import compare
-from magicplan.prediction.predict import predict
+from magicplan.prediction.predict import answered, predict
 from magicplan.prediction.request import Request
 from magicplan.roofline.drafts import DRAFTS, Draft, DraftRequest, Way, streaming
 
@@ -20,9 +20,16 @@ def test_a_cell_is_what_drafts_finds_there() -> None:
     found = choose_everywhere(Request(**GRID))  # type: ignore[arg-type]
     assert len(found.cells) == 4
     for cell in found.cells:
-        alone = compare(
-            Request(gpu="h100", gpus=8, batch=cell.batch, ctx=cell.ctx_tokens, acceptance="0.8")
-        ).plans[0]
+        asked = Request(
+            gpu="h100", gpus=8, batch=cell.batch, ctx=cell.ctx_tokens, acceptance="0.8"
+        )  # fmt: skip
+        alone = compare(asked).plans[0]
+        assert alone.launchable
+        one = answered(asked).best
+        assert (cell.draft, cell.speedup) == (one.draft, pytest.approx(one.speedup, rel=1e-12))
+        if cell.kind == "none":
+            assert alone.speedup <= 1
+            continue
         assert (cell.draft, cell.size, cell.depth) == (
             alone.draft,
             alone.tree.size,
@@ -65,7 +72,7 @@ def test_a_new_draft_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
 
     entry = Way(make=skipping, views=(streaming(256), streaming(1024)))
     monkeypatch.setitem(DRAFTS, "skip", entry)
-    names = {draft.name for draft in candidate_drafts(load("llama-3.1-8b"))[0]}
+    names = {draft.name for draft in candidate_drafts(load("llama-3.1-8b"))[0].values()}
     assert names >= {"skip streaming:256", "skip streaming:1024"}
     p = predict(gpu="h100", draft="skip", batch=32, ctx=32768, acceptance="0.7")
     assert p.best.draft == "skip streaming:1024"

@@ -16,8 +16,16 @@ SEQUOIA_LIKE = "0.63"
 
 def test_plans_come_best_first_and_say_what_was_left_out() -> None:
     found = compare(Request(gpu="h100", batch=32, ctx=32768))
-    speedups = [plan.speedup for plan in found.plans]
-    assert speedups == sorted(speedups, reverse=True)
+    first = [plan.launchable for plan in found.plans]
+    assert first == sorted(first, reverse=True)
+    assert {True, False} <= set(first)
+    for group in (
+        [plan for plan in found.plans if not plan.launchable],
+        [p for p in found.plans if p.launchable and not (p.measured and p.speedup > 1)],
+        [p for p in found.plans if p.launchable and p.measured and p.speedup > 1],
+    ):
+        speedups = [plan.speedup for plan in group]
+        assert speedups == sorted(speedups, reverse=True)
     assert {plan.kv_growth for plan in found.plans} >= {"constant", "none"}
     reasons = {entry.method: entry.reason for entry in found.left_out}
     assert "multi-token-prediction" in reasons["mtp"]
@@ -34,7 +42,7 @@ def test_a_chain_is_what_predict_finds() -> None:
     options = {"gpu": "h100", "batch": 32, "ctx": 32768, "gpus": 4, "acceptance": "0.8"}
     found = compare(Request(**options), max_size=8)  # type: ignore[arg-type]
     chain = next(p for p in found.plans if p.draft == "self streaming:512" and p.kind == "chain")
-    alone = predict(**options)  # type: ignore[arg-type]
+    alone = predict(**options, draft="self")  # type: ignore[arg-type]
     assert chain.tree.size - 1 == alone.best.gamma
     assert chain.speedup == pytest.approx(alone.best.speedup, rel=1e-12)
 

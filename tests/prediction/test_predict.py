@@ -81,7 +81,9 @@ def test_a_budget_that_holds_the_context_drafts_at_the_price_of_a_step() -> None
 
 @pytest.mark.parametrize("model", ["llama-3.1-8b", "gemma-3-27b", "deepseek-v3", "gpt-oss-120b"])
 def test_a_scalar_equals_its_grid_cell(model: str) -> None:
-    options: dict[str, Any] = {"gpu": "h200", "model": model, "acceptance": "0.8"}
+    options: dict[str, Any] = {
+        "gpu": "h200", "model": model, "acceptance": "0.8", "draft": "self",
+    }  # fmt: skip
     grid = mp.predict(**options, batch=[1, 16], ctx=[2048, 16384])
     one = mp.predict(**options, batch=16, ctx=16384)
     for part in ("baseline", "best"):
@@ -124,13 +126,15 @@ def test_break_evens_are_where_they_say() -> None:
 
 
 def test_a_wanted_speedup_names_the_acceptance_it_needs() -> None:
-    options: dict[str, Any] = {"gpu": "h100", "batch": 32, "ctx": 65536, "gpus": 8}
+    options: dict[str, Any] = {
+        "gpu": "h100", "batch": 32, "ctx": 65536, "gpus": 8, "draft": "self",
+    }  # fmt: skip
     alpha = mp.predict(**options, want_speedup=1.5).break_even.wanted_speedup_acceptance
     assert mp.predict(**options, acceptance=str(alpha)).best.speedup == pytest.approx(1.5, rel=1e-6)
 
 
 def test_the_json_has_the_contract_s_fields() -> None:
-    document = mp.predict(gpu="a100", batch=8, ctx=4096).to_dict()
+    document = mp.predict(gpu="a100", batch=8, ctx=4096, draft="self").to_dict()
     text = json.dumps(document, allow_nan=False)
     assert json.loads(text)["schema"] == "magicplan.prediction/1"
     wanted = {
@@ -144,7 +148,9 @@ def test_the_json_has_the_contract_s_fields() -> None:
         "collective_seconds elementwise_seconds host_seconds weight_bytes kv_bytes "
         "activation_bytes flops tokens_per_s bound",
         "best": "draft gamma tokens_per_round draft_seconds verify_seconds overhead_seconds "
-        "round_seconds tokens_per_s speedup speedup_low speedup_high",
+        "round_seconds tokens_per_s speedup speedup_low speedup_high runs_on_stack "
+        "exists_for_model size",
+        "verdict": "speculate draft gamma text",
         "break_even": "kv_equals_weights_ctx_tokens memory_bound_ctx_tokens compute_bound_batch "
         "speedup_one_ctx_tokens speedup_one_acceptance",
         "ideal": "step_seconds speedup",
@@ -156,8 +162,9 @@ def test_the_json_has_the_contract_s_fields() -> None:
 
 
 def test_gamma_asked_for_is_reported_even_past_the_longest() -> None:
-    p = mp.predict(gpu="a100", batch=8, ctx=4096, gamma=20)
-    assert (p.best.gamma, len(p.gammas)) == (20, 21)
+    p = mp.predict(gpu="a100", batch=8, ctx=4096, draft="self", gamma=20, max_gamma=20)
+    assert (p.best.gamma, len(p.gammas)) == (0, 21)  # a loss: the forced round stays in gammas
+    assert p.verdict.speculate == "no"
 
 
 def test_no_draft_leaves_gamma_zero_alone() -> None:

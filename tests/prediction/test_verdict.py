@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 import magicplan as mp
 from magicplan.prediction.verdict import (
+    at_words,
+    better_elsewhere,
     drafts_verdict,
     grid_verdict,
     judged,
@@ -29,6 +31,24 @@ class ARound:
     speedup_low: float
     speedup_high: float
     tokens_per_s: float = 1234.0
+
+
+@dataclass(frozen=True)
+class APlan(ARound):
+    head: str | None = None
+    size: int | None = None
+    runners: str = "sglang can"
+
+
+def test_what_another_stack_brings_is_said_where_it_is_more() -> None:
+    tree = APlan("eagle3", 4, 2.0, 1.5, 3.0, head="me/head", size=24)
+    said = better_elsewhere(tree, APlan("eagle3", 3, 1.5, 1.2, 2.0), "vllm")
+    assert said == (
+        "Better with another stack: eagle3 (me/head), a tree of 24 nodes, would give 2.00x (1.50 "
+        "to 3.00); vllm cannot run it, sglang can."
+    )
+    assert better_elsewhere(tree, APlan("ngram", 3, 2.5, 1.2, 3.0), "vllm") == ""
+    assert better_elsewhere(APlan("self", 3, 0.9, 0.8, 1.0), None, "vllm") == ""
 
 
 PLAIN = ARound("none", 0, 1.0, 1.0, 1.0)
@@ -129,11 +149,14 @@ def test_a_grid_and_its_cells_say_the_same() -> None:
 
 
 def test_the_verdict_on_all_drafts() -> None:
-    best = ARound("eagle3", 0, 2.0, 1.5, 3.0)
-    found = drafts_verdict(best, "gamma 4", 4)
-    assert found.text == "Speculate with eagle3, gamma 4: 2.00x (1.50 to 3.00) over plain decoding."
-    assert drafts_verdict(None, "", None).speculate == "no"
-    lost = drafts_verdict(ARound("eagle3", 0, 0.8, 0.7, 0.9), "gamma 4", 4)
+    best = APlan("eagle3", 4, 2.0, 1.5, 3.0)
+    found = drafts_verdict(best, at_words("vllm", 4096))
+    assert found.text == (
+        "Speculate with eagle3, 4 drafted tokens, on vllm at 4k tokens of context: 2.00x (1.50 to "
+        "3.00)."
+    )
+    assert drafts_verdict(None).speculate == "no"
+    lost = drafts_verdict(APlan("eagle3", 4, 0.8, 0.7, 0.9))
     assert (lost.speculate, lost.draft, lost.gamma) == ("no", "none", 0)
 
 

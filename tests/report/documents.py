@@ -33,7 +33,7 @@ ROWS = Path(__file__).parents[1] / "data" / "published.csv"
 
 
 def asked(**options: Any) -> Request:
-    chosen: dict[str, Any] = {"gpu": "h100", "acceptance": "0.8", "max_gamma": 4}
+    chosen: dict[str, Any] = {"gpu": "h100", "acceptance": "0.8", "max_gamma": 4, "draft": "self"}
     return Request(**(chosen | options))
 
 

@@ -49,7 +49,7 @@ def test_a_plan_fits_the_terminal(width: int) -> None:
     lines = on_a_terminal(page_of(a_plan()), width).splitlines()
     too_long = [line for line in lines if len(line) > width]
     assert all(line.startswith("vllm serve") for line in too_long)  # a command stays in one piece
-    assert len(too_long) == 1
+    assert len(set(too_long)) == 1  # the command, once more on the first screen at the end
 
 
 def test_a_plan_answers_in_the_order_of_a_decision() -> None:
@@ -124,7 +124,7 @@ def test_verdicts_of_a_validation_are_counted(path: Path) -> None:
 
 def test_several_documents_a_line_are_several_pages(path: Path) -> None:
     path.write_text(documents()["plan"] + "\n" + documents()["hopeless"] + "\n", encoding="utf-8")
-    assert [p.tone for p in pages_of(path)] == ["good", "bad"]
+    assert [p.tone for p in pages_of(path)] == ["unsure", "bad"]
 
 
 def changed(**best: Any) -> str:

@@ -12,9 +12,7 @@ from magicplan.errors import UsageError
 from magicplan.roofline.acceptance import (
     Z80,
     Acceptance,
-    AtBudget,
     Beta,
-    ContextLaw,
     Iid,
     Mixture,
     PerPosition,
@@ -24,6 +22,7 @@ from magicplan.roofline.acceptance import (
     geometric_sum,
     tokens_per_round,
 )
+from magicplan.roofline.acceptance_context import AtBudget, ContextLaw
 
 rates = st.floats(0, 1)
 some = st.lists(rates, min_size=1, max_size=6).map(tuple)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 
 import magicplan as mp
 from magicplan.errors import SpecError, UsageError
+from magicplan.hardware_specs.calibration import HostFit
 from magicplan.hardware_specs.calibration_files import CALIBRATIONS, as_toml, read
 from magicplan.prediction.closed_forms import closed_forms
 from magicplan.replay.published import Case
@@ -25,6 +26,7 @@ from tools.stack_constants.magicdec_fit import held_out, magicdec_calibration, m
 from tools.stack_constants.relative_fit import fit_slowdown
 from tools.stack_constants.request_fit import fit_request
 from tools.stack_constants.round_fit import fit_rounds
+from tools.stack_constants.round_tables import FORGOTTEN
 from tools.stack_constants.stack_fit import fit_host
 
 ROWS = Path(__file__).parents[1] / "data" / "published.csv"
@@ -77,20 +79,25 @@ def test_constants_from_one_set_say_in_sample() -> None:
 
 def test_rounds_are_held_out_and_slowdowns_say_in_sample() -> None:
     cases = []
-    for case in steps(("llama-3.1-8b", "llama-2-7b")):
+    for case in steps(("llama-3.1-8b", "qwen2.5-7b")):
         ask = case.ask | {"draft": "eagle3", "gamma": 3, "max_gamma": 3, "acceptance": "0.7"}
         speedup = mp.predict(**ask).best.speedup
-        cases.append(replace(case, ask=ask, speedup=speedup, step_seconds=None))
+        source = f"made: {ask['model']}"
+        cases.append(replace(case, ask=ask, speedup=speedup, step_seconds=None, source=source))
     host = read(CALIBRATIONS / f"{H100}.toml").host
-    bare = replace(host, draft_step_seconds=0.0, round_seconds=0.0)
+    bare = HostFit(**(asdict(host) | FORGOTTEN))
     fit = fit_rounds("vllm", cases, bare)
     found, told = fit.host, fit.evidence
-    assert found.round_seconds + 3 * found.draft_step_seconds == pytest.approx(
-        host.round_seconds + 3 * host.draft_step_seconds, rel=0.02
-    )
+    for batch in (case.ask["batch"] for case in cases):
+        pays, paid = (
+            one.between_passes_seconds(batch) + 3 * one.draft_launch_seconds(True)
+            for one in (found, host)
+        )
+        assert pays == pytest.approx(paid, rel=0.02)
+    assert fit.told == ("round_batch_seconds",)  # all rows draft three tokens of a mapped head
     assert (told["rows"], told["held_out"]) == (12, True)
     assert told["median_percent"] < 1
-    assert found.draft_step_spread < 0.1  # made by one constant, which no sweep disputes
+    assert found.round_batch_spread < 0.1  # made by one constant, which no sweep disputes
     slow = steps(("llama-3.1-8b", "llama-2-7b"), 1.5)
     factor, _, told = fit_slowdown(slow, read(CALIBRATIONS / f"{H100}.toml"))
     assert 1.2 < factor < 1.8

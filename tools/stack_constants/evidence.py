@@ -39,5 +39,5 @@ def evidence(
 
 
 def borrowed(part: str, constants: Sequence[str], owner: str) -> dict[str, Any]:
-    """The same for constants taken over from another stack, of which no row tells anything."""
+    """A table of TOML about constants taken over from another stack, which no row here supports."""
     return {"part": part, "constants": list(constants), "from": [owner], "rows": 0}

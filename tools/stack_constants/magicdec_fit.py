@@ -1,14 +1,17 @@
 """MagicDec's constants on one GPU, from rounds that were published with their parts.
 
-Its kernels are in no table: those of another stack on the same GPU stand in for them, and six
-numbers say how it differs. Its draft reads a pool of its own with a kernel made for prefill, which
-on an A100 reaches a tenth of the bandwidth that its decode attention does.
+Its kernels are in no table: those of another stack on the same GPU stand in for them, and a few
+numbers say how it differs. Its drafts run a kernel made for prefill over a pool of their own: they
+take longer by a time for every number of their queries, whatever the cache they read, as if each
+sequence and head filled a tile. A GPU has one number of its own for every three rows, those that
+bring the rows held out nearest, and another GPU's for the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -22,11 +25,12 @@ from magicplan.prediction.request import Request
 from magicplan.prediction.resolve import Resolved, resolve
 from magicplan.replay.published import Case
 from magicplan.roofline.deployment import Array
+from magicplan.roofline.draft_cost import draft_layout, query_numbers
 from magicplan.roofline.speculation import rounds
 from magicplan.roofline.timing import Machine
 from tools.stack_constants.coverage import Covering, covering
 from tools.stack_constants.evidence import evidence
-from tools.stack_constants.round_fit import LEAST
+from tools.stack_constants.round_fit import LEAST, ROWS_PER_CONSTANT
 from tools.stack_constants.stack_fit import MIN_CASES
 
 NUMBERS: dict[str, tuple[float, float, float]] = {
@@ -35,9 +39,12 @@ NUMBERS: dict[str, tuple[float, float, float]] = {
     "draft_step_us": (1, 2000, 3e4),
     "round_us": (1, 1000, 1e4),
     "attention_efficiency": (0.2, 0.8, 1),
-    "draft_attention_efficiency": (0.03, 0.5, 1),
+    "draft_query_ns": (1e-4, 3, 1e3),
 }
 """Least, first and largest value of what is fitted."""
+EFFICIENCIES = np.exp(np.linspace(np.log(0.2), 0.0, 9))
+"""Shares of the bandwidth at which attention is timed, 0.2 to 1 in equal ratios; times between
+them are interpolated."""
 SPEEDUP_WEIGHT = 2.0
 PRIOR_WEIGHT = 0.05
 KERNELS = {
@@ -48,64 +55,175 @@ KERNELS = {
 """Whose kernels stand in for MagicDec's on each GPU it was published for, most rows first. Eight
 L40 meet over PCIe, and of the tables of all-reduces there only this one follows a form (16 % off
 rows not fitted, the others 40)."""
+PARTS = ("step", "draft", "verify", "speedup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagicFit:
-    """The `NUMBERS` of one GPU, and every set of its rows beside a calibration without it."""
+    """The `NUMBERS` of one GPU, which of them are its own, and every set of its rows beside a
+    calibration without it."""
 
     gpu: str
     kernels: Calibration
     numbers: Array
+    own: tuple[str, ...]
     rows: int
     folds: tuple[tuple[list[Case], Calibration], ...]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A published round, and what its kernels take [us] at each of `EFFICIENCIES`."""
+
+    case: Case
+    decode: Array
+    draft: Array
+    """All draft passes."""
+    verify: Array
+    batch: float
+    gamma: int
+    tokens: float
+    """Emitted a round."""
+    queries: float
+    """Numbers of a draft step's queries, a sequence."""
+    first_pass_tokens: float
+
+    def times(self, numbers: Array) -> dict[str, float]:
+        """The parts of `PARTS`: seconds of a step, a draft step and a verification; a speedup."""
+        step, token, draft, whole, efficiency, query = (float(n) for n in numbers)
+        at = np.log(efficiency)
+        decode, drafting, verify = (
+            float(np.interp(at, np.log(EFFICIENCIES), part))
+            for part in (self.decode, self.draft, self.verify)
+        )
+        one = draft + self.batch * (token + 1e-3 * query * self.queries)
+        drafting += self.gamma * one + (self.first_pass_tokens - 1) * self.batch * (
+            token + 1e-3 * query * self.queries
+        )
+        decode += step + token * self.batch
+        verify += step + token * self.batch * (self.gamma + 1)
+        return {
+            "step": decode * 1e-6,
+            "draft": drafting * 1e-6 / self.gamma,
+            "verify": verify * 1e-6,
+            "speedup": self.tokens * decode / (drafting + verify + whole),
+        }
+
+
 def fit_each(cases: list[Case]) -> Iterator[MagicFit]:
-    """Every GPU of `KERNELS`, each drawn towards the one before: L40 has three rows."""
+    """Every GPU of `KERNELS`; those of few rows take the first one's numbers but for a few."""
     prior = None
     for gpu, name in KERNELS.items():
         own = [
             c for c in cases if c.engine == "MagicDec" and c.step_seconds and c.ask["gpu"] == gpu
         ]
         kernels = read(CALIBRATIONS / f"{name}.toml")
-        numbers = fit_magicdec(own, kernels, prior)
-        folds = tuple(held_out(own, kernels, prior))
-        yield MagicFit(gpu=gpu, kernels=kernels, numbers=numbers, rows=len(own), folds=folds)
-        prior = numbers
+        rows = list(_rows(own, kernels))
+        free = _worth_freeing(rows, prior)
+        yield MagicFit(
+            gpu=gpu,
+            kernels=kernels,
+            numbers=_fit(rows, prior, free),
+            own=free,
+            rows=len(own),
+            folds=tuple(_folds(rows, kernels, prior, free)),
+        )
+        prior = _fit(rows, prior, free) if prior is None else prior
 
 
-def fit_magicdec(cases: list[Case], kernels: Calibration, prior: Array | None = None) -> Array:
-    """The `NUMBERS` that bring target, draft and verification steps and speedups nearest.
+def _rows(cases: list[Case], kernels: Calibration) -> Iterator[_Row]:
+    for case, ask in zip(cases, _asked(cases), strict=True):
+        assert ask.draft is not None
+        times = []
+        for efficiency in EFFICIENCIES:
+            bare = replace(
+                kernels,
+                attention=_at(kernels.attention, float(efficiency)),
+                host=HostFit(kernel_seconds=kernels.host.kernel_seconds),
+            )
+            machine = Machine(accelerator=ask.machine.accelerator, calibration=bare)
+            scene = scene_of(replace(ask, machine=machine), place(replace(ask, machine=machine)))
+            table = rounds(scene, ask.draft, ask.acceptance, ask.max_gamma)
+            parts = table.round_seconds, table.draft_seconds, table.verify_seconds
+            times.append(
+                [1e6 * float(p.flat[at]) for p, at in zip(parts, (0, -1, -1), strict=True)]
+            )
+        decode, draft, verify = np.asarray(times).T
+        own = draft_layout(ask.draft, scene.layout, machine)
+        yield _Row(
+            case=case, decode=decode, draft=draft, verify=verify,
+            batch=float(np.max(scene.batch)), gamma=ask.max_gamma,
+            tokens=float(table.tokens_per_round.flat[-1]),
+            queries=float(np.max(query_numbers(ask.draft, own))),
+            first_pass_tokens=ask.draft.first_pass_tokens,
+        )  # fmt: skip
 
-    Few rows are drawn towards `prior`, another GPU's numbers, on a logarithmic scale.
-    """
-    asks = _asked(cases)
-    low, first, high = np.log(np.asarray(list(NUMBERS.values())).T)
+
+def _fit(rows: list[_Row], prior: Array | None, free: tuple[str, ...]) -> Array:
+    """The `NUMBERS` of which the `free` ones bring rows nearest, drawn towards the prior on a
+    logarithmic scale; the others are the prior's."""
+    low, first, high = np.log(np.asarray(list(NUMBERS.values()))).T
     start = first if prior is None else np.clip(np.log(prior), low + 1e-3, high - 1e-3)
+    at = [list(NUMBERS).index(name) for name in free]
+
+    def whole(logs: Array) -> Array:
+        found = start.copy()
+        found[at] = logs
+        return np.asarray(np.exp(found))
 
     def residual(logs: Array) -> Array:
-        errors = _errors(cases, asks, magicdec_calibration(kernels, np.exp(logs)))
-        drawn = PRIOR_WEIGHT * (logs - start) if prior is not None else np.zeros(0)
-        speedups = SPEEDUP_WEIGHT * errors["speedup"]
-        return np.concatenate([errors["step"], errors["draft"], errors["verify"], speedups, drawn])
+        errors = _errors(rows, whole(logs))
+        drawn = PRIOR_WEIGHT * (logs - start[at]) if prior is not None else np.zeros(0)
+        return np.concatenate(
+            [errors["step"], errors["draft"], errors["verify"],
+             SPEEDUP_WEIGHT * errors["speedup"], drawn]
+        )  # fmt: skip
 
-    found = least_squares(residual, start, bounds=(low, high), loss="soft_l1", f_scale=0.1)
-    return np.asarray(np.exp(found.x))
+    found = least_squares(
+        residual, start[at], bounds=(low[at], high[at]), loss="soft_l1", f_scale=0.1
+    )
+    return whole(found.x)
+
+
+def _worth_freeing(rows: list[_Row], prior: Array | None) -> tuple[str, ...]:
+    """Names of the constants to fit, as many as there are rows for: those with the least error on
+    every part of held-out rows, or all where no other GPU's constants stand in."""
+    count = min(len(rows) // ROWS_PER_CONSTANT, len(NUMBERS))
+    if prior is None or count == len(NUMBERS):
+        return tuple(NUMBERS)
+
+    def missed(free: tuple[str, ...]) -> float:
+        folds = [_errors(unseen, _fit(known, prior, free)) for known, unseen in _split(rows)]
+        parts = [np.concatenate([errors[part] for errors in folds]) for part in PARTS]
+        return float(sum(np.abs(part).mean() for part in parts if part.size))
+
+    return min(combinations(NUMBERS, count), key=missed)
+
+
+def _split(rows: list[_Row]) -> Iterator[tuple[list[_Row], list[_Row]]]:
+    """Every (target, draft, context) held out of the others. Raises UsageError for a single one."""
+    sets = [(r.case.ask["model"], r.case.ask["draft"], r.case.ask["ctx"]) for r in rows]
+    if len(set(sets)) < 2:
+        raise UsageError(
+            "MagicDec: all rows are of one target, draft and context: none to hold out"
+        )
+    for left_out in sorted(set(sets)):
+        known = [r for r, s in zip(rows, sets, strict=True) if s != left_out]
+        yield known, [r for r, s in zip(rows, sets, strict=True) if s == left_out]
 
 
 def magicdec_calibration(kernels: Calibration, numbers: Array) -> Calibration:
     """The kernels of a GPU with MagicDec's numbers."""
-    step, token, draft, whole, efficiency, draft_efficiency = (float(n) for n in numbers)
+    step, token, draft, whole, efficiency, query = (float(n) for n in numbers)
     return replace(
         kernels,
         attention=_at(kernels.attention, efficiency),
-        draft_attention=_at(kernels.attention, draft_efficiency),
         host=HostFit(
             kernel_seconds=kernels.host.kernel_seconds,
             step_seconds=step * 1e-6,
             token_seconds=token * 1e-6,
             draft_step_seconds=draft * 1e-6,
+            draft_query_seconds=query * 1e-9,
             round_seconds=whole * 1e-6,
         ),
     )
@@ -119,22 +237,29 @@ def held_out(
     cases: list[Case], kernels: Calibration, prior: Array | None = None
 ) -> Iterator[tuple[list[Case], Calibration]]:
     """Every (target, draft, context) with the calibration fitted on all the others."""
-    sets = [(c.ask["model"], c.ask["draft"], c.ask["ctx"]) for c in cases]
-    if len(set(sets)) < 2:
-        raise UsageError(
-            "MagicDec: all rows are of one target, draft and context: none to hold out"
-        )
-    for left_out in sorted(set(sets)):
-        known = [c for c, s in zip(cases, sets, strict=True) if s != left_out]
-        unseen = [c for c, s in zip(cases, sets, strict=True) if s == left_out]
-        yield unseen, magicdec_calibration(kernels, fit_magicdec(known, kernels, prior))
+    rows = list(_rows(cases, kernels))
+    yield from _folds(rows, kernels, prior, _worth_freeing(rows, prior))
+
+
+def _folds(
+    rows: list[_Row], kernels: Calibration, prior: Array | None, free: tuple[str, ...]
+) -> Iterator[tuple[list[Case], Calibration]]:
+    for known, unseen in _split(rows):
+        found = magicdec_calibration(kernels, _fit(known, prior, free))
+        yield [row.case for row in unseen], found
+
+
+def fit_magicdec(cases: list[Case], kernels: Calibration, prior: Array | None = None) -> Array:
+    """The `NUMBERS` that bring target, draft and verification steps and speedups nearest."""
+    rows = list(_rows(cases, kernels))
+    return _fit(rows, prior, _worth_freeing(rows, prior))
 
 
 def magicdec_residuals(
     folds: Iterable[tuple[list[Case], Calibration]],
 ) -> tuple[Residual, Residual]:
     """Spread of held-out steps and speedups, never below 5 %."""
-    found = [_errors(unseen, _asked(unseen), calibration) for unseen, calibration in folds]
+    found = [_replayed(unseen, calibration) for unseen, calibration in folds]
     step, speedup = (_covering(found, part) for part in ("step", "speedup"))
     basis = f"measured over predicted, {sum(len(e['step']) for e in found)} published MagicDec rows"
     return (
@@ -143,24 +268,25 @@ def magicdec_residuals(
     )
 
 
-PARTS = {
+DECIDED_BY = {
     "step": ("host.step_seconds", "host.token_seconds", "attention.memory_efficiency"),
-    "draft": ("host.draft_step_seconds", "draft_attention.memory_efficiency"),
+    "draft": ("host.draft_step_seconds", "host.draft_query_seconds"),
     "verify": ("host.step_seconds", "host.token_seconds"),
     "speedup": ("host.round_seconds",),
 }
-"""What a row states, and the constants that decide it most; all six are fitted on all rows."""
+"""What a row states, and the constants that decide it most."""
 
 
 def magicdec_evidence(
-    folds: list[tuple[list[Case], Calibration]], fitted: Calibration
+    folds: Iterable[tuple[list[Case], Calibration]], fitted: Calibration
 ) -> list[dict[str, Any]]:
     """What the numbers rest on: held-out errors of every part of a round, and how often
     verification seems to read the cache."""
-    errors = [_errors(unseen, _asked(unseen), calibration) for unseen, calibration in folds]
+    folds = list(folds)
+    errors = [_replayed(unseen, calibration) for unseen, calibration in folds]
     cases = [case for unseen, _ in folds for case in unseen]
     found = []
-    for part, names in PARTS.items():
+    for part, names in DECIDED_BY.items():
         ratios = np.exp(np.concatenate([e[part] for e in errors]))
         stated = [c for c in cases if _measured(c)[part]]
         if stated:
@@ -176,13 +302,12 @@ def _passes(cases: list[Case], fitted: Calibration) -> Iterator[dict[str, Any]]:
     stated = [c for c in cases if c.verify_seconds]
     if len(stated) < MIN_CASES:
         return
-    asks = _asked(stated)
 
     def residual(share: Array) -> Array:
         attention = {
             k: replace(f, reread_share=float(share[0])) for k, f in fitted.attention.items()
         }
-        return _errors(stated, asks, replace(fitted, attention=attention))["verify"]
+        return _replayed(stated, replace(fitted, attention=attention))["verify"]
 
     best = least_squares(residual, [0.05], bounds=(0, 1), loss="soft_l1", f_scale=0.1)
     told = f"{len(stated)} published verifications fit best with {best.x[0]:.2f} of the cache"
@@ -196,7 +321,7 @@ def _passes(cases: list[Case], fitted: Calibration) -> Iterator[dict[str, Any]]:
 
 def magicdec_coverage(folds: Iterable[tuple[list[Case], Calibration]]) -> tuple[float, float]:
     """Share of steps and of speedups inside intervals that the other sets of rows give."""
-    found = [_errors(unseen, _asked(unseen), calibration) for unseen, calibration in folds]
+    found = [_replayed(unseen, calibration) for unseen, calibration in folds]
     step, speedup = (_covering(found, part).coverage for part in ("step", "speedup"))
     return step, speedup
 
@@ -220,19 +345,32 @@ def _asked(cases: list[Case]) -> list[Resolved]:
     return [resolve(Request(**case.ask)) for case in cases]
 
 
-def _errors(cases: list[Case], asks: list[Resolved], calibration: Calibration) -> dict[str, Array]:
+def _errors(rows: list[_Row], numbers: Array) -> dict[str, Array]:
     """Logarithms of predicted over measured, where a row states the part."""
-    logs: dict[str, list[float]] = {"step": [], "draft": [], "verify": [], "speedup": []}
-    for case, ask in zip(cases, asks, strict=True):
+    return _logs([(row.case, row.times(numbers)) for row in rows])
+
+
+def _replayed(cases: list[Case], calibration: Calibration) -> dict[str, Array]:
+    """Logarithms of predicted over measured, as `predict` computes it with a calibration, where a
+    case states the part."""
+    found = []
+    for case, ask in zip(cases, _asked(cases), strict=True):
         machine = Machine(accelerator=ask.machine.accelerator, calibration=calibration)
         asked = replace(ask, machine=machine)
         table = rounds(scene_of(asked, place(asked)), ask.draft, ask.acceptance, ask.max_gamma)
         predicted = {
-            "step": table.round_seconds.flat[0],
-            "draft": table.draft_seconds.flat[-1] / max(ask.max_gamma, 1),
-            "verify": table.verify_seconds.flat[-1],
-            "speedup": table.speedup.flat[-1],
+            "step": float(table.round_seconds.flat[0]),
+            "draft": float(table.draft_seconds.flat[-1]) / max(ask.max_gamma, 1),
+            "verify": float(table.verify_seconds.flat[-1]),
+            "speedup": float(table.speedup.flat[-1]),
         }
+        found.append((case, predicted))
+    return _logs(found)
+
+
+def _logs(predictions: list[tuple[Case, dict[str, float]]]) -> dict[str, Array]:
+    logs: dict[str, list[float]] = {part: [] for part in PARTS}
+    for case, predicted in predictions:
         for part, value in _measured(case).items():
             if value:
                 logs[part].append(float(np.log(predicted[part] / value)))

@@ -54,7 +54,7 @@ def fit_slowdown(
 
 
 def slowed(found: Calibration, factor: float) -> Calibration:
-    """The same calibration with every kernel `factor` times as long; the host keeps its pace."""
+    """A calibration with every kernel `factor` times as long; the host keeps its pace."""
     host = replace(found.host, kernel_seconds=found.host.kernel_seconds * factor)
     return replace(
         found,

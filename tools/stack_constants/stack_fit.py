@@ -35,9 +35,11 @@ CHUNK_TOKENS = 8192.0
 """Most tokens of one prefill pass: the default of vLLM, SGLang and TensorRT-LLM on 80 GB parts."""
 MIN_CASES = 10
 LEAST_STEP = (0.9, 1.1)
-"""No interval is narrower: two versions of one engine already differ by 3 to 9 %."""
+"""The narrowest interval, measured over predicted: two versions of one engine already differ by 3
+to 9 %."""
 ONE_SET = (0.8, 1.2)
-"""The same where all rows are of one model on one GPU: what other stacks miss by elsewhere."""
+"""The interval, measured over predicted, of a stack whose rows are all of one model on one GPU: as
+far as other stacks are off elsewhere."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +48,7 @@ class StackFit:
 
     host: HostFit
     prefill_share: float
-    """Of the prefill of neighbours, what a serving benchmark's time per token shows."""
+    """Share of the prefill of neighbours that a serving benchmark's time per token shows."""
     fp4: dict[str, float]
     """How 4-bit linear layers differ from 8-bit ones, which kernel tables stop at."""
     residual: Residual
@@ -54,7 +56,7 @@ class StackFit:
     """Measured over predicted of every case, by constants fitted without that model on that GPU;
     empty where all are of one."""
     gpu_held_out: Array
-    """The same by constants fitted on other GPUs alone."""
+    """Measured over predicted of every case, by constants fitted on other GPUs alone."""
     evidence: dict[str, Any]
     coverage: float
     """Share of `held_out` inside an interval that other folds set; NaN where there are none."""
@@ -226,6 +228,12 @@ def _predict(x: Array, parts: _DenseStep) -> Array:
 def constants(host: HostFit) -> dict[str, float]:
     """Host constants as TOML numbers; what a fit left at its bound of 0 is 0."""
     return {name: round(float(f"{value:.4g}"), 12) for name, value in asdict(host).items()}
+
+
+def rounded(residual: Residual) -> dict[str, object]:
+    """A residual as a TOML table."""
+    data = asdict(residual)
+    return {k: v if isinstance(v, str) else round(v, 3) for k, v in data.items()}
 
 
 def prefill_of(case: Case, scene: Scene) -> float:

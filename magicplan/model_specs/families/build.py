@@ -44,7 +44,7 @@ Windows = Callable[[Reader, int], list[Kind]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Traits:
-    """Where a family departs from Llama: biases, norms, gates, experts.
+    """What a family does otherwise than Llama: biases, norms, gates, experts.
 
     `norms` counts vectors of the hidden size a layer, with a bias each under LayerNorm; queries and
     keys are normalised a head ("head") or over their whole width ("full").
@@ -159,7 +159,7 @@ def window(read: Reader, t: Traits, context: int) -> int | None:
 
 
 def windowed(full: Part, tokens: int | None) -> Part:
-    """The same attention within a window."""
+    """Attention limited to a window of the last `tokens`; unlimited where `tokens` is None."""
     if tokens is None:
         return full
     return replace(full, parts=tuple(replace(m, window_tokens=tokens) for m in full.parts))

@@ -27,7 +27,8 @@ from magicplan.model_specs.reader import Reader, show
 from magicplan.model_specs.shape import ModelShape
 
 FP8_KEY_BYTES = 1 + 4 / 128
-"""Of one number of an index key: fp8, and an fp32 scale for every 128 (vLLM's indexer cache)."""
+"""Bytes of one number of an index key: fp8, and an fp32 scale for every 128 numbers, as in vLLM's
+indexer cache."""
 DEEPSEEK = Traits(routed=True, correction=True)
 
 

@@ -119,7 +119,7 @@ def schedule(plan: Record) -> Section | None:
 
 
 def _trees(schedule: Record) -> Grid:
-    """The same with trees, where the stack's engine may run them."""
+    """A table of the schedule's rules with draft trees, for an engine that may run them."""
     rows = tuple(
         (*_range(t), _shape(t), f"{t.number('beam'):.0f}", f"{t.number('loss'):.1%}")
         for t in schedule.records("tree_rules")

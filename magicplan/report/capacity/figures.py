@@ -105,7 +105,7 @@ def breakdown(plan: Record, axis: str) -> Bars | None:
 
 
 def with_interval(bars: Bars, ends: Ends | None) -> Bars:
-    """The same bars with the relative interval of their totals."""
+    """Bars with an interval at their totals: `ends` are its relative ends, None for no interval."""
     if ends is None:
         return bars
     return Bars(
@@ -206,7 +206,7 @@ FAR = 3.0
 
 
 def _near(lost: list[Record], able: list[Record], field: str) -> list[Record]:
-    """Of the candidates that break a limit, those that leave room for the others on the axes."""
+    """The candidates that break a limit and leave room on the axes for those that break none."""
     if not able:
         return lost
     most = [max(values) for values in zip(*(_place(c, field) for c in able), strict=True)]

@@ -9,13 +9,14 @@ from magicplan.report.capacity import basis, choice, fleet
 from magicplan.report.capacity.words import (
     draft_words,
     ends_words,
+    interval_of,
     is_mix,
     latency_of,
     limits_of,
     shape_words,
     spaced,
 )
-from magicplan.report.document.page import Fact, Page
+from magicplan.report.document.page import Brief, Code, Fact, Page, Tone
 from magicplan.report.document.record import Record
 from magicplan.units import Unit, show
 
@@ -44,11 +45,57 @@ def page(plan: Record) -> Page:
     return Page(
         title=plan.text("name") or f"Capacity plan for {plan.text('model')}",
         verdict=plan.text("verdict"),
-        tone="good" if feasible else "bad",
+        tone=_tone(plan, feasible=feasible),
         subject=_subject(plan),
         facts=tuple(fleet.facts(plan.record("mixed"), alone=False) if mixed else _facts(plan)),
         sections=tuple(section for section in sections if section is not None),
+        brief=_brief(plan, mixed=mixed),
     )
+
+
+MOST_FACTS = 7
+"""Numbers of the first screen; those of limits come before the rest."""
+
+
+def _brief(plan: Record, *, mixed: bool) -> Brief:
+    """What to rent with its numbers, and the command of the plan's own engine."""
+    if mixed:
+        return Brief(facts=tuple(fleet.facts(plan.record("mixed"), alone=False)), blocks=(),
+                     rests_on=_basis(plan))  # fmt: skip
+    commands = [entry.text("command", "") for entry in plan.records("launch")][:1]
+    return Brief(
+        again=True,
+        facts=_first_facts(plan),
+        blocks=tuple(Code(title="Launch a replica", text=text) for text in commands if text),
+        rests_on=_basis(plan),
+    )
+
+
+LAST = ("cost of 1M output tokens", "output tokens/s a GPU")
+"""Numbers that a first screen has room for last."""
+
+
+def _first_facts(plan: Record) -> tuple[Fact, ...]:
+    facts = sorted(_facts(plan), key=lambda fact: fact.name in LAST)
+    return tuple(facts)[:MOST_FACTS]
+
+
+def _basis(plan: Record) -> str:
+    """The calibration, and what was assumed of the traffic."""
+    calibration = plan.record("best").text("calibration", "")
+    found = [f"calibration {calibration}"] if calibration else []
+    source = plan.record("traffic").text("source", "")
+    found += [source] if "assumed" in source else []
+    found += ["no limit of latency (--slo)"] if not plan.record("slo").data else []
+    return ", ".join(found)
+
+
+def _tone(plan: Record, *, feasible: bool) -> Tone:
+    """Good where the fleet keeps its limits; unsure where the interval of its headroom does not."""
+    if not feasible:
+        return "bad"
+    ends = interval_of(plan, "headroom")
+    return "unsure" if ends and ends[0] < 0 else "good"
 
 
 def _subject(plan: Record) -> str:

@@ -67,7 +67,7 @@ class Fact:
     note: str = ""
 
 
-Tone = Literal["good", "bad", "plain"]
+Tone = Literal["good", "unsure", "bad", "plain"]
 Block = Grid | Plot | Code | Bullets | str
 
 
@@ -80,6 +80,19 @@ class Section:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Brief:
+    """What a terminal shows of a page where not all is asked for: the verdict, the subject, the
+    `facts` and the blocks, the less important of which are left out where the screen is full, and
+    in a line what the numbers rest on."""
+
+    facts: tuple[Fact, ...]
+    blocks: tuple[Block, ...]
+    rests_on: str
+    again: bool = False
+    """Whether it stands again below all the rest, which is long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
     """One answer: the verdict in a sentence, the numbers to see first, the parts."""
 
@@ -89,3 +102,4 @@ class Page:
     subject: str = ""
     facts: tuple[Fact, ...] = ()
     sections: tuple[Section, ...] = ()
+    brief: Brief | None = None

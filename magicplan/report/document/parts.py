@@ -27,7 +27,7 @@ def verdict_tone(found: Record) -> Tone:
 
 
 def rests_on(lines: tuple[str, ...]) -> Section:
-    """Where every page ends: its assumptions, each once."""
+    """The last section of every page: the assumptions that its numbers rest on, each once."""
     return Section(title="Rests on", blocks=(Bullets(lines=tuple(dict.fromkeys(lines))),))
 
 

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from magicplan.report.document.figure_tables import grid_of
+from magicplan.report.document.first_screen import first_screen, plain
 from magicplan.report.document.page import Block, Bullets, Code, Grid, Page, Plot
 
 
@@ -44,17 +45,15 @@ def print_json(document: dict[str, Any]) -> None:
     )
 
 
-def _plain(text: str) -> str:
-    """Names from files cannot move the cursor or change colours."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
-
-
 def _text(text: str, style: str = "") -> Text:
-    return Text(_plain(text), style=style)
+    return Text(plain(text), style=style)
 
 
-def render(page: Page, console: Console) -> None:
-    """Print a page, the verdict first."""
+def render(page: Page, console: Console, *, full: bool = True) -> None:
+    """Print a page, the verdict first; not `full`, what of it fits a screen."""
+    if page.brief is not None and not full:
+        first_screen(page, page.brief, console, _block)
+        return
     console.print(_text(page.verdict, style="bold"))
     if page.subject:
         console.print(_text(page.subject))
@@ -68,6 +67,9 @@ def render(page: Page, console: Console) -> None:
             console.print(_text(section.title, style="bold"))
             for block in blocks:
                 _block(block, console)
+    if page.brief is not None and page.brief.again:
+        console.print()
+        first_screen(page, page.brief, console, _block, more="")
 
 
 def _left_out(block: Block) -> bool:
@@ -85,7 +87,7 @@ def _block(block: object, console: Console) -> None:
 def _(block: Bullets, console: Console) -> None:
     for line in block.lines:
         shown = textwrap.fill(
-            _plain(line), console.width - 1, initial_indent="- ", subsequent_indent="  "
+            plain(line), console.width - 1, initial_indent="- ", subsequent_indent="  "
         )
         console.print(Text(shown))
 
@@ -102,7 +104,7 @@ def _(block: Code, console: Console) -> None:
 
 @_block.register
 def _(block: Grid, console: Console) -> None:
-    title = _plain(block.title)
+    title = plain(block.title)
     shown = block.rows[: block.first or None]
     parts = _side_by_side(block, console.width)
     for columns in parts[:1] if block.narrows else parts:
@@ -128,10 +130,10 @@ def _table(block: Grid, columns: list[int], title: str) -> Table:
     table.show_header = any(block.columns)
     for index, at in enumerate(columns):
         right = not block.prose and index > 0
-        name = _plain(block.columns[at])
+        name = plain(block.columns[at])
         justify: Literal["right", "left"] = "right" if right else "left"
         whole = right or (block.narrows and index == 0)
-        table.add_column(name, justify=justify, no_wrap=whole, min_width=4)
+        table.add_column(name, justify=justify, no_wrap=whole, min_width=NARROWEST)
     return table
 
 
@@ -144,17 +146,19 @@ def _as_wide(console: Console, least: int) -> Iterator[None]:
     console.width = width
 
 
+NARROWEST = 4
+"""Characters that a column has at least."""
 NAME_WIDTH = 24
 """Characters from which the names of rows may wrap."""
 
 
 def _wide(block: Grid) -> list[int]:
-    """Characters that each column takes, with the space beside it."""
+    """Characters that each column takes in the rows shown, with the space beside it."""
+    rows = (block.columns, *block.rows[: block.first or None])
     return [
-        max(len(line) for text in (block.columns[i], *(row[i] for row in block.rows))
-            for line in text.split("\n")) + 3
+        max(NARROWEST, *(len(line) for row in rows for line in row[i].split("\n"))) + 3
         for i in range(len(block.columns))
-    ]  # fmt: skip
+    ]
 
 
 def _side_by_side(block: Grid, width: int) -> list[list[int]]:

@@ -7,14 +7,13 @@ import sympy as sp
 from magicplan.report.formulas.formula import Formula
 from magicplan.roofline.acceptance import (
     Acceptance,
-    AtBudget,
     Beta,
-    ContextLaw,
     Iid,
     Mixture,
     PerPosition,
     Ranked,
 )
+from magicplan.roofline.acceptance_context import AtBudget, ContextLaw
 
 K, AT = sp.symbols("k i", integer=True, positive=True)
 SURVIVAL = sp.Function("S")(K)

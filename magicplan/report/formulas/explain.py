@@ -105,7 +105,8 @@ def _attention_wall(found: ClosedForms, ridge: float, intensity: float) -> Formu
 
 
 def _layer(cost: LayerCost) -> Formula:
-    """Where a kind of layer turns, and what it says of verifying."""
+    """The formula of where a kind of layer goes from memory-bound to compute-bound, and what that
+    says of verifying drafts."""
     form, derivation, says = TURNS["window" if "window" in cost.kind else cost.turn_unit]
     ratio = float(cost.verify_over_step)
     return Formula(

@@ -122,18 +122,20 @@ def _tree_worth(tree: TreeNumbers) -> Formula:
 def _tree_time(found: ClosedForms, tree: TreeNumbers) -> Formula:
     level, depth, wide = sp.Symbol("l"), sp.Symbol("d"), sp.IndexedBase("w")
     draft_pass, n = sp.Function("t_draft"), sp.Symbol("n")
+    host = found.prediction.scene.machine.calibration.host
     return Formula(
         name="Time of a tree's round",
         formula=sp.Sum(draft_pass(wide[level]), (level, 1, depth - 1))
         + sp.Function("T_verify")(n)
         + sp.Symbol("t_round"),
         derivation="Level l + 1 is drafted by one pass over the w_l nodes of level l; the target "
-        "verifies all n nodes at once; the host adds a constant a round. A smaller model's first "
-        "pass runs two tokens, for its cache may lack the last one accepted.",
+        "verifies all n nodes at once; the host adds a constant a round and a part that grows with "
+        "the batch. A smaller model's first pass runs two tokens, for its cache may lack the last "
+        "one accepted.",
         inputs={
             "drafting": tree.draft_seconds,
             "T_verify": tree.verify_seconds,
-            "t_round": float(found.prediction.scene.machine.calibration.host.round_seconds),
+            "t_round": float(host.between_passes_seconds(found.batch)),
         },
         value=tree.round_seconds,
         unit="seconds",
@@ -186,7 +188,9 @@ def _interval(found: ClosedForms, s: Speculation) -> Formula:
     best, calibration = s.best, found.prediction.scene.machine.calibration
     x, low, t, h, n, r = sp.symbols("speedup Omega_low/Omega t_low h n t_round", positive=True)
     timing, host = calibration.speedup_residual, calibration.host
-    disputed = host.draft_step_seconds * host.draft_step_spread
+    draft = found.prediction.resolved.draft
+    launch = host.draft_launch_seconds(draft is not None and draft.own_vocabulary)
+    disputed = launch * host.draft_step_spread
     return Formula(
         name="Interval of a speedup",
         formula=sp.Eq(

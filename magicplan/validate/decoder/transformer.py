@@ -32,7 +32,7 @@ from magicplan.validate.decoder.weights import (
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Block:
-    """Where T tokens stand and what they see.
+    """The places of T tokens in the caches of a batch, and what they see.
 
     lengths: [B] int32, tokens before the block. depths: [T] int32, position of each token beyond
     `lengths`. Token t is written at slot lengths + first + t. view, tree: see `Backend.attention`.

@@ -55,7 +55,8 @@ def candidate(name: str, gpu: str, **changes: Any) -> Candidate:
             itl_cv=1.3,
         ),
         tokens_per_s=2400.0, tokens_per_s_per_gpu=600.0, capacity_requests_per_s=12.0,
-        headroom=0.2, utilisation=0.7, kv_cache_share=0.55, preemption_probability=0.001, cost_usd_per_hour=10.0,
+        headroom=0.2, utilisation=0.7, kv_cache_share=0.55, preemption_probability=0.001,
+        cost_usd_per_hour=10.0,
         usd_per_million_tokens=1.25, energy_joules_per_token=1.1,
         memory=MemoryBars(
             weights_bytes=30e9, kv_bytes=30e9, draft_bytes=2e9, workspace_bytes=2e9,

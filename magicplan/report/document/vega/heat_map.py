@@ -93,7 +93,7 @@ def _cells(figure: HeatMap) -> Iterator[dict[str, Any]]:
 
 
 def _lines(figure: HeatMap, x: Spec, y: Spec) -> Iterator[Spec]:
-    """Where something changes, over the cells; a single place is a point."""
+    """Lines over the cells at which something changes; one that has a single place is a point."""
     names = [name for name, _, _ in figure.lines]
     rows = [
         {"name": name, "x": position(context, figure.columns), "y": position(batch, figure.rows)}
@@ -127,7 +127,8 @@ def _places(channel: str, scale: Scale, ticks: Numbers) -> Spec:
 
 
 def position(value: float, ticks: Numbers) -> float | None:
-    """Where a value lies between ticks, in steps of one, logarithmic; None half a step outside.
+    """The place of a value between ticks, which stand one apart, by logarithms; None for a value
+    more than half a step outside.
 
     Ticks that do not rise from above zero have no places between them.
     """

@@ -65,12 +65,12 @@ def draw_trees(figure: Trees) -> Spec:
 
 
 def _share(weight: float | None) -> float:
-    """Where a probability lies between the faintest and 1, in its logarithm."""
+    """The place of a probability between the faintest (0) and certainty (1), by logarithms."""
     return 1 - math.log(min(max(weight or 0.0, FAINTEST), 1.0)) / math.log(FAINTEST)
 
 
 def _tree_places(panel: TreePanel) -> list[tuple[float, float]]:
-    """Of every node the place across and down, from 0 to 1."""
+    """The place of every node, across and down, both from 0 to 1."""
     count = len(panel.parents)
     children: list[list[int]] = [[] for _ in range(count)]
     levels = [0] * count

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from magicplan import model_specs
+from magicplan.acceptance_specs.choose import measured_on
 from magicplan.errors import UsageError
 from magicplan.model_specs.shape import ModelShape
 from magicplan.roofline.drafts import (
@@ -36,23 +37,49 @@ class LeftOut:
     reason: str
 
 
+Named = tuple[str, str | None, str | None]
+"""A draft as a question names it: `draft`, `draft_kv`, `draft_dtype`."""
+WITHOUT_STATED = ("ngram", "ngram-mod", "suffix")
+"""Drafts by looking up text: a rate stated for a drafter that is not named is none of theirs."""
+
+
 def candidate_drafts(
-    target: ModelShape, *, own_pool: bool = False
-) -> tuple[list[Draft], list[LeftOut]]:
-    """All drafts of the catalogue on this target, in all variants."""
+    target: ModelShape, *, own_pool: bool = False, stated: bool = False
+) -> tuple[dict[Named, Draft], list[LeftOut]]:
+    """All drafts of the catalogue on this target, in all variants, by what names them; `stated`
+    says that the user gave one acceptance for whatever drafts."""
     small, left_out = small_models(target)
     ask = DraftRequest(target=target, own_pool=own_pool, small=small[0] if small else None)
-    drafts = [
-        model_draft(DraftRequest(target=target, small=shape, view=view))
+    drafts: dict[Named, Draft] = {
+        (shape.name, view.name, None): model_draft(
+            DraftRequest(target=target, small=shape, view=view)
+        )
         for shape in small
         for view in (FULL, streaming(512))
-    ]
+    }
     for name, way in DRAFTS.items():
+        if not comparable(name, target.name):
+            reason = f"no rates of {name} on {target.name} were published; name it to compare it"
+            left_out.append(LeftOut(method=name, reason=reason))
+            continue
+        if stated and name in WITHOUT_STATED:
+            reason = "the acceptance stated is that of a drafter; name this one to compare it"
+            left_out.append(LeftOut(method=name, reason=reason))
+            continue
+        named = f"{name}:{small[0].name}" if small and (way.small or way.takes_small) else name
         try:
-            drafts += [way.make(variant) for variant in way.variants(ask)]
+            for variant in way.variants(ask):
+                view = variant.view.name if variant.view else None
+                drafts[named, view, variant.weight_dtype] = way.make(variant)
         except UsageError as problem:
             left_out.append(LeftOut(method=name, reason=str(problem)))
     return drafts, left_out
+
+
+def comparable(name: str, target: str) -> bool:
+    """Whether a way to draft is worth comparing on a target without being named: rates enough were
+    published, or the target's own."""
+    return name not in DRAFTS or not DRAFTS[name].thin or measured_on(name, target)
 
 
 def family_drafts(model: str) -> list[dict[str, str | None]]:
