@@ -144,6 +144,9 @@ def _all(
         some = [*causes, chance] if name in SLO_KEYS else causes
         some = [c for c in some if name in c.held[0]]
         low, high = zip(*((c.held[0][name], c.held[1][name]) for c in some), strict=True)
+        if name == "step_seconds":  # of the plan's mean batch, as long as simulated ones turn out
+            share = values[name] / choice.sized.trial.outcome.step_seconds
+            low, high = (tuple(end * share for end in ends) for ends in (low, high))
         found = _interval(name, values[name], low, high, HELD, some)
         if name == "capacity_over_peak":
             found = replace(found, figure="headroom", low=found.low - 1, value=found.value - 1,
