@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -35,7 +36,7 @@ def workloads(count: int, seed: int = 16) -> Iterator[Request]:
 def contradictions(ask: Request) -> list[str]:
     """What `predict`, `sweep`, `drafts` and `sweep --choice` say differently of one workload."""
     alone, drafts = answered(ask), compare(ask)
-    grid = answered(Request(**(vars_of(ask) | {"batch": [ask.batch], "ctx": [ask.ctx]})))
+    grid = answered(replace(ask, batch=[ask.batch], ctx=[ask.ctx]))
     cell = choose_everywhere(ask).cells[0]
     said = [alone.verdict.speculate, drafts.verdict.speculate, grid.verdict.speculate[0][0]]
     found = [] if len(set(said)) == 1 else [f"verdicts {said}"]
@@ -51,11 +52,6 @@ def contradictions(ask: Request) -> list[str]:
     if not gains and cell.kind != "none":
         found.append("choice drafts where predict does not")
     return found
-
-
-def vars_of(ask: Request) -> dict[str, object]:
-    """The fields of a question."""
-    return {name: getattr(ask, name) for name in Request.__dataclass_fields__}
 
 
 @pytest.mark.parametrize("ask", list(workloads(24)), ids=str)
