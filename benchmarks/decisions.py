@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import Choice
+from magicplan.planning.candidates import SizedChoice
 from magicplan.planning.choose import chosen
 from magicplan.planning.question import question_of
 from magicplan.planning.request import request_from
 from magicplan.planning.search import fleet
 from magicplan.serving.load_test import TURNAROUND_SECONDS, asked, drawn
 from magicplan.serving.outcome import statistic_of
-from magicplan.serving.requests import Request
+from magicplan.serving.requests import SimulatedRequest
 from tests.serving.plain_server import Guest, PlainServer, walk
 
 WARM = 0.25
@@ -61,7 +61,7 @@ def workload(seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def recommended(ask: Mapping[str, Any]) -> Choice | None:
+def recommended(ask: Mapping[str, Any]) -> SizedChoice | None:
     """The fleet of a plan; None where nothing keeps the limits."""
     from collections import Counter
 
@@ -75,7 +75,7 @@ def recommended(ask: Mapping[str, Any]) -> Choice | None:
     return choices[0]
 
 
-def keeps(choice: Choice, replicas: int, seed: int, count: int) -> dict[str, float]:
+def keeps(choice: SizedChoice, replicas: int, seed: int, count: int) -> dict[str, float]:
     """Figures over limits of one replica's share of the traffic, walked step by step."""
     setup = choice.sized.kind.setup
     load = setup.load
@@ -89,7 +89,7 @@ def keeps(choice: Choice, replicas: int, seed: int, count: int) -> dict[str, flo
     requests = asked(draws, setup.law, math.inf)
     following = iter(requests[users:])
 
-    def again(guest: Guest, ended: float) -> list[tuple[float, Request]]:
+    def again(guest: Guest, ended: float) -> list[tuple[float, SimulatedRequest]]:
         request = next(following, None)
         if request is None:
             return []
@@ -103,11 +103,11 @@ def keeps(choice: Choice, replicas: int, seed: int, count: int) -> dict[str, flo
     return _ratios(told, choice.sized.limits, setup.entry_seconds)
 
 
-def _sent(requests: list[Request], entry: float) -> list[tuple[float, Request]]:
+def _sent(requests: list[SimulatedRequest], entry: float) -> list[tuple[float, SimulatedRequest]]:
     return [(r.arrived + entry, r) for r in requests]
 
 
-def least(_: Request, servers: Any) -> int:
+def least(_: SimulatedRequest, servers: Any) -> int:
     """The micro-batch with the fewest requests."""
     loads = [len(s.running) + len(s.waiting) for s in servers]
     return loads.index(min(loads))
@@ -159,7 +159,7 @@ def verdict(seed: int, count: int) -> Verdict | None:
     return Verdict(seed=seed, name=name, worst=worst, fewer=fewer)
 
 
-def load_is_full(choice: Choice, replicas: int) -> bool:
+def load_is_full(choice: SizedChoice, replicas: int) -> bool:
     """Whether fewer replicas would pass the utilisation that plans allow."""
     sized = choice.sized
     load = sized.kind.setup.load

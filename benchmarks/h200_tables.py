@@ -11,7 +11,7 @@ import numpy as np
 
 from magicplan.calibrate.kernel_fit import Errors
 from magicplan.units import human_tokens
-from magicplan.validate.compare import RunComparison, Verdict, compare
+from magicplan.validate.compare import PointVerdict, RunComparison, compare
 from magicplan.validate.run_file import RecordedRun, read
 
 GOALS = {"decode": 4.0, "verify": 5.0, "draft": 8.0, "round": 5.0, "speedup": 4.0}
@@ -64,11 +64,11 @@ def compared(run: RecordedRun, suite: str) -> RunComparison:
     )
 
 
-def measured(c: RunComparison) -> list[Verdict]:
+def measured(c: RunComparison) -> list[PointVerdict]:
     return [p for p in c.points if p.measured]
 
 
-def sides(c: RunComparison, p: Verdict) -> dict[str, dict[str, float]]:
+def sides(c: RunComparison, p: PointVerdict) -> dict[str, dict[str, float]]:
     """What each prediction said of a point."""
     told = {line["id"]: line for line in c.content["points"]}
     return {"calibrated": p.predicted, "transfer": told[p.id]["transfer"], "naive": p.ideal}
@@ -149,7 +149,7 @@ def regret(found: dict[str, RunComparison]) -> None:
     print()
 
 
-def throughput(c: RunComparison, p: Verdict) -> float:
+def throughput(c: RunComparison, p: PointVerdict) -> float:
     """Tokens a second of measured rounds; under a simulated law with its expected tokens."""
     law = c.content["acceptance_origin"].startswith("simulated")
     side = p.predicted if law else p.measured
@@ -160,7 +160,7 @@ def adaptive(found: dict[str, RunComparison]) -> None:
     """The tree chosen for each workload against one tree for all, chains, and no speculation."""
     for c in found.values():
         chosen = c.content.get("adaptive")
-        cells: dict[tuple[int, int], list[Verdict]] = defaultdict(list)
+        cells: dict[tuple[int, int], list[PointVerdict]] = defaultdict(list)
         for p in measured(c):
             cells[p.batch, p.ctx_tokens].append(p)
         if not chosen or not cells:
@@ -182,7 +182,7 @@ def adaptive(found: dict[str, RunComparison]) -> None:
 
 
 def contest(
-    c: RunComparison, points: list[Verdict], chosen: str | None, size: int
+    c: RunComparison, points: list[PointVerdict], chosen: str | None, size: int
 ) -> dict[str, Any]:
     """One workload's throughputs."""
     none = points[0].measured["baseline_tokens_per_s"]
@@ -200,12 +200,12 @@ def contest(
     }
 
 
-def is_fixed(c: RunComparison, p: Verdict) -> bool:
+def is_fixed(c: RunComparison, p: PointVerdict) -> bool:
     """Is this one of the trees that are the same for every workload?"""
     return "tree" in p.what and p.what["tree"]["parents"] in c.content["fixed"]
 
 
-def fixed(c: RunComparison, cells: dict[tuple[int, int], list[Verdict]]) -> int:
+def fixed(c: RunComparison, cells: dict[tuple[int, int], list[PointVerdict]]) -> int:
     """The size whose fixed tree is best on average over the workloads, by relative throughput."""
     scores: dict[int, list[float]] = defaultdict(list)
     for points in cells.values():
@@ -255,13 +255,13 @@ def worst(found: dict[str, RunComparison], count: int = 8) -> None:
         error = 100 * (p.predicted[name] / p.measured[name] - 1)
         print(f"  {p.id}: {name.removesuffix('_seconds')} {1e3 * p.measured[name]:.3f} ms, "
               f"predicted {error:+.1f} %")  # fmt: skip
-    keep: Callable[[Verdict], bool] = lambda p: p.verdict in ("impossible", "skipped")  # noqa: E731
+    keep: Callable[[PointVerdict], bool] = lambda p: p.verdict in ("impossible", "skipped")  # noqa: E731
     for c in found.values():
         for p in filter(keep, c.points):
             print(f"  {p.verdict}: {p.id}: {p.reason}")
 
 
-def quantities(found: dict[str, RunComparison]) -> Iterator[tuple[Verdict, str]]:
+def quantities(found: dict[str, RunComparison]) -> Iterator[tuple[PointVerdict, str]]:
     for c in found.values():
         for p in measured(c):
             for name in ("decode_seconds", "draft_seconds", "verify_seconds", "round_seconds"):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import SPLIT, Choice, choices_of, ranked
+from magicplan.planning.candidates import SPLIT, SizedChoice, choices_of, ranked
 from magicplan.planning.question import read_plan
 from magicplan.planning.request import SLO_KEYS
 from magicplan.planning.search import fleet
@@ -46,7 +46,7 @@ def planned(path: Path | str) -> Planned:
     return _of(choices[0], dict(ask.slo))
 
 
-def _of(choice: Choice, limits: Mapping[str, float]) -> Planned:
+def _of(choice: SizedChoice, limits: Mapping[str, float]) -> Planned:
     row, sized, i = choice.row, choice.sized, choice.index
     count = int(sized.replicas[i])
     simulated = count if choice.layout == SPLIT else 1

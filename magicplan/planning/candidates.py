@@ -35,7 +35,7 @@ from magicplan.serving.tree_rounds import Shapes, table_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Choice:
+class SizedChoice:
     """One configuration in one arrangement, before it is written out."""
 
     row: Configuration
@@ -87,7 +87,7 @@ class Choice:
         return (broken, goal, self.gpus, float(self.layout == SPLIT), tpot)
 
 
-def candidate(ask: PlanRequest, load: Load, choice: Choice) -> Candidate:
+def candidate(ask: PlanRequest, load: Load, choice: SizedChoice) -> Candidate:
     """Everything that the result says of a choice."""
     row, sized = choice.row, choice.sized
     kind, outcome = sized.kind, sized.trial.outcome
@@ -167,7 +167,7 @@ def explained(best: Candidate, other: Candidate, objective: str) -> Candidate:
     return replace(other, why_not=why)
 
 
-def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
+def step_of(choice: SizedChoice) -> tuple[StepCost, tuple[Op, ...], float]:
     """The target's pass at the planned batch with its ops, and seconds of drafting in a round."""
     row, gamma = choice.row, choice.sized.kind.gamma
     batch = max(choice.sized.batch, 1.0)
@@ -181,14 +181,14 @@ def step_of(choice: Choice) -> tuple[StepCost, tuple[Op, ...], float]:
     return cost, ops, max(drafting, 0.0) if gamma else 0.0
 
 
-def step_ends(choice: Choice) -> tuple[float, float]:
+def step_ends(choice: SizedChoice) -> tuple[float, float]:
     """Measured over predicted seconds of its step, low and high end of 80 %."""
     cost, _, _ = step_of(choice)
     low, high = step_interval(cost, choice.row.resolved.machine.calibration)
     return float(low), float(high)
 
 
-def _breakdown(choice: Choice, cost: StepCost, drafting: float) -> StepBreakdown:
+def _breakdown(choice: SizedChoice, cost: StepCost, drafting: float) -> StepBreakdown:
     sized, host = choice.sized, choice.row.resolved.machine.calibration.host
     batch = max(sized.batch, 1.0)
     overhead = float(host.between_passes_seconds(batch)) if sized.kind.gamma else 0.0
@@ -208,7 +208,7 @@ def _nearest(row: Configuration, batch: float) -> int:
     return int(np.abs(row.replica.batch - batch).argmin())
 
 
-def _name(choice: Choice, gamma: int, tree: TreeUsed | None) -> str:
+def _name(choice: SizedChoice, gamma: int, tree: TreeUsed | None) -> str:
     row, sized = choice.row, choice.sized
     gpu = row.resolved.machine.accelerator.name
     more = (("pp", row.pp), ("ep", row.ep), ("dp", row.attention_dp))
@@ -237,7 +237,7 @@ def _latencies(sized: Sized) -> Latencies:
     )  # fmt: skip
 
 
-def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
+def _memory(ask: PlanRequest, load: Load, choice: SizedChoice) -> MemoryBars:
     """Bytes of one GPU of a decoding replica at the planned batch; a shared prefix counts once."""
     row = choice.row
     batch = max(choice.sized.batch, 1.0)
@@ -263,7 +263,7 @@ def _memory(ask: PlanRequest, load: Load, choice: Choice) -> MemoryBars:
     return MemoryBars(**parts, free_bytes=free, available_bytes=available)
 
 
-def _bound(choice: Choice, cost: StepCost, ops: tuple[Op, ...]) -> str:
+def _bound(choice: SizedChoice, cost: StepCost, ops: tuple[Op, ...]) -> str:
     shares: Mapping[str, float] = bound_shares(
         ops, choice.row.resolved.machine, float(cost.host_seconds)
     )

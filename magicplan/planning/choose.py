@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from magicplan.engine_specs.capabilities import EngineVersion, ReplicaKind, engine_of, refusal
-from magicplan.planning.candidates import Choice
+from magicplan.planning.candidates import SizedChoice
 from magicplan.planning.question import CapacityQuestion, PriceUsed
 from magicplan.planning.request import PlanRequest
-from magicplan.planning.search import Configuration, Fleet
+from magicplan.planning.search import Configuration, Search
 from magicplan.planning.sizing import (
     BRIEF,
     DRAWS,
@@ -69,14 +69,14 @@ class Lead:
         return frozenset({("gpu", name), ("draft", self.row.draft), ("layout", self.layout)})
 
 
-def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> list[Choice]:
+def chosen(question: CapacityQuestion, found: Search, rejected: Counter[str]) -> list[SizedChoice]:
     """Simulated configurations, best first; what was left out is counted by its reason."""
     ask, load = question.request, question.load
     leads = sorted(
         _leads(question, found, rejected),
         key=lambda lead: (max(lead.least / KIND, 1.0), lead.goal, lead.gpus, lead.layout == SPLIT),
     )
-    brief: list[Choice] = []
+    brief: list[SizedChoice] = []
     seen: set[tuple[str, str]] = set()
     best = math.inf
     for lead in leads:
@@ -103,11 +103,11 @@ def chosen(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> 
     return _with_care(ask, load, ranked(ask, brief))
 
 
-def _with_care(ask: PlanRequest, load: Load, choices: list[Choice]) -> list[Choice]:
+def _with_care(ask: PlanRequest, load: Load, choices: list[SizedChoice]) -> list[SizedChoice]:
     """Choices best first, the best and those that might beat it sized with more requests."""
-    careful: list[Choice] = []
+    careful: list[SizedChoice] = []
 
-    def again(one: Choice) -> None:
+    def again(one: SizedChoice) -> None:
         careful.append(_sized(ask, load, one))
         choices[choices.index(one)] = careful[-1]
 
@@ -122,7 +122,7 @@ def _with_care(ask: PlanRequest, load: Load, choices: list[Choice]) -> list[Choi
     return choices
 
 
-def _may_win(ask: PlanRequest, load: Load, best: Choice, other: Choice) -> bool:
+def _may_win(ask: PlanRequest, load: Load, best: SizedChoice, other: SizedChoice) -> bool:
     """Whether a choice sized by brief trials might beat the best: as many of its replicas as cost
     less are tried once with more requests. Where the best breaks limits, whatever is near might."""
     (broken, goal), (others, its) = (c.rank(ask, HAIR)[:2] for c in (best, other))
@@ -136,20 +136,20 @@ def _may_win(ask: PlanRequest, load: Load, best: Choice, other: Choice) -> bool:
     return fewer > 0 and suffices(kind, load, ask.slo, ask.engine.max_utilisation, FULL, fewer)
 
 
-def ranked(ask: PlanRequest, choices: list[Choice]) -> list[Choice]:
+def ranked(ask: PlanRequest, choices: list[SizedChoice]) -> list[SizedChoice]:
     """Best first. Where nothing meets the limits, a hair nearer is worth no larger fleet."""
     least = min((choice.broken(ask) for choice in choices), default=1.0)
     near = HAIR * least if least > 1 else 1.0
     return sorted(choices, key=lambda choice: choice.rank(ask, near))
 
 
-def with_capacity(ask: PlanRequest, load: Load, choice: Choice, requests: int) -> Choice:
+def with_capacity(ask: PlanRequest, load: Load, choice: SizedChoice, requests: int) -> SizedChoice:
     """The choice with the load that its fleet bears within every limit."""
     most = borne(choice.sized, load, ask.engine.max_utilisation, requests)
     return replace(choice, sized=replace(choice.sized, capacity=most))
 
 
-def _leads(question: CapacityQuestion, found: Fleet, rejected: Counter[str]) -> Iterator[Lead]:
+def _leads(question: CapacityQuestion, found: Search, rejected: Counter[str]) -> Iterator[Lead]:
     ask, load = question.request, question.load
     engine = engine_of(ask.engine.stack)
     layouts = {"auto": (MIXED, SPLIT), "off": (MIXED,), "only": (SPLIT,)}[
@@ -209,13 +209,13 @@ def _unlaunchable(engine: EngineVersion | None, row: Configuration, layout: str)
     return refusal(engine, wanted)
 
 
-def _simulated(ask: PlanRequest, load: Load, lead: Lead, kind: Kind, near: int) -> Choice:
+def _simulated(ask: PlanRequest, load: Load, lead: Lead, kind: Kind, near: int) -> SizedChoice:
     sized = size(kind, load, ask.slo, ask.engine.max_utilisation, BRIEF, near=near)
-    return Choice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price,
+    return SizedChoice(row=lead.row, sized=sized, layout=lead.layout, price=lead.price,
                   stock=lead.stock)  # fmt: skip
 
 
-def _sized(ask: PlanRequest, load: Load, choice: Choice) -> Choice:
+def _sized(ask: PlanRequest, load: Load, choice: SizedChoice) -> SizedChoice:
     """A choice sized with `FULL` requests, beginning at the replicas that few requests took."""
     near = choice.sized.replicas
     kind = replace(choice.sized.kind, careful=True)

@@ -19,7 +19,7 @@ import numpy as np
 
 from magicplan.hardware_specs.calibration import Residual
 from magicplan.hardware_specs.spread import combined_spread
-from magicplan.planning.candidates import Choice, step_ends
+from magicplan.planning.candidates import SizedChoice, step_ends
 from magicplan.planning.request import METRICS, SLO_KEYS, STATISTICS, PlanRequest
 from magicplan.planning.result import Candidate, Interval
 from magicplan.planning.sensitivity import Needs, needs, row_with
@@ -52,20 +52,20 @@ class Cause:
     """What either end needs; None where no number of replicas meets the limits even as planned."""
 
 
-def candidate_ends(load: Load, choices: Sequence[Choice]) -> list[tuple[Figures, Figures]]:
+def candidate_ends(load: Load, choices: Sequence[SizedChoice]) -> list[tuple[Figures, Figures]]:
     """Figures of every choice, replicas and traffic held, at the low and the high end of its step
     time."""
     return [_ends(load, choice, choice.sized.requests) for choice in choices]
 
 
-def _ends(load: Load, choice: Choice, requests: int) -> tuple[Figures, Figures]:
+def _ends(load: Load, choice: SizedChoice, requests: int) -> tuple[Figures, Figures]:
     kind = choice.sized.kind
     low, high = (_held(load, choice, kind.slower(end), requests) for end in step_ends(choice))
     return low, high
 
 
 def with_ends(
-    ask: PlanRequest, choice: Choice, one: Candidate, ends: tuple[Figures, Figures]
+    ask: PlanRequest, choice: SizedChoice, one: Candidate, ends: tuple[Figures, Figures]
 ) -> Candidate:
     """The candidate with the intervals that comparisons show; it bears as many times less as its
     steps are longer."""
@@ -78,7 +78,7 @@ def with_ends(
 
 
 def intervals(
-    ask: PlanRequest, load: Load, choice: Choice, best: Candidate
+    ask: PlanRequest, load: Load, choice: SizedChoice, best: Candidate
 ) -> tuple[Interval, ...]:
     """Intervals of the best candidate's figures."""
     anew = not any(key in SLO_KEYS for key in best.violations)
@@ -103,12 +103,12 @@ def intervals(
     return tuple(_all(best, choice, load, slow, accepted, _chance(load, choice, best), anew=anew))
 
 
-def _needs(ask: PlanRequest, load: Load, choice: Choice, slower: float) -> Needs:
+def _needs(ask: PlanRequest, load: Load, choice: SizedChoice, slower: float) -> Needs:
     """What slower steps need, counted with as many requests as the plan itself."""
     return needs(ask, load, choice, choice.row, slower=slower)
 
 
-def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figures:
+def _capacity(ask: PlanRequest, load: Load, choice: SizedChoice, kind: Kind) -> Figures:
     """What the plan's replicas bear if they are of another kind."""
     sized = replace(choice.sized, kind=kind, utilisation=choice.sized.trial.rate / kind.saturation)
     most = borne(sized, load, ask.engine.max_utilisation, 2 * BRIEF, least=0.05)
@@ -117,7 +117,7 @@ def _capacity(ask: PlanRequest, load: Load, choice: Choice, kind: Kind) -> Figur
     return {"capacity_requests_per_s": most / peak * rate, "capacity_over_peak": most / peak}
 
 
-def _chance(load: Load, choice: Choice, best: Candidate) -> Cause:
+def _chance(load: Load, choice: SizedChoice, best: Candidate) -> Cause:
     """Latencies under other draws of the same traffic: 1.28 standard deviations either way."""
     sized, values = choice.sized, figures_of(best)
     draws = [_held(load, choice, sized.kind, FULL, seed=seed) for seed in range(1, SEEDS + 1)]
@@ -133,7 +133,7 @@ def _chance(load: Load, choice: Choice, best: Candidate) -> Cause:
 
 
 def _all(
-    best: Candidate, choice: Choice, load: Load, slow: Cause, accepted: Cause | None,
+    best: Candidate, choice: SizedChoice, load: Load, slow: Cause, accepted: Cause | None,
     chance: Cause, *, anew: bool,
 ) -> Iterator[Interval]:  # fmt: skip
     causes = [slow, accepted] if accepted else [slow]
@@ -180,7 +180,7 @@ def figures_of(c: Candidate) -> Figures:
     }  # fmt: skip
 
 
-def _residual(choice: Choice) -> Residual:
+def _residual(choice: SizedChoice) -> Residual:
     """The residual of the step time at the planned load, whose ends enclose the prediction."""
     low, high = step_ends(choice)
     found = choice.row.resolved.machine.calibration.step_residual
@@ -188,7 +188,7 @@ def _residual(choice: Choice) -> Residual:
 
 
 def _held(
-    load: Load, choice: Choice, kind: Kind, requests: int, *, seed: int = 0
+    load: Load, choice: SizedChoice, kind: Kind, requests: int, *, seed: int = 0
 ) -> dict[str, float]:
     """Figures of the plan's replicas, if they are of a kind, under the traffic of the plan."""
     sized = choice.sized
@@ -207,7 +207,7 @@ def _held(
     }
 
 
-def _accepted(ask: PlanRequest, load: Load, choice: Choice) -> Cause | None:
+def _accepted(ask: PlanRequest, load: Load, choice: SizedChoice) -> Cause | None:
     """Acceptance at either end, with the draft length or tree of the plan where replicas are held;
     None where its interval is not known."""
     accepted, kind = choice.row.spec.acceptance, choice.sized.kind
@@ -243,7 +243,7 @@ def _needed(cause: Cause, name: str) -> tuple[float, float]:
 
 def _counted(
     best: Candidate,
-    choice: Choice,
+    choice: SizedChoice,
     name: str,
     low: Sequence[float],
     high: Sequence[float],
@@ -262,7 +262,9 @@ def _counted(
     yield found
 
 
-def _speculation(best: Candidate, choice: Choice, accepted: Cause | None) -> Iterator[Interval]:
+def _speculation(
+    best: Candidate, choice: SizedChoice, accepted: Cause | None
+) -> Iterator[Interval]:
     """Tokens of a round at the ends of acceptance; the speedup, at the same batch and draft length,
     also at those of its own timing."""
     assert choice.row.spec.acceptance is not None

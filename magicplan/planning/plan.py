@@ -15,7 +15,7 @@ import numpy as np
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
 from magicplan.hardware_specs.calibration import Calibration
-from magicplan.planning.candidates import Choice, candidate, explained, step_of, trees_left_out
+from magicplan.planning.candidates import SizedChoice, candidate, explained, step_of, trees_left_out
 from magicplan.planning.choose import FINALISTS, chosen, with_capacity
 from magicplan.planning.intervals import candidate_ends, intervals, with_ends
 from magicplan.planning.launch import launch_commands
@@ -94,7 +94,7 @@ def _question(
 
 def _answer(
     question: CapacityQuestion,
-    choice: Choice,
+    choice: SizedChoice,
     candidates: list[Candidate],
     rejected: Counter[str],
     searched: Searched,
@@ -170,7 +170,7 @@ def _tpot(c: Candidate) -> float:
     return c.latency.tpot.p95_seconds
 
 
-def _roofline(choice: Choice) -> Roofline:
+def _roofline(choice: SizedChoice) -> Roofline:
     machine = choice.row.resolved.machine
     _, ops, _ = step_of(choice)
 
@@ -207,7 +207,9 @@ def _strangers(ask: PlanRequest, calibration: Calibration) -> list[str]:
     ]
 
 
-def _assumptions(ask: PlanRequest, load: Load, choice: Choice, longest: int) -> tuple[str, ...]:
+def _assumptions(
+    ask: PlanRequest, load: Load, choice: SizedChoice, longest: int
+) -> tuple[str, ...]:
     row, model = choice.row, choice.row.resolved.model
     lines = list(row.resolved.notes)
     if longest > model.max_ctx_tokens:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from magicplan.errors import UsageError
-from magicplan.planning.candidates import Choice, tree_rules
+from magicplan.planning.candidates import SizedChoice, tree_rules
 from magicplan.planning.request import PlanRequest
 from magicplan.planning.result import Candidate, Curve, Schedule, ThresholdUsed, TreeRule
 from magicplan.planning.search import acceptance_of, drafts_of
@@ -28,7 +28,7 @@ KINDS = ("linear", "attention", "collective", "elementwise", "host")
 
 
 def grid_prediction(
-    ask: PlanRequest, choice: Choice, best: Candidate, planned: Planned | None
+    ask: PlanRequest, choice: SizedChoice, best: Candidate, planned: Planned | None
 ) -> Prediction | None:
     """One replica of the best plan over batch x context with its draft, its own batch included;
     without one, with the first of the request's that can be predicted. None where there is none.
@@ -58,7 +58,7 @@ def _batches(best: Candidate) -> list[int]:
     return sorted({int(b) for b in np.unique(np.rint(np.geomspace(1, most, 9)))})
 
 
-def _contexts(choice: Choice) -> list[int]:
+def _contexts(choice: SizedChoice) -> list[int]:
     """Doublings from 512 tokens to past the longest request."""
     lengths = choice.row.replica.load.lengths
     longest = max(float((lengths.prompt + lengths.output).max()), 2 * SHORTEST_CTX)
@@ -66,7 +66,7 @@ def _contexts(choice: Choice) -> list[int]:
     return [int(SHORTEST_CTX * 2**n) for n in range(octaves + 1)]
 
 
-def planned_of(choice: Choice, best: Candidate) -> Planned | None:
+def planned_of(choice: SizedChoice, best: Candidate) -> Planned | None:
     """The plan's own draft length and where it holds; None where it drafts nothing."""
     if not best.gamma:
         return None
@@ -82,7 +82,7 @@ def planned_of(choice: Choice, best: Candidate) -> Planned | None:
 
 
 def schedule_of(
-    grid: Prediction, choice: Choice, best: Candidate, planned: Planned | None
+    grid: Prediction, choice: SizedChoice, best: Candidate, planned: Planned | None
 ) -> Schedule:
     """The table and its thresholds, for chains and, where the draft can, for trees."""
     trees = _trees(grid)
@@ -150,7 +150,7 @@ def _trees(grid: Prediction) -> list[list[TreePoint]]:
     return [points[i : i + columns] for i in range(0, len(points), columns)]
 
 
-def curves(choice: Choice, best: Candidate) -> tuple[Curve, ...]:
+def curves(choice: SizedChoice, best: Candidate) -> tuple[Curve, ...]:
     """Step breakdown over batch at the mean context, and over context at the planned batch."""
     batches = np.asarray(_batches(best), dtype=np.float64)
     contexts = np.asarray(_contexts(choice), dtype=np.float64)
@@ -162,7 +162,7 @@ def curves(choice: Choice, best: Candidate) -> tuple[Curve, ...]:
     )
 
 
-def _curve(choice: Choice, axis: str, values: Array, batch: Array, ctx: Array) -> Curve:
+def _curve(choice: SizedChoice, axis: str, values: Array, batch: Array, ctx: Array) -> Curve:
     row = choice.row
     cost, _ = step_parts(row.resolved.model, row.one_layout, row.resolved.machine, batch, ctx)
     parts = {

@@ -34,7 +34,7 @@ from magicplan.serving.replica import (
     PLAIN,
     EngineLimits,
     Replica,
-    Rounds,
+    ReplicaRounds,
     Speculation,
     one_of,
     replica,
@@ -54,7 +54,7 @@ class Configuration:
     spec: Speculation
     draft: str
     """The draft as the request names it; `none` for plain decoding."""
-    rounds: Rounds
+    rounds: ReplicaRounds
     bounds: Screen
     """Bounds of all layouts, as `rounds`."""
 
@@ -92,7 +92,7 @@ class Configuration:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Fleet:
+class Search:
     """All rows, and what was left out."""
 
     rows: tuple[Configuration, ...]
@@ -111,7 +111,7 @@ def limits_of(ask: PlanRequest) -> EngineLimits:
     )
 
 
-def fleet(ask: PlanRequest, load: Load) -> Fleet:
+def fleet(ask: PlanRequest, load: Load) -> Search:
     """Every configuration and its bounds. Raises UsageError if there is none."""
     rows: list[Configuration] = []
     rejected: Counter[str] = Counter()
@@ -139,7 +139,7 @@ def fleet(ask: PlanRequest, load: Load) -> Fleet:
     if not rows:
         reasons = "; ".join(rejected) or "no GPU, format and draft were given"
         raise UsageError(f"nothing can be planned: {reasons}")
-    return Fleet(rows=tuple(rows), rejected=rejected, cells=cells)
+    return Search(rows=tuple(rows), rejected=rejected, cells=cells)
 
 
 def _bases(ask: PlanRequest, load: Load, rejected: Counter[str]) -> Iterator[Resolved]:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from magicplan.planning.candidates import Choice, step_ends
+from magicplan.planning.candidates import SizedChoice, step_ends
 from magicplan.planning.request import METRICS, PlanRequest
 from magicplan.planning.result import Sensitivity
 from magicplan.planning.search import Configuration
@@ -51,7 +51,7 @@ def row_with(
 
 
 def needs(
-    ask: PlanRequest, load: Load, choice: Choice, row: Configuration,
+    ask: PlanRequest, load: Load, choice: SizedChoice, row: Configuration,
     *, limits: Limits | None = None, slower: float = 1.0, requests: int = FULL,
     draws: int = 1,
 ) -> Needs:  # fmt: skip
@@ -86,13 +86,13 @@ def needs(
     )
 
 
-def sensitivities(ask: PlanRequest, load: Load, choice: Choice) -> tuple[Sensitivity, ...]:
+def sensitivities(ask: PlanRequest, load: Load, choice: SizedChoice) -> tuple[Sensitivity, ...]:
     """One assumption changed at a time, replicas counted anew; the ends of the
     GPUs of the plan as it is are those of the step time's interval."""
     return tuple(_changes(ask, load, choice))
 
 
-def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivity]:
+def _changes(ask: PlanRequest, load: Load, choice: SizedChoice) -> Iterator[Sensitivity]:
     own = choice.row
     for factor in (0.5, 0.8, 1.0, 1.25, 2.0, 4.0):
         yield _traffic(ask, load, choice, factor)
@@ -122,7 +122,7 @@ def _changes(ask: PlanRequest, load: Load, choice: Choice) -> Iterator[Sensitivi
             yield _line(ask, load, choice, own, f"{metric} limit", factor, limits=bounds)
 
 
-def _traffic(ask: PlanRequest, load: Load, choice: Choice, factor: float) -> Sensitivity:
+def _traffic(ask: PlanRequest, load: Load, choice: SizedChoice, factor: float) -> Sensitivity:
     """More of the same requests take as many more replicas as bear them."""
     sized = choice.sized
     base = float(load.users if load.users is not None else load.requests_per_s)
@@ -145,7 +145,7 @@ def _traffic(ask: PlanRequest, load: Load, choice: Choice, factor: float) -> Sen
 
 
 def _line(
-    ask: PlanRequest, load: Load, choice: Choice, row: Configuration, what: str, factor: float,
+    ask: PlanRequest, load: Load, choice: SizedChoice, row: Configuration, what: str, factor: float,
     *, change: str = "", limits: Limits | None = None, slower: float = 1.0,
 ) -> Sensitivity:  # fmt: skip
     found = needs(ask, load, choice, row, limits=limits, slower=slower)

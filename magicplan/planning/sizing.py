@@ -19,7 +19,7 @@ import numpy as np
 from magicplan.planning.search import Configuration
 from magicplan.serving.load import Load
 from magicplan.serving.load_test import Draws, Setup, drawn, saturation, setup_of, simulate, stable
-from magicplan.serving.outcome import Outcome, statistic_of
+from magicplan.serving.outcome import SimulationOutcome, statistic_of
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import Speculation
 
@@ -69,7 +69,9 @@ class Kind:
     slowness: float = 1.0
     fresh: Kind | None = None
     """What all steps are `slowness` times longer than, where they are."""
-    runs: dict[tuple[object, ...], Outcome] = field(default_factory=dict, init=False, repr=False)
+    runs: dict[tuple[object, ...], SimulationOutcome] = field(
+        default_factory=dict, init=False, repr=False
+    )
     """Simulations of this kind, by what they depend on."""
     slowed: dict[float, Kind] = field(default_factory=dict, init=False, repr=False)
 
@@ -136,8 +138,8 @@ def _batch_at(row: Configuration, layout: str, load: Load, rate: float) -> float
 class Trial:
     """So many replicas of a kind under the load."""
 
-    outcome: Outcome
-    pool: Outcome | None
+    outcome: SimulationOutcome
+    pool: SimulationOutcome | None
     """Figures of the replicas that only prefill, where there are such."""
     replicas: int
     prefill_replicas: int
@@ -243,7 +245,7 @@ def trial_of(
     draws = draws_of(kind.setup.load, _count(kind, load, replicas, requests), seed)
     pool_outcome = None
 
-    def run(**options: Any) -> Outcome:
+    def run(**options: Any) -> SimulationOutcome:
         key = (draws.gaps.size, seed, *options.items())
         if key not in kind.runs:
             kind.runs[key] = simulate(kind.setup, draws, **options)

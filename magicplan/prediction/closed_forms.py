@@ -39,7 +39,7 @@ class TreeNumbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Speculation:
+class SpeculationNumbers:
     """Numbers of a workload with a draft."""
 
     draft: Draft
@@ -91,7 +91,7 @@ class ClosedForms:
     attention: tuple[float, float] | None
     """FLOP a byte at which attention turns compute-bound, and FLOP a byte of one query token; None
     for a model without attention."""
-    speculation: Speculation | None
+    speculation: SpeculationNumbers | None
     """Forms of speculation; None where no draft was asked for."""
     layers: tuple[LayerCost, ...]
     """Every kind of layer, with a verification of `VERIFIED_TOKENS` beside a step."""
@@ -133,7 +133,7 @@ def _one(value: Any) -> float:
     return float(np.max(value))
 
 
-def _speculation(p: Prediction, batch: float) -> Speculation | None:
+def _speculation(p: Prediction, batch: float) -> SpeculationNumbers | None:
     draft = p.resolved.draft
     if draft is None:
         return None
@@ -147,7 +147,7 @@ def _speculation(p: Prediction, batch: float) -> Speculation | None:
     mean = float(tokens_per_round(survival)[0, 0, -1])
     variance = float(accept_length_variance(survival)[0, 0, -1])
     output = float(p.workload.output_tokens) or USUAL_OUTPUT_TOKENS
-    return Speculation(
+    return SpeculationNumbers(
         draft=draft,
         best=best,
         first_acceptance=alpha,

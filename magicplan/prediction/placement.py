@@ -36,7 +36,7 @@ class Placement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Candidate:
+class LayoutOption:
     """Degrees of one replica, and its replicas where they are given."""
 
     tp: int
@@ -136,7 +136,7 @@ def _footprint(ask: Resolved, layout: Deployment, batch: Array) -> Footprint:
     )
 
 
-def _replicas(ask: Resolved, candidate: Candidate) -> tuple[Candidate, Array]:
+def _replicas(ask: Resolved, candidate: LayoutOption) -> tuple[LayoutOption, Array]:
     """Replicas of a candidate that hold each cell: infinite where none do."""
     layout = replace(ask.layout, tp=float(candidate.tp), pp=float(candidate.pp))
     one = _footprint(ask, layout, np.ones((1, 1)))
@@ -147,11 +147,11 @@ def _replicas(ask: Resolved, candidate: Candidate) -> tuple[Candidate, Array]:
     return candidate, np.where(held, float(candidate.replicas), np.inf)
 
 
-def _gpus(ask: Resolved, candidate: Candidate, replicas: Array) -> Array:
+def _gpus(ask: Resolved, candidate: LayoutOption, replicas: Array) -> Array:
     return candidate.tp * candidate.pp * ask.request.attention_dp * replicas
 
 
-def _candidates(ask: Resolved) -> list[Candidate]:
+def _candidates(ask: Resolved) -> list[LayoutOption]:
     """Every layout the options leave open, preferred first."""
     request, model, accelerator = ask.request, ask.model, ask.machine.accelerator
     layouts = list(candidate_layouts(model, accelerator))
@@ -175,18 +175,18 @@ def _candidates(ask: Resolved) -> list[Candidate]:
             f"{dp} is a multiple of it; give $tp or $attention_dp",
         )
     if request.gpus == "auto":
-        return [Candidate(tp=tp, pp=pp, replicas=None) for tp, pp in layouts]
+        return [LayoutOption(tp=tp, pp=pp, replicas=None) for tp, pp in layouts]
     return _exactly(ask, layouts)
 
 
-def _exactly(ask: Resolved, layouts: list[tuple[int, int]]) -> list[Candidate]:
+def _exactly(ask: Resolved, layouts: list[tuple[int, int]]) -> list[LayoutOption]:
     """Layouts of which a whole number of replicas makes up the GPUs asked for."""
     asked = ask.request.gpus
     if not isinstance(asked, int) or isinstance(asked, bool) or not 1 <= asked <= MAX_GPUS:
         raise FieldError("gpus", f"{asked}: expected auto or a whole number from 1 to {MAX_GPUS}")
     dp = ask.request.attention_dp
     found = [
-        Candidate(tp=tp, pp=pp, replicas=asked // (tp * pp * dp))
+        LayoutOption(tp=tp, pp=pp, replicas=asked // (tp * pp * dp))
         for tp, pp in layouts
         if asked % (tp * pp * dp) == 0
     ]

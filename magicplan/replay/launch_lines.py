@@ -51,7 +51,7 @@ GIB70 = 70 * 2**30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Launch:
+class LaunchLine:
     """One server: its checkpoint, degrees and limits; what its command leaves out is the engine's
     default on that part."""
 
@@ -67,7 +67,7 @@ class Launch:
     quantisation: str
 
 
-def launched(command: str, stack: str, accelerator: Accelerator) -> Launch:
+def launched(command: str, stack: str, accelerator: Accelerator) -> LaunchLine:
     """What a command says. Raises UsageError for an option or a value that is not understood."""
     words = [part for word in shlex.split(command) for part in _split(word)]
     found = _options(words)
@@ -75,7 +75,7 @@ def launched(command: str, stack: str, accelerator: Accelerator) -> Launch:
     small = stack == "vllm" and _small(accelerator)
     groups = _groups(stack, found, gpus, dp)
     tp = gpus if stack == "vllm" else max(gpus // groups, 1)
-    return Launch(
+    return LaunchLine(
         model=str(found.get("model", "")),
         tp=tp,
         pp=int(found.get("pp", 1)),

@@ -14,10 +14,10 @@ from magicplan import model_specs
 from magicplan.errors import DoesNotFit, UsageError
 from magicplan.prediction.request import Request
 from magicplan.roofline.deployment import Array
-from magicplan.serving.benchmark_run import STEADY, Expected, Run, Server, expect, server_of
+from magicplan.serving.benchmark_run import STEADY, Expected, MeasuredServer, Run, expect, server_of
 from magicplan.serving.lengths import independent
 from magicplan.serving.load_test import ROUTINGS, Draws, Routing, drawn, simulate, stable
-from magicplan.serving.outcome import METRICS, STATISTICS, Outcome, statistic_of, timeline
+from magicplan.serving.outcome import METRICS, STATISTICS, SimulationOutcome, statistic_of, timeline
 from magicplan.serving.traces import read_trace
 
 SCHEMA = "magicplan.bench/1"
@@ -234,7 +234,7 @@ def _inverse(run: Run, limits: Limits, per_replica: int, itl: str) -> Bench:
     return _bench(expect(at), at, good, per_replica, itl)
 
 
-def goodput(server: Server, run: Run, limits: Limits) -> Goodput:
+def goodput(server: MeasuredServer, run: Run, limits: Limits) -> Goodput:
     """The largest load, by bisection with the same requests; what stops a larger one, and what
     would lift it, each found by loosening it and simulating again."""
     found = _largest(server, run, limits)
@@ -258,7 +258,7 @@ def goodput(server: Server, run: Run, limits: Limits) -> Goodput:
     )  # fmt: skip
 
 
-def _looser(server: Server) -> Iterator[tuple[str, Server]]:
+def _looser(server: MeasuredServer) -> Iterator[tuple[str, MeasuredServer]]:
     own = server.setup.server
     for name, changed in (
         ("kv_cache", replace(own, capacity_tokens=own.capacity_tokens * LOOSER)),
@@ -275,8 +275,8 @@ def _idle(run: Run) -> float:
 
 
 def _largest(
-    server: Server, run: Run, limits: Limits, first: float = 1.0
-) -> tuple[float, Outcome, Outcome] | None:
+    server: MeasuredServer, run: Run, limits: Limits, first: float = 1.0
+) -> tuple[float, SimulationOutcome, SimulationOutcome] | None:
     """The largest load that keeps, its outcome, and that of a larger one; None where none does."""
     low, kept = _idle(run), _trial(server, run, limits, _idle(run))
     if not _keeps(kept, limits):
@@ -298,7 +298,7 @@ def _largest(
     return low, kept, beyond
 
 
-def _trial(server: Server, run: Run, limits: Limits, load: float) -> Outcome:
+def _trial(server: MeasuredServer, run: Run, limits: Limits, load: float) -> SimulationOutcome:
     closed = run.concurrency is not None and run.requests_per_s is None
     count = max(REQUESTS, int(4 * load)) if closed else REQUESTS
     return simulate(
@@ -307,15 +307,15 @@ def _trial(server: Server, run: Run, limits: Limits, load: float) -> Outcome:
     )  # fmt: skip
 
 
-def _draws(server: Server, count: int, seed: int) -> Draws:
+def _draws(server: MeasuredServer, count: int, seed: int) -> Draws:
     return drawn(server.setup.load, count, seed)
 
 
-def _keeps(outcome: Outcome, limits: Limits) -> bool:
+def _keeps(outcome: SimulationOutcome, limits: Limits) -> bool:
     return stable(outcome) and all(outcome.figure(k) <= v for k, v in limits.items())
 
 
-def _worst(outcome: Outcome, limits: Limits) -> str:
+def _worst(outcome: SimulationOutcome, limits: Limits) -> str:
     ratios = {key: outcome.figure(key) / limit for key, limit in limits.items()}
     worst = max(ratios, key=ratios.__getitem__)
     return worst if ratios[worst] > 1 else "throughput"
@@ -372,13 +372,13 @@ def _figures(expected: Expected, itl: str) -> dict[str, float]:
     }
 
 
-def tokens_per_chunk(outcome: Outcome) -> float:
+def tokens_per_chunk(outcome: SimulationOutcome) -> float:
     """Mean tokens of a streamed chunk behind the first."""
     chunks = sum(r.rounds for r in outcome.requests)
     return sum(r.output - 1 for r in outcome.requests) / chunks if chunks else 1.0
 
 
-def _metric(outcome: Outcome, metric: str, itl: str) -> Array:
+def _metric(outcome: SimulationOutcome, metric: str, itl: str) -> Array:
     values: Array = getattr(outcome, metric)
     if metric == "itl" and itl == "sglang":
         return np.asarray(values / tokens_per_chunk(outcome))

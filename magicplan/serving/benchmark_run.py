@@ -25,7 +25,7 @@ from magicplan.serving.load_test import (
     simulate,
     stable,
 )
-from magicplan.serving.outcome import METRICS, STATISTICS, Outcome
+from magicplan.serving.outcome import METRICS, STATISTICS, SimulationOutcome
 from magicplan.serving.policies import policy_of
 from magicplan.serving.replica import (
     PLAIN,
@@ -71,7 +71,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Server:
+class MeasuredServer:
     """One replica of a run, ready to be simulated."""
 
     resolved: Resolved
@@ -85,8 +85,8 @@ class Server:
 class Expected:
     """What to expect of a run: latencies in seconds, and rates of the whole server."""
 
-    outcome: Outcome
-    server: Server
+    outcome: SimulationOutcome
+    server: MeasuredServer
     users: float | None
     """Requests always in flight; None where the rate of arrivals decides."""
     requests_per_s: float
@@ -116,7 +116,9 @@ class Expected:
         }
 
 
-def expect(run: Run, machine: Machine | None = None, server: Server | None = None) -> Expected:
+def expect(
+    run: Run, machine: Machine | None = None, server: MeasuredServer | None = None
+) -> Expected:
     """Simulate a run. Raises UsageError, DoesNotFit.
 
     A run that says how many `prompts` it sends is finite: everybody counts, ramp and drain
@@ -147,7 +149,7 @@ def expect(run: Run, machine: Machine | None = None, server: Server | None = Non
     )
 
 
-def _held_back(run: Run, outcome: Outcome, gaps: float) -> bool:
+def _held_back(run: Run, outcome: SimulationOutcome, gaps: float) -> bool:
     """Whether the number in flight decided, not the rate: requests came later than they were due,
     or met a queue that grew."""
     if run.requests_per_s is None:
@@ -156,7 +158,7 @@ def _held_back(run: Run, outcome: Outcome, gaps: float) -> bool:
     return (late and run.concurrency is not None) or not stable(outcome)
 
 
-def _refuse_overload(run: Run, server: Server) -> NoReturn:
+def _refuse_overload(run: Run, server: MeasuredServer) -> NoReturn:
     bears = saturation(server.setup) * run.replicas
     raise UsageError(
         f"{run.requests_per_s:g} requests a second are more than the server bears (about "
@@ -165,7 +167,7 @@ def _refuse_overload(run: Run, server: Server) -> NoReturn:
     )
 
 
-def server_of(run: Run, machine: Machine | None = None) -> Server:
+def server_of(run: Run, machine: Machine | None = None) -> MeasuredServer:
     """One replica of the run. Raises DoesNotFit."""
     resolved = resolve(run.ask)
     if machine is not None:
@@ -204,7 +206,7 @@ def server_of(run: Run, machine: Machine | None = None) -> Server:
             f"{resolved.model.name} on {run.ask.gpu} at tp {run.ask.tp}: weights and one request "
             f"of {longest_request:.0f} tokens do not fit"
         )
-    return Server(resolved=resolved, replica=r, setup=setup, gamma=gamma, depth=depth)
+    return MeasuredServer(resolved=resolved, replica=r, setup=setup, gamma=gamma, depth=depth)
 
 
 def _check_experts(ask: Request) -> None:

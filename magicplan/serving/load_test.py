@@ -16,10 +16,10 @@ from magicplan.roofline.deployment import Array
 from magicplan.roofline.memory import kv_sequence_bytes
 from magicplan.roofline.traffic import FULL
 from magicplan.serving.load import Load
-from magicplan.serving.outcome import Outcome, outcome_of
-from magicplan.serving.policies import POLICIES, Policy, Server
+from magicplan.serving.outcome import SimulationOutcome, outcome_of
+from magicplan.serving.policies import POLICIES, Policy, ServerRules
 from magicplan.serving.replica import Replica, Speculation, one_of, room_of, shapes_of
-from magicplan.serving.requests import Request, law_of_mean, law_of_survival, rounds_needed
+from magicplan.serving.requests import SimulatedRequest, law_of_mean, law_of_survival, rounds_needed
 from magicplan.serving.simulation import Engine
 from magicplan.serving.step_table import StepTable, step_table
 
@@ -28,7 +28,7 @@ ROUTINGS: tuple[Routing, ...] = ("random", "round-robin", "least-outstanding", "
 TURNAROUND_SECONDS = 1e-4
 """Seconds from the end of an answer to its client's next request: the next step has begun."""
 
-Handover = Callable[[Request], float]
+Handover = Callable[[SimulatedRequest], float]
 """Seconds until the cache of a prompt has reached the engine that decodes."""
 
 
@@ -46,19 +46,21 @@ class Fleet:
     prefill: Sequence[Engine] = ()
     handover: Handover = lambda _: 0.0
     entry_seconds: float = 0.0
-    ask_next: Callable[[Request], tuple[float, Request] | None] | None = None
-    due: list[tuple[float, int, Request, bool]] = field(default_factory=list)
+    ask_next: Callable[[SimulatedRequest], tuple[float, SimulatedRequest] | None] | None = None
+    due: list[tuple[float, int, SimulatedRequest, bool]] = field(default_factory=list)
     """When, whichever came first, who, and whether its prompt is computed."""
-    answered: list[Request] = field(default_factory=list)
+    answered: list[SimulatedRequest] = field(default_factory=list)
     order: count[int] = field(default_factory=count)
     turn: int = 0
 
-    def ask(self, request: Request, now: float) -> None:
+    def ask(self, request: SimulatedRequest, now: float) -> None:
         """A request is sent at `now`."""
         request.arrived = now
         heapq.heappush(self.due, (now + self.entry_seconds, next(self.order), request, False))
 
-    def run(self, requests: Iterable[Request], most: float = math.inf) -> list[Request]:
+    def run(
+        self, requests: Iterable[SimulatedRequest], most: float = math.inf
+    ) -> list[SimulatedRequest]:
         """Answer everybody, or as many as `most`; the answers in the order of their ends."""
         for request in requests:
             self.ask(request, request.arrived)
@@ -89,7 +91,7 @@ class Fleet:
         for engine in idle:
             engine.start(now)
 
-    def _routed(self, request: Request, engines: Sequence[Engine]) -> Engine:
+    def _routed(self, request: SimulatedRequest, engines: Sequence[Engine]) -> Engine:
         if len(engines) == 1:
             return engines[0]
         if self.routing == "least-outstanding":
@@ -100,7 +102,7 @@ class Fleet:
         alone = self.routing == "random" or request.session < 0
         return engines[placed(request.number if alone else request.session, len(engines))]
 
-    def _answer(self, engine: Engine, ended: list[Request]) -> None:
+    def _answer(self, engine: Engine, ended: list[SimulatedRequest]) -> None:
         for request in ended:
             if engine.only_prompts and self.prefill:
                 self._hand_over(request)
@@ -108,12 +110,12 @@ class Fleet:
             self.answered.append(request)
             self._follow(request)
 
-    def _follow(self, request: Request) -> None:
+    def _follow(self, request: SimulatedRequest) -> None:
         following = self.ask_next(request) if self.ask_next else None
         if following is not None:
             self.ask(following[1], following[0])
 
-    def _hand_over(self, request: Request) -> None:
+    def _hand_over(self, request: SimulatedRequest) -> None:
         """Its first token is seen when its cache has arrived."""
         now = request.ended + self.handover(request)
         request.first = request.last = now
@@ -157,7 +159,7 @@ where a queue grows."""
 class Setup:
     """Everything that a simulation of one replica depends on besides the load's intensity."""
 
-    server: Server
+    server: ServerRules
     times: StepTable
     load: Load
     law: Array | None
@@ -187,7 +189,7 @@ def setup_of(
     one = one_of(r.layout, layout)
     stages = int(np.asarray(one.pp).reshape(-1)[0])
     load = r.load
-    server = Server(
+    server = ServerRules(
         policy=policy or POLICIES["vllm"],
         budget_tokens=int(r.limits.batched_tokens),
         max_sequences=max(int(r.limits.max_sequences) // stages, 1),
@@ -296,7 +298,7 @@ def _gaps(cv2: float, count: int, rng: np.random.Generator) -> Array:
     return np.where(strata[0] < 1 / burst, -np.log1p(-strata[1]) * burst, 0.0)
 
 
-def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Request]:
+def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[SimulatedRequest]:
     """The requests, arriving at a rate; all at once where it is infinite."""
     times = np.cumsum(draws.gaps) / requests_per_s if math.isfinite(requests_per_s) else (
         np.zeros(draws.gaps.size)
@@ -304,7 +306,7 @@ def asked(draws: Draws, law: Array | None, requests_per_s: float) -> list[Reques
     columns = (times, draws.prompt, draws.output, draws.cached, draws.pauses)
     lists = [column.tolist() for column in columns]
     return [
-        Request(
+        SimulatedRequest(
             number=n, arrived=at, prompt=prompt, output=output, rounds=rounds, cached=cached,
             pause=pause,
         )
@@ -318,7 +320,7 @@ def simulate(
     setup: Setup, draws: Draws, *, requests_per_s: float = math.inf, users: int | None = None,
     replicas: int = 1, prefill_replicas: int = 0, routing: Routing = "least-outstanding",
     whole: bool = False, role: Role = "both",
-) -> Outcome:  # fmt: skip
+) -> SimulationOutcome:  # fmt: skip
     """Put replicas to a load: requests at a rate, or no more than `users` of them in flight, who
     take turns of a request and a pause, or both. `prefill_replicas` compute their prompts, if there
     are any. A replica whose `role` is `prefill` answers with the first token; one that decodes is
@@ -340,7 +342,7 @@ def simulate(
         return outcome_of(requests, engines, whole=whole)
     following = iter(requests[users:])
 
-    def again(answered: Request) -> tuple[float, Request] | None:
+    def again(answered: SimulatedRequest) -> tuple[float, SimulatedRequest] | None:
         request = next(following, None)
         if request is None:
             return None
@@ -354,7 +356,7 @@ def simulate(
     return outcome_of(sorted(requests, key=lambda r: r.arrived), engines, whole=whole)
 
 
-def stable(outcome: Outcome) -> bool:
+def stable(outcome: SimulationOutcome) -> bool:
     """Whether the queue does not grow: late requests wait no longer than early ones."""
     middle, last = outcome.backlog
     if last > MORE * middle + NOISE * math.sqrt(middle) + 10:

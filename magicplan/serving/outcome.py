@@ -10,7 +10,7 @@ from functools import cached_property
 import numpy as np
 
 from magicplan.roofline.deployment import Array
-from magicplan.serving.requests import Request
+from magicplan.serving.requests import SimulatedRequest
 from magicplan.serving.simulation import Engine, Gap, Run
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
@@ -18,14 +18,14 @@ STATISTICS = ("mean", "p50", "p95", "p99")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Outcome:
+class SimulationOutcome:
     """The requests that count, and what the engines did while those were under way.
 
     Times in seconds. `itl` counts a gap a streamed chunk, as `vllm bench serve` does: with
     speculation that is a round, so mean ITL is mean TPOT times the tokens a chunk.
     """
 
-    requests: tuple[Request, ...]
+    requests: tuple[SimulatedRequest, ...]
     gaps: tuple[Gap, ...]
     begin: float
     end: float
@@ -109,8 +109,8 @@ def statistic_of(values: Array, statistic: str) -> float:
 
 
 def outcome_of(
-    requests: Sequence[Request], engines: Sequence[Engine], *, whole: bool = False
-) -> Outcome:
+    requests: Sequence[SimulatedRequest], engines: Sequence[Engine], *, whole: bool = False
+) -> SimulationOutcome:
     """What is counted of a simulation whose requests came in this order.
 
     A `whole` run counts everybody, ramp and drain included. Otherwise those are left out that came
@@ -125,7 +125,7 @@ def outcome_of(
     decodes = decoding > 0
     held = (held_before + held_after) / 2
     gaps = tuple(g for e in engines for g in e.gaps)
-    return Outcome(
+    return SimulationOutcome(
         requests=tuple(counted), gaps=gaps, begin=begin, end=end,
         busy_share=float(seconds.sum() / span),
         decoding=float((seconds * decoding).sum() / span),
@@ -140,13 +140,15 @@ def outcome_of(
     )  # fmt: skip
 
 
-def _under_way(requests: Sequence[Request], place: int) -> int:
+def _under_way(requests: Sequence[SimulatedRequest], place: int) -> int:
     """Requests that had come and were not answered when one of them came."""
     now = requests[place].arrived
     return sum(r.arrived <= now < r.ended for r in requests)
 
 
-def _counted(requests: Sequence[Request], *, whole: bool) -> tuple[list[Request], float, float]:
+def _counted(
+    requests: Sequence[SimulatedRequest], *, whole: bool
+) -> tuple[list[SimulatedRequest], float, float]:
     if whole:
         done = [r for r in requests if not math.isnan(r.ended)]
         return done, min(r.arrived for r in done), max(r.ended for r in done)
@@ -160,7 +162,7 @@ def _counted(requests: Sequence[Request], *, whole: bool) -> tuple[list[Request]
     return kept, requests[first].arrived, end
 
 
-def timeline(outcome: Outcome, points: int) -> dict[str, list[float]]:
+def timeline(outcome: SimulationOutcome, points: int) -> dict[str, list[float]]:
     """Requests decoding, prompt tokens a second and cache tokens held, all engines together, at
     even times of the run."""
     begin, end, _, before, after, decoding, prompt = np.asarray(outcome.runs).T

@@ -51,7 +51,7 @@ def policy_of(stack: str) -> Policy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Server:
+class ServerRules:
     """One engine as configured."""
 
     policy: Policy = POLICIES["vllm"]

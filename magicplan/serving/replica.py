@@ -99,7 +99,7 @@ class Speculation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Rounds:
+class ReplicaRounds:
     """Decoding alone, [layout, b]: `gamma` tokens are drafted in `depth` levels."""
 
     batch: Array
@@ -201,11 +201,11 @@ def _read_contexts(load: Load, batch: Array, nodes: Array) -> Array:
     return np.asarray(np.maximum(nodes[None, :] - saved[:, None], 1.0))
 
 
-def rounds_of(r: Replica, spec: Speculation) -> Rounds:
+def rounds_of(r: Replica, spec: Speculation) -> ReplicaRounds:
     """Rounds of the chain or tree that emits most tokens a second, for every layout and batch."""
     if spec.draft is None or spec.acceptance is None:
         shape = (r.layouts, r.batch.size)
-        return Rounds(
+        return ReplicaRounds(
             batch=r.batch,
             gamma=np.zeros(shape),
             depth=np.zeros(shape),
@@ -224,7 +224,7 @@ def rounds_of(r: Replica, spec: Speculation) -> Rounds:
     def chosen(values: Array) -> Array:
         return np.asarray(np.take_along_axis(values, best[..., None], axis=-1)[..., 0])
 
-    return Rounds(
+    return ReplicaRounds(
         batch=r.batch,
         gamma=shapes.gamma[best],
         depth=shapes.depth[best],

@@ -18,7 +18,7 @@ from magicplan.roofline.deployment import Array
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
-class Request:
+class SimulatedRequest:
     """One request, and what became of it (times in seconds, NaN until known)."""
 
     number: int

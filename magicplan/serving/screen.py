@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from magicplan.roofline.deployment import Array
-from magicplan.serving.replica import Replica, Rounds, Speculation, prompts_of, room_of
+from magicplan.serving.replica import Replica, ReplicaRounds, Speculation, prompts_of, room_of
 
 KIND = 1.1
 """Times a limit that a bound may lie above it and still be simulated: bounds are of mean contexts,
@@ -40,7 +40,9 @@ class Screen:
     """Largest factor by which an idle replica would break a limit; at most 1 where none."""
 
 
-def screen(r: Replica, spec: Speculation, rounds: Rounds, limits: Mapping[str, float]) -> Screen:
+def screen(
+    r: Replica, spec: Speculation, rounds: ReplicaRounds, limits: Mapping[str, float]
+) -> Screen:
     """Bounds of every layout of `r` under the limits."""
     load = r.load
     room = room_of(r, spec)
@@ -85,7 +87,7 @@ def _prompt_seconds(r: Replica, spec: Speculation) -> Array:
 
 
 def _factors(
-    r: Replica, rounds: Rounds, prompt: Array, limits: Mapping[str, float], waits: Array
+    r: Replica, rounds: ReplicaRounds, prompt: Array, limits: Mapping[str, float], waits: Array
 ) -> Array:
     """By how much bounds lie beyond the limits, the largest of all, [layout, batch]; `waits` are
     the seconds a token for which prompts of others hold up a batch that is always full."""

@@ -16,8 +16,8 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
-from magicplan.serving.policies import Server
-from magicplan.serving.requests import Request
+from magicplan.serving.policies import ServerRules
+from magicplan.serving.requests import SimulatedRequest
 from magicplan.serving.step_table import StepTable
 
 Run = tuple[float, float, int, float, float, int, float]
@@ -32,7 +32,7 @@ class Engine:
     """State of one engine. Whoever drives it submits requests in order of time, lets it `start`
     when it is idle, and calls `advance` when `ends` has come."""
 
-    server: Server
+    server: ServerRules
     times: StepTable
     only_prompts: bool = False
     """Whether a request leaves with its first token, to decode elsewhere."""
@@ -40,7 +40,7 @@ class Engine:
     """When the run under way ends; infinite while there is nothing to do."""
     outstanding: int = 0
     """Requests submitted and not answered."""
-    waiting: deque[Request] = field(default_factory=deque)
+    waiting: deque[SimulatedRequest] = field(default_factory=deque)
     runs: list[Run] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     preemptions: int = 0
@@ -54,11 +54,11 @@ class Engine:
     growth: float = 0.0
     held: float = 0.0
     reserved: float = 0.0
-    prefilling: list[Request] = field(default_factory=list)
-    admitted: list[Request] = field(default_factory=list)
+    prefilling: list[SimulatedRequest] = field(default_factory=list)
+    admitted: list[SimulatedRequest] = field(default_factory=list)
     """In order of admission; ended ones are dropped when they surface."""
-    finishing: list[tuple[int, int, Request]] = field(default_factory=list)
-    ghosts: list[Request] = field(default_factory=list)
+    finishing: list[tuple[int, int, SimulatedRequest]] = field(default_factory=list)
+    ghosts: list[SimulatedRequest] = field(default_factory=list)
     """Ended, and still in the batch."""
     streams: list[list[float]] = field(default_factory=list)
     """[time of the last token, requests] of those that decode: one entry unless some wait."""
@@ -72,7 +72,7 @@ class Engine:
     capacity: float = math.inf
     # the run under way
     steps: int = 0
-    chunks: list[tuple[Request, float]] = field(default_factory=list)
+    chunks: list[tuple[SimulatedRequest, float]] = field(default_factory=list)
     decodes: bool = False
     start_seconds: float = 0.0
     """Seconds of the run's first step at no context; `slope` adds seconds a token of context."""
@@ -83,7 +83,7 @@ class Engine:
         self.mixes, self.reserves = self.server.policy.mixes, self.server.policy.reserves_output
         self.capacity = self.server.capacity_tokens
 
-    def submit(self, request: Request, now: float) -> None:
+    def submit(self, request: SimulatedRequest, now: float) -> None:
         """A request arrives; a run under way is cut at the first step that may take it."""
         request.left = request.rounds
         request.growth = (request.output - 1) / request.rounds if request.rounds else 0.0
@@ -105,10 +105,10 @@ class Engine:
         self.now = now
         self._plan()
 
-    def advance(self) -> list[Request]:
+    def advance(self) -> list[SimulatedRequest]:
         """The run under way ends; returns the requests that end with it."""
         begin, end, held, chunks = self.now, self.ends, self.held, self.chunks
-        leaving, ended, computed = self.ghosts, list[Request](), 0.0
+        leaving, ended, computed = self.ghosts, list[SimulatedRequest](), 0.0
         if self.decodes:
             self._decode(begin, end)
             if self.finishing and self.finishing[0][0] <= self.round:
@@ -174,7 +174,7 @@ class Engine:
         self.context += grown
         self.held += grown
 
-    def _completed(self, end: float) -> list[Request]:
+    def _completed(self, end: float) -> list[SimulatedRequest]:
         """Requests whose last round this was; they leave the batch when the engine knows."""
         ended = []
         while self.finishing and self.finishing[0][0] <= self.round:
@@ -193,7 +193,7 @@ class Engine:
         self.ghosts = self.ghosts + ended
         return ended
 
-    def _prefilled(self, request: Request, end: float) -> bool:
+    def _prefilled(self, request: SimulatedRequest, end: float) -> bool:
         """A prompt is computed and its next token is out; whether that was the last."""
         self.prefilling.remove(request)
         if math.isnan(request.first):
@@ -210,7 +210,7 @@ class Engine:
         self._join(request)
         return False
 
-    def _join(self, request: Request) -> None:
+    def _join(self, request: SimulatedRequest) -> None:
         """Let a request decode from the next step on."""
         request.begun, request.finish = self.round, self.round + request.left
         heapq.heappush(self.finishing, (request.finish, request.number, request))
@@ -223,7 +223,7 @@ class Engine:
                 return
         self.streams.append([request.last, 1])
 
-    def _leave(self, ghosts: list[Request]) -> None:
+    def _leave(self, ghosts: list[SimulatedRequest]) -> None:
         """Ended requests give up their place: one step late where scheduling is asynchronous, all
         together in static batches."""
         policy = self.server.policy
@@ -244,7 +244,7 @@ class Engine:
 
     # ---------------------------------------------------------------- the cache
 
-    def _free(self, request: Request) -> None:
+    def _free(self, request: SimulatedRequest) -> None:
         self.held -= request.held
         if self.reserves:
             self.reserved -= self._reservation(request)
@@ -270,7 +270,7 @@ class Engine:
         if not self.cache:
             self.cached = 0.0
 
-    def _reservation(self, request: Request) -> float:
+    def _reservation(self, request: SimulatedRequest) -> float:
         """Tokens of its whole answer."""
         return request.prompt + request.output - self.server.shared_tokens
 
@@ -352,7 +352,7 @@ class Engine:
         rows = self.decoding * (self.server.gamma + 1) if self.mixes else 0
         return self.server.budget_tokens - rows
 
-    def _running_chunks(self) -> list[tuple[Request, float]]:
+    def _running_chunks(self) -> list[tuple[SimulatedRequest, float]]:
         left, chunks = self._left(), []
         for request in self.prefilling:
             if left > 0:
@@ -443,7 +443,7 @@ class Engine:
             left -= take
             room -= 0.0 if reserves else take
 
-    def _to_compute(self, request: Request) -> float:
+    def _to_compute(self, request: SimulatedRequest) -> float:
         """Tokens not found in the cache, one at least; none where another engine has computed the
         prompt. What its session left behind is the request's own from now on."""
         whole, known = request.prompt + request.emitted, request.cached

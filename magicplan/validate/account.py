@@ -6,7 +6,7 @@ from statistics import mean
 from typing import Any
 
 from magicplan.units import human_bytes, human_rate, human_seconds, human_tokens
-from magicplan.validate.compare import RunComparison, Verdict, rule, summary
+from magicplan.validate.compare import PointVerdict, RunComparison, rule, summary
 
 DEVICE = ("name", "device", "driver", "torch", "triton", "magicplan", "commit", "dtype", "threads")
 SCHEMA = "magicplan.validation/1"
@@ -61,11 +61,11 @@ def _ranks(c: RunComparison) -> int:
     return int(c.run.header["settings"].get("ranks", 1))
 
 
-def _length(p: Verdict) -> str:
+def _length(p: PointVerdict) -> str:
     return p.draft_length if "tree" in p.what else f"gamma {p.draft_length}"
 
 
-def name_of(p: Verdict) -> str:
+def name_of(p: PointVerdict) -> str:
     """A point in words."""
     return f"batch {p.batch}, {human_tokens(p.ctx_tokens)}, {_length(p)}"
 
@@ -90,12 +90,12 @@ def shown(c: RunComparison) -> list[str]:
     return lines
 
 
-def _decided(p: Verdict) -> bool:
+def _decided(p: PointVerdict) -> bool:
     """Is speculation measured to be faster, or slower, beyond its 95 % interval?"""
     return not p.measured["speedup_low"] <= 1 <= p.measured["speedup_high"]
 
 
-def _gain(which: str, p: Verdict) -> str:
+def _gain(which: str, p: PointVerdict) -> str:
     m = p.measured
     kind = (
         "not decided, the interval holds 1" if not _decided(p)

@@ -23,7 +23,7 @@ Z95 = 1.96
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class PointVerdict:
     """One point: what was measured, what was predicted, and whether they agree."""
 
     id: str
@@ -52,7 +52,7 @@ class RunComparison:
 
     run: RecordedRun
     tolerance: float
-    points: tuple[Verdict, ...]
+    points: tuple[PointVerdict, ...]
     errors: dict[str, Errors]
     """Errors of the calibrated prediction by quantity; empty where nothing was measured."""
     ideal_errors: dict[str, Errors]
@@ -143,7 +143,9 @@ def _raised(run: RecordedRun) -> float:
     return max([1.0, *(float(line.get("read_bytes_per_s", 0)) / believed for line in run.points)])
 
 
-def _judge(told: dict[str, Any], line: Line | None, tolerance: float, raised: float) -> Verdict:
+def _judge(
+    told: dict[str, Any], line: Line | None, tolerance: float, raised: float
+) -> PointVerdict:
     what: dict[str, Any] = {name: told[name] for name in ("gamma", "tree") if name in told}
     measured, flags = ({}, ()) if line is None else _measured(line)
     if line is None:
@@ -152,7 +154,7 @@ def _judge(told: dict[str, Any], line: Line | None, tolerance: float, raised: fl
         verdict, reason = "skipped", str(line["skipped"])
     else:
         verdict, reason = _verdict(told, measured, flags, tolerance, raised)
-    return Verdict(
+    return PointVerdict(
         id=told["id"],
         batch=told["batch"],
         ctx_tokens=told["ctx_tokens"],
@@ -257,7 +259,7 @@ def _short(name: str) -> str:
     return name.removesuffix("_seconds")
 
 
-def _errors(points: list[Verdict], side: str) -> dict[str, Errors]:
+def _errors(points: list[PointVerdict], side: str) -> dict[str, Errors]:
     """Errors by quantity, where a decode step that several draft lengths share counts once."""
     found = {}
     for quantity in QUANTITIES:
@@ -274,13 +276,13 @@ def _errors(points: list[Verdict], side: str) -> dict[str, Errors]:
     return found
 
 
-def _regrets(points: list[Verdict], origin: str) -> dict[str, float]:
+def _regrets(points: list[PointVerdict], origin: str) -> dict[str, float]:
     """Percent of throughput lost by the predicted draft length, for every cell with a sweep.
 
     Not to speculate is a choice too. Under simulated acceptance the law is known, so that measured
     times meet its expected tokens; drawn ones would add their own chance to every length.
     """
-    cells: dict[tuple[int, int], list[Verdict]] = defaultdict(list)
+    cells: dict[tuple[int, int], list[PointVerdict]] = defaultdict(list)
     for point in points:
         cells[point.batch, point.ctx_tokens].append(point)
     found = {}

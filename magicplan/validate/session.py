@@ -24,7 +24,7 @@ from magicplan.validate.decoder.tensor_parallel import ALONE, RankGroup
 from magicplan.validate.device_files import accelerator_of
 from magicplan.validate.forecast import Forecaster
 from magicplan.validate.measure.ceilings import Probe, ceilings
-from magicplan.validate.measure.cells import Bench, calibrate_at, measure_cell, memory_for
+from magicplan.validate.measure.cells import DecoderSteps, calibrate_at, measure_cell, memory_for
 from magicplan.validate.measure.clock import Clock, Effort, clock_of
 from magicplan.validate.measure.environment import environment
 from magicplan.validate.measure.grid import MeasuringGrid
@@ -44,7 +44,7 @@ class Session:
 
     settings: RunSettings
     grid: MeasuringGrid
-    bench: Bench
+    bench: DecoderSteps
     subject: Subject
     acceptance: Acceptance
     exactness: Callable[[], dict[str, Any]]

@@ -6,10 +6,10 @@ import pytest
 
 from magicplan import hardware_specs
 from magicplan.errors import UsageError
-from magicplan.replay.launch_lines import Launch, launched
+from magicplan.replay.launch_lines import LaunchLine, launched
 
 
-def on(command: str, stack: str = "vllm", gpu: str = "h100") -> Launch:
+def on(command: str, stack: str = "vllm", gpu: str = "h100") -> LaunchLine:
     return launched(command, stack, hardware_specs.resolve(gpu)[0])
 
 

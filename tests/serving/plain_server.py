@@ -12,8 +12,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from magicplan.serving.policies import Server
-from magicplan.serving.requests import Request
+from magicplan.serving.policies import ServerRules
+from magicplan.serving.requests import SimulatedRequest
 from magicplan.serving.step_table import StepTable
 
 
@@ -21,7 +21,7 @@ from magicplan.serving.step_table import StepTable
 class Guest:
     """A request while this server has it."""
 
-    ask: Request
+    ask: SimulatedRequest
     queued: float
     computed: float = 0.0
     rounds_done: int = 0
@@ -50,7 +50,7 @@ class Guest:
 class PlainServer:
     """One engine; `begin` starts a step, `end` ends it."""
 
-    server: Server
+    server: ServerRules
     times: StepTable
     running: list[Guest] = field(default_factory=list)
     """In order of admission; those that have ended stay while their place is taken."""
@@ -243,9 +243,11 @@ class PlainServer:
 
 def walk(
     servers: Sequence[PlainServer],
-    arrivals: Sequence[tuple[float, Request]],
-    route: Callable[[Request, Sequence[PlainServer]], int] = lambda _r, _s: 0,
-    answered: Callable[[Guest, float], Sequence[tuple[float, Request]]] = lambda _g, _t: (),
+    arrivals: Sequence[tuple[float, SimulatedRequest]],
+    route: Callable[[SimulatedRequest, Sequence[PlainServer]], int] = lambda _r, _s: 0,
+    answered: Callable[
+        [Guest, float], Sequence[tuple[float, SimulatedRequest]]
+    ] = lambda _g, _t: (),
 ) -> list[Guest]:
     """Everybody's story, in the order in which requests came; `answered` may bring new ones."""
     due = sorted(arrivals, key=lambda a: (a[0], a[1].number))

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from magicplan.serving.load_test import ROUTINGS, Fleet, Routing, placed
 from magicplan.serving.outcome import gaps_of
-from magicplan.serving.policies import POLICIES, Server
-from magicplan.serving.requests import Request, law_of_mean, round_law, rounds_needed
+from magicplan.serving.policies import POLICIES, ServerRules
+from magicplan.serving.requests import SimulatedRequest, law_of_mean, round_law, rounds_needed
 from magicplan.serving.simulation import Engine
 from magicplan.serving.step_table import StepTable
 from tests.serving.plain_server import Guest, PlainServer, walk
@@ -37,14 +37,14 @@ def a_table(width: float = 1.0, shared: float = 0.0, bend: float = 1.0) -> StepT
 def some_requests(
     seed: int, count: int, rate: float, *, law: list[float] | None = None, users: int = 0,
     prompt: float = 800.0, output: float = 60.0, sigma: float = 1.0,
-) -> list[Request]:  # fmt: skip
+) -> list[SimulatedRequest]:  # fmt: skip
     rng = np.random.default_rng(seed)
     prompts = np.maximum(np.rint(prompt * np.exp(sigma * rng.standard_normal(count))), 2.0)
     outputs = np.maximum(np.rint(output * np.exp(sigma * rng.standard_normal(count))), 1.0)
     arrived = np.cumsum(rng.exponential(1 / rate, count)) if math.isfinite(rate) else [0.0] * count
     needed = rounds_needed(outputs.tolist(), None if law is None else np.asarray(law), rng)
     return [
-        Request(
+        SimulatedRequest(
             number=i, arrived=float(a), prompt=float(p), output=float(o), rounds=n,
             session=i % users if users else -1,
         )
@@ -52,7 +52,7 @@ def some_requests(
     ]  # fmt: skip
 
 
-def both(server: Server, times: StepTable, requests: list[Request]) -> None:
+def both(server: ServerRules, times: StepTable, requests: list[SimulatedRequest]) -> None:
     """Run the fast one and the twin, and compare every figure of every request."""
     twin = PlainServer(server=server, times=times)
     told = walk([twin], [(r.arrived, r) for r in requests])
@@ -94,7 +94,7 @@ def test_the_fast_simulation_equals_its_plain_twin(
     requests = some_requests(seed, 60, rate, law=law, users=users)
     longest = max(r.prompt + r.output for r in requests) + 64
     gamma = len(law) - 1 if law else 0
-    server = Server(
+    server = ServerRules(
         policy=POLICIES[policy], budget_tokens=budget, max_sequences=slots, gamma=gamma,
         capacity_tokens=math.inf if room == math.inf else math.floor(room * longest),
         shared_tokens=shared,
@@ -119,12 +119,12 @@ def test_a_routed_fleet_equals_its_plain_twin(
     requests = some_requests(seed, 80, rate, users=12)
     longest = max(r.prompt + r.output for r in requests) + 64
     capacity = math.inf if room == math.inf else math.floor(room * longest)
-    server = Server(capacity_tokens=capacity)
+    server = ServerRules(capacity_tokens=capacity)
     fleet = Fleet(engines=[Engine(server=server, times=a_table()) for _ in range(engines)],
                   routing=routing)  # fmt: skip
     turn = itertools.count(1)
 
-    def route(ask: Request, servers: Sequence[PlainServer]) -> int:
+    def route(ask: SimulatedRequest, servers: Sequence[PlainServer]) -> int:
         if routing == "round-robin":
             return next(turn) % len(servers)
         return placed(ask.session if routing == "sticky" else ask.number, len(servers))
@@ -148,10 +148,10 @@ def test_users_in_turns_equal_their_plain_twin(
 ) -> None:
     requests = some_requests(seed, 60, math.inf, law=law)
     gamma = len(law) - 1 if law else 0
-    server, times = Server(gamma=gamma, budget_tokens=512), a_table(gamma + 1.0)
+    server, times = ServerRules(gamma=gamma, budget_tokens=512), a_table(gamma + 1.0)
     following = iter(requests[users:])
 
-    def again(guest: Guest, ended: float) -> list[tuple[float, Request]]:
+    def again(guest: Guest, ended: float) -> list[tuple[float, SimulatedRequest]]:
         request = next(following, None)
         return [] if request is None else [(ended + 0.5, request)]
 
@@ -160,7 +160,7 @@ def test_users_in_turns_equal_their_plain_twin(
     fleet = Fleet(engines=[Engine(server=server, times=times)])
     after = iter(requests[users:])
 
-    def ask_next(answered: Request) -> tuple[float, Request] | None:
+    def ask_next(answered: SimulatedRequest) -> tuple[float, SimulatedRequest] | None:
         request = next(after, None)
         return None if request is None else (answered.ended + 0.5, request)
 
@@ -171,9 +171,9 @@ def test_users_in_turns_equal_their_plain_twin(
         assert guest.ask.ended == pytest.approx(guest.ended, abs=1e-9)
 
 
-def alone(prompt: float, output: float, **server: Any) -> Request:
-    request = Request(number=0, prompt=prompt, output=output, rounds=int(output) - 1)
-    Fleet(engines=[Engine(server=Server(**server), times=a_table())]).run([request])
+def alone(prompt: float, output: float, **server: Any) -> SimulatedRequest:
+    request = SimulatedRequest(number=0, prompt=prompt, output=output, rounds=int(output) - 1)
+    Fleet(engines=[Engine(server=ServerRules(**server), times=a_table())]).run([request])
     return request
 
 
@@ -190,7 +190,7 @@ def test_a_request_alone_costs_its_chunks_and_its_steps() -> None:
 def test_mean_gap_is_mean_time_per_token_times_tokens_a_chunk() -> None:
     law = np.asarray([0.3, 0.2, 0.5])
     requests = some_requests(3, 200, 5.0, law=law.tolist())
-    engine = Engine(server=Server(gamma=2), times=a_table(3.0))
+    engine = Engine(server=ServerRules(gamma=2), times=a_table(3.0))
     Fleet(engines=[engine]).run(requests)
     some = [r for r in requests if r.rounds]
     per_token = sum(r.ended - r.first for r in some) / sum(r.output - 1 for r in some)
@@ -203,9 +203,9 @@ def test_prompts_first_makes_decoding_wait_and_mixed_chunks_do_not() -> None:
     """A long prompt arrives while another request decodes: SGLang's gap holds all its chunks."""
     worst = {}
     for policy in ("vllm", "sglang"):
-        early = Request(number=0, prompt=10, output=200, rounds=199)
-        late = Request(number=1, arrived=0.5, prompt=8000, output=2, rounds=1)
-        server = Server(policy=POLICIES[policy], budget_tokens=1024)
+        early = SimulatedRequest(number=0, prompt=10, output=200, rounds=199)
+        late = SimulatedRequest(number=1, arrived=0.5, prompt=8000, output=2, rounds=1)
+        server = ServerRules(policy=POLICIES[policy], budget_tokens=1024)
         engine = Engine(server=server, times=a_table())
         Fleet(engines=[engine]).run([early, late])
         worst[policy] = gaps_of(engine.gaps).max()
@@ -219,7 +219,7 @@ def test_random_routing_loses_what_sticky_routing_finds() -> None:
     for routing in ROUTINGS:
         turns = conversations(users=30, turns=6, grows=500.0)
         engines = [
-            Engine(server=Server(capacity_tokens=200_000), times=a_table()) for _ in range(10)
+            Engine(server=ServerRules(capacity_tokens=200_000), times=a_table()) for _ in range(10)
         ]
         Fleet(engines=engines, routing=routing).run(turns)
         hits[routing] = sum(r.found for r in turns) / sum(r.prompt for r in turns)
@@ -227,10 +227,10 @@ def test_random_routing_loses_what_sticky_routing_finds() -> None:
     assert hits["random"] < 0.6 * hits["sticky"]
 
 
-def conversations(users: int, turns: int, grows: float) -> list[Request]:
+def conversations(users: int, turns: int, grows: float) -> list[SimulatedRequest]:
     numbers = itertools.count()
     return [
-        Request(
+        SimulatedRequest(
             number=next(numbers), arrived=20.0 * turn + user / 10, prompt=grows * (turn + 1),
             output=20, rounds=19, session=user,
         )
@@ -244,7 +244,7 @@ def test_no_eviction_never_preempts_and_maximum_utilisation_does() -> None:
     for policy in ("trtllm", "trtllm-max-utilisation"):
         requests = some_requests(1, 60, math.inf, prompt=200.0, output=200.0)
         longest = max(r.prompt + r.output for r in requests)
-        server = Server(policy=POLICIES[policy], capacity_tokens=3 * longest)
+        server = ServerRules(policy=POLICIES[policy], capacity_tokens=3 * longest)
         engine = Engine(server=server, times=a_table())
         Fleet(engines=[engine]).run(requests)
         assert all(not math.isnan(r.ended) for r in requests)

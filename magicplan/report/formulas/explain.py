@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import sympy as sp
 
-from magicplan.prediction.closed_forms import ClosedForms, Speculation
+from magicplan.prediction.closed_forms import ClosedForms, SpeculationNumbers
 from magicplan.prediction.result import plain, provenance
 from magicplan.report.formulas.evidence import evidence_line
 from magicplan.report.formulas.formula import Formula
@@ -143,7 +143,7 @@ TURNS = {
 }
 
 
-def _speedup(found: ClosedForms, s: Speculation) -> Formula:
+def _speedup(found: ClosedForms, s: SpeculationNumbers) -> Formula:
     best = s.best
     return Formula(
         name="Speedup of a round",
@@ -164,7 +164,7 @@ def _speedup(found: ClosedForms, s: Speculation) -> Formula:
     )
 
 
-def _best_gamma(s: Speculation) -> Formula:
+def _best_gamma(s: SpeculationNumbers) -> Formula:
     return Formula(
         name="Best draft length",
         formula=sp.Eq(sp.Symbol("gamma*"), symbolic.optimal_gamma_closed_form()),
@@ -178,7 +178,7 @@ def _best_gamma(s: Speculation) -> Formula:
     )
 
 
-def _growth(s: Speculation) -> Formula:
+def _growth(s: SpeculationNumbers) -> Formula:
     """The best draft length over contexts that quadruple, with this draft."""
     return Formula(
         name="How the best draft length grows",

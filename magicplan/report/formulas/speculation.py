@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import sympy as sp
 
-from magicplan.prediction.closed_forms import ClosedForms, Speculation, TreeNumbers
+from magicplan.prediction.closed_forms import ClosedForms, SpeculationNumbers, TreeNumbers
 from magicplan.report.formulas.acceptance import acceptance_formula
 from magicplan.report.formulas.formula import Formula
 from magicplan.roofline.drafts import Draft
 from magicplan.roofline.speculation import OUTPUT_POINTS
 
 
-def speculation_formulas(found: ClosedForms, s: Speculation) -> Iterator[Formula]:
+def speculation_formulas(found: ClosedForms, s: SpeculationNumbers) -> Iterator[Formula]:
     """The closed forms of a workload with a draft, beyond those of one chain."""
     yield _survival(s)
     yield acceptance_formula(found.prediction.resolved.acceptance)
@@ -32,7 +32,7 @@ def speculation_formulas(found: ClosedForms, s: Speculation) -> Iterator[Formula
     yield _interval(found, s)
 
 
-def _survival(s: Speculation) -> Formula:
+def _survival(s: SpeculationNumbers) -> Formula:
     k, i = sp.symbols("k i", integer=True, positive=True)
     return Formula(
         name="Survival of drafted tokens",
@@ -46,7 +46,7 @@ def _survival(s: Speculation) -> Formula:
     )
 
 
-def _over_output(found: ClosedForms, spec: Speculation) -> Formula:
+def _over_output(found: ClosedForms, spec: SpeculationNumbers) -> Formula:
     p = found.prediction
     s, x, r = sp.symbols("S x R", positive=True)
     omega = sp.Function("Omega")(s + x)
@@ -63,7 +63,7 @@ def _over_output(found: ClosedForms, spec: Speculation) -> Formula:
     )
 
 
-def _regimes(spec: Speculation) -> Formula:
+def _regimes(spec: SpeculationNumbers) -> Formula:
     """a / s of each kind of drafter at two contexts; the best draft length rises with it."""
     a, s = sp.Function("a"), sp.Function("s")
     b, c = sp.symbols("B S", positive=True)
@@ -164,7 +164,7 @@ def _tree_rule(walls: dict[str, float]) -> Formula:
     )
 
 
-def _ragged(found: ClosedForms, s: Speculation) -> Formula:
+def _ragged(found: ClosedForms, s: SpeculationNumbers) -> Formula:
     r, g, v, b = sp.symbols("R G Var B", positive=True)
     return Formula(
         name="Rounds until the last sequence of a static batch is done",
@@ -184,7 +184,7 @@ def _ragged(found: ClosedForms, s: Speculation) -> Formula:
     )
 
 
-def _interval(found: ClosedForms, s: Speculation) -> Formula:
+def _interval(found: ClosedForms, s: SpeculationNumbers) -> Formula:
     best, calibration = s.best, found.prediction.scene.machine.calibration
     x, low, t, h, n, r = sp.symbols("speedup Omega_low/Omega t_low h n t_round", positive=True)
     timing, host = calibration.speedup_residual, calibration.host

@@ -51,7 +51,7 @@ class Loaded(Protocol):
         """Tokens that this point's rounds committed since they were last asked for."""
 
 
-class Bench(Protocol):
+class DecoderSteps(Protocol):
     """A model and a draft on a device, which load workloads to be timed."""
 
     device: str
@@ -68,7 +68,7 @@ class Bench(Protocol):
 
 
 def calibrate_at(
-    bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort, probe: Probe
+    bench: DecoderSteps, clock: Clock, at: CalibrationPoint, effort: Effort, probe: Probe
 ) -> Line:
     """One calibration point: seconds of the target at every width, of a draft step, of a round.
 
@@ -84,7 +84,7 @@ def calibrate_at(
     return line | _drifted(probe, line["flags"])
 
 
-def _calibrated(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
+def _calibrated(bench: DecoderSteps, clock: Clock, at: CalibrationPoint, effort: Effort) -> Line:
     point = Point(batch=at.batch, ctx=at.ctx, gamma=DEFAULT_GAMMA)
     loaded = bench.load(at.batch, at.ctx, [point])
     steps = {f"target {t}": clock.prepared(loaded.target(t)) for t in at.query_tokens}
@@ -117,7 +117,7 @@ def _calibrated(bench: Bench, clock: Clock, at: CalibrationPoint, effort: Effort
 
 
 def measure_cell(
-    bench: Bench, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
+    bench: DecoderSteps, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
 ) -> list[Line]:
     """All points of one (batch, ctx): decode, drafts, verification and rounds in turn.
 
@@ -152,7 +152,7 @@ def memory_for(what: str) -> Iterator[None]:
         raise DoesNotFit(f"{what} ran out of memory; take a smaller --model") from None
 
 
-def _unless_out_of_memory(bench: Bench, action: Callable[[], T]) -> T | None:
+def _unless_out_of_memory(bench: DecoderSteps, action: Callable[[], T]) -> T | None:
     """What the action gives, None where memory ran out; its caches are released either way."""
     try:
         return action()
@@ -164,7 +164,7 @@ def _unless_out_of_memory(bench: Bench, action: Callable[[], T]) -> T | None:
         _release(bench)
 
 
-def _out_of_memory(bench: Bench, points: Sequence[Point]) -> str:
+def _out_of_memory(bench: DecoderSteps, points: Sequence[Point]) -> str:
     """After the fact: predicted, free now that all is released, and the largest batch that fits."""
     batch, ctx = points[0].batch, points[0].ctx
     needed, free = bench.needed_bytes(batch, ctx, points), memory_bytes(bench.device)
@@ -182,7 +182,7 @@ def _drifted(probe: Probe, flags: list[str]) -> Line:
     return {"drift": round(drift, 3), "read_bytes_per_s": probe.best_bytes_per_s, "flags": flags}
 
 
-def _release(bench: Bench) -> None:
+def _release(bench: DecoderSteps) -> None:
     """Give the memory of the last cell's caches and graphs back."""
     gc.collect()
     if bench.device == "cuda":
@@ -191,7 +191,7 @@ def _release(bench: Bench) -> None:
         torch.cuda.empty_cache()
 
 
-def _groups(bench: Bench, steps: dict[str, Step]) -> list[dict[str, Step]]:
+def _groups(bench: DecoderSteps, steps: dict[str, Step]) -> list[dict[str, Step]]:
     """Steps that may alternate. Where caches decide what is accepted, rounds come first: the other
     steps write what no round has committed."""
     if bench.simulated:
@@ -200,7 +200,7 @@ def _groups(bench: Bench, steps: dict[str, Step]) -> list[dict[str, Step]]:
     return [rounds, {name: step for name, step in steps.items() if name not in rounds}]
 
 
-def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
+def does_not_fit(bench: DecoderSteps, points: Sequence[Point]) -> str:
     """Needed, free, and the largest batch that fits; '' where all of it fits."""
     batch, ctx = points[0].batch, points[0].ctx
     free = memory_bytes(bench.device)
@@ -211,7 +211,7 @@ def does_not_fit(bench: Bench, points: Sequence[Point]) -> str:
     return f"needs {human_bytes(needed)}, {human_bytes(free)} are free; {largest}"
 
 
-def _largest_batch(bench: Bench, points: Sequence[Point], most: int, free: float) -> str:
+def _largest_batch(bench: DecoderSteps, points: Sequence[Point], most: int, free: float) -> str:
     """A sentence that names the largest batch up to `most` that is predicted to fit."""
     while most and bench.needed_bytes(most, points[0].ctx, points) > free:
         most -= 1
@@ -223,7 +223,7 @@ def _skipped(point: Point, why: str) -> Line:
 
 
 def _measured(
-    bench: Bench, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
+    bench: DecoderSteps, clock: Clock, points: Sequence[Point], effort: Effort, probe: Probe
 ) -> list[Line]:
     loaded = bench.load(points[0].batch, points[0].ctx, points)
     steps = {"decode": clock.prepared(loaded.target(1))}
@@ -261,7 +261,7 @@ def _measured(
     ]
 
 
-def end_to_end(bench: Bench, clock: Clock, point: Point, seconds: float) -> Line:
+def end_to_end(bench: DecoderSteps, clock: Clock, point: Point, seconds: float) -> Line:
     """Wall clock of whole generations, with and without speculation, prefill excluded.
 
     Steps follow each other without a look at what they yield, in stretches that alternate between
