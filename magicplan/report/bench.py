@@ -115,7 +115,7 @@ def _timeline(lines: Record) -> Iterator[Plot]:
     for name, words in LINES.items():
         yield Plot(
             title=words,
-            reading=f"{words}, over the seconds of the run",
+            reading=f"{words}, over the seconds of one run; the latencies above have intervals",
             figure=Chart(
                 x=Scale(title="seconds"),
                 y=Scale(title=words, unit="share" if name.endswith("share") else "count"),

@@ -25,6 +25,7 @@ from magicplan.replay.account import as_dict as replay_as_dict
 from magicplan.replay.outcomes import replay as run_replay
 from magicplan.report import calibrations, settings, sweep
 from magicplan.roofline.trees import Tree
+from magicplan.serving.bench import bench
 from tests.report.capacity.a_plan import NASTY, a_plan, hopeless
 
 STORED = Path(__file__).parents[1] / "validate" / "data" / "run.jsonl"
@@ -128,6 +129,7 @@ def documents() -> dict[str, str]:
         "plan": a_plan().to_dict(),
         "hopeless": hopeless().to_dict(),
         "fleet": a_fleet().to_dict(),
+        "bench": bench(gpu="h100", concurrency=4, num_prompts=24, prompt=512, output=64).to_dict(),
         "prediction": cell.to_dict(),
         "grid": cells.to_dict(),
         "sweep": sweep.as_dict([cells, answer(resolve(asked(gpu="a100", **grid)))]),

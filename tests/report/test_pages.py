@@ -141,7 +141,7 @@ def changed(**best: Any) -> str:
         ("[1]", "document 1 is no JSON object"),
         (
             '{"schema": "other/1"}',
-            r"schema is 'other/1', expected one of magicplan.calibration/1, ",
+            r"schema is 'other/1', expected one of magicplan.bench/1, ",
         ),
         ("{}", "schema is ''"),
         ('{"a": 1}\n{"a": 2\n', "line 2 is not JSON"),

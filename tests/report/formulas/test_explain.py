@@ -28,9 +28,10 @@ WALL = "Query tokens where attention turns compute-bound"
 
 
 def test_a_model_whose_layers_all_have_a_window_has_an_attention_wall() -> None:
-    """Four query heads share a KV head of Mistral 7B: 4 FLOP a byte in 16 bits."""
+    """Four query heads share a KV head of Mistral 7B: 4 FLOP a byte in 16 bits, less
+    the token that is written beside the 4,096 of its window that are read."""
     wall = values(explained(model="mistral-7b-v0.1", batch=8, ctx=8192, draft="self"))[WALL]
-    assert wall["inputs"]["I_1"] == pytest.approx(4)
+    assert wall["inputs"]["I_1"] == pytest.approx(4, rel=1e-3)
     assert wall["value"] == pytest.approx(989.4e12 / 3.35e12 / 4, rel=0.01)
 
 
