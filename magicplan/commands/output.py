@@ -63,10 +63,15 @@ def _signed(page: Page) -> Page:
 
 
 def hand_out(
-    pages: tuple[Page, ...], html: Path | None, markdown: Path | None, *, full: bool = True
+    pages: tuple[Page, ...],
+    html: Path | None,
+    markdown: Path | None,
+    *,
+    full: bool = True,
+    json: bool = False,
 ) -> None:
-    """Write pages into the files asked for, and print their verdicts; print them on the terminal
-    where none was, not `full` only what fits a screen."""
+    """Write pages into the files asked for, and print their verdicts (not beside `json`, which has
+    stdout alone); print them on the terminal where none was, not `full` only what fits a screen."""
     from magicplan.report.document import terminal
     from magicplan.report.document.files import write
     from magicplan.report.document.first_screen import plain
@@ -83,7 +88,7 @@ def hand_out(
 
         write(markdown, as_markdown(pages), option="--markdown")
         say(f"report written to {markdown}")
-    for page in pages:
+    for page in pages if not json else ():
         if html or markdown:
             terminal.stdout().print(plain(page.verdict))
         else:

@@ -167,7 +167,7 @@ def plan(
     if html or markdown or not json:
         from magicplan.report.pages import page_of
 
-        hand_out((page_of(document, str(file or "plan")),), html, markdown, full=full)
+        hand_out((page_of(document, str(file or "plan")),), html, markdown, full=full, json=json)
     if json:
         from magicplan.report.document.terminal import print_json
 
@@ -323,7 +323,7 @@ def fleet(
             both = zip(found, files, strict=True)
             alone = [page_of(plan.to_dict(), str(path)) for plan, path in both]
             pages += [replace(page, title=f"{page.title}, planned alone") for page in alone]
-        hand_out(tuple(pages), html, markdown)
+        hand_out(tuple(pages), html, markdown, json=json)
     if json:
         from magicplan.report.document.terminal import print_json
 

@@ -16,7 +16,15 @@ from magicplan.prediction.request import Request
 from magicplan.roofline.deployment import Array
 from magicplan.serving.benchmark_run import STEADY, Expected, MeasuredServer, Run, expect, server_of
 from magicplan.serving.lengths import independent
-from magicplan.serving.load_test import ROUTINGS, Draws, Routing, drawn, simulate, stable
+from magicplan.serving.load_test import (
+    ROUTINGS,
+    Draws,
+    Routing,
+    drawn,
+    saturation,
+    simulate,
+    stable,
+)
 from magicplan.serving.outcome import METRICS, STATISTICS, SimulationOutcome, statistic_of, timeline
 from magicplan.serving.traces import read_trace
 
@@ -32,6 +40,8 @@ LARGEST_TP = 64
 REQUESTS = STEADY
 """Number of requests simulated at each step of the search for the largest load."""
 CLOSE = 1.02
+STEADILY = 0.97
+"""Share of the rate at saturation up to which a steady state is reported."""
 LOOSER = 2.0
 """Times by which a setting is loosened, to see whether it is what stops the server."""
 Limits = Mapping[str, float]
@@ -231,7 +241,7 @@ def _inverse(run: Run, limits: Limits, per_replica: int, itl: str) -> Bench:
     at = replace(run, concurrency=1.0, requests_per_s=None)
     if rate > 0:
         at = replace(run, concurrency=None, requests_per_s=rate)
-    return _bench(expect(at), at, good, per_replica, itl)
+    return _bench(expect(at, server=server), at, good, per_replica, itl)
 
 
 def goodput(server: MeasuredServer, run: Run, limits: Limits) -> Goodput:
@@ -278,20 +288,22 @@ def _largest(
     server: MeasuredServer, run: Run, limits: Limits, first: float = 1.0
 ) -> tuple[float, SimulationOutcome, SimulationOutcome] | None:
     """The largest load that keeps, its outcome, and that of a larger one; None where none does."""
+    closed = run.concurrency is not None and run.requests_per_s is None
+    # a finite trial also keeps rates at which queues would grow without end
+    bears = math.inf if closed else STEADILY * saturation(server.setup) * run.replicas
     low, kept = _idle(run), _trial(server, run, limits, _idle(run))
     if not _keeps(kept, limits):
         return None
     high = max(first, low * 2)
     beyond = _trial(server, run, limits, high)
-    while _keeps(beyond, limits):
+    while high <= bears and _keeps(beyond, limits):
         low, kept, high = high, beyond, high * 2
         beyond = _trial(server, run, limits, high)
-    closed = run.concurrency is not None and run.requests_per_s is None
     while high / low > CLOSE and not (closed and high - low <= 1):
         middle = math.floor(math.sqrt(low * high)) if closed else math.sqrt(low * high)
         middle = max(middle, low + 1) if closed else middle
         one = _trial(server, run, limits, middle)
-        if _keeps(one, limits):
+        if middle <= bears and _keeps(one, limits):
             low, kept = middle, one
         else:
             high, beyond = middle, one
@@ -411,11 +423,12 @@ def _intervals(
 
 
 def _again(expected: Expected, run: Run, slower: float, seed: int) -> Expected:
-    """The expectation of a run again, with steps `slower` by a factor and draws of another seed."""
+    """The expectation of a run again, with steps `slower` by a factor and draws of another seed; at
+    the slow end its queue may grow, and its latencies are those of as many requests."""
     server = expected.server
     if slower != 1:
         server = replace(server, setup=server.setup.slower(slower))
-    return expect(replace(run, seed=seed), server=server)
+    return expect(replace(run, seed=seed), server=server, growing=True)
 
 
 def _notes(expected: Expected, run: Run) -> Iterator[str]:

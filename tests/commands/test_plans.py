@@ -51,8 +51,10 @@ def test_a_written_file_plans_as_it_is(tmp_path: Path) -> None:
     assert (tmp_path / "plan.md").read_text(encoding="utf-8").startswith("# Chat\n\n**Rent ")
     (tmp_path / "stored.json").write_text(done.stdout, encoding="utf-8")
     again = run("report", "stored.json", "--html", "again.html", cwd=tmp_path)
-    assert (again.returncode, again.stdout) == (0, "")
-    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+    assert again.returncode == 0
+    assert again.stdout.startswith("Rent ")
+    assert "magicplan report stored.json" in (tmp_path / "again.html").read_text(encoding="utf-8")
+    assert "magicplan plan plan.toml" in page
 
 
 def test_one_price_stated_leaves_the_others(tmp_path: Path) -> None:
@@ -131,7 +133,7 @@ def test_a_new_traffic_clears_what_belongs_to_the_file_s_own(tmp_path: Path) -> 
 def test_limits_that_nothing_meets_are_exit_1_with_the_nearest_plan(tmp_path: Path) -> None:
     done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", "--html", "no.html", cwd=tmp_path)
     assert done.returncode == 1
-    done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", cwd=tmp_path)
+    done = run("plan", *QUICK, "--slo", "ttft_p95=0.0001", "--full", cwd=tmp_path)
     assert done.returncode == 1
     text = " ".join(done.stdout.split())
     assert text.startswith("Nothing meets the limits: the nearest, ")
@@ -152,11 +154,11 @@ def test_every_limit_can_be_stated_as_an_option(tmp_path: Path) -> None:
 
 def test_an_observed_run_stands_beside_and_leaves_a_calibration(tmp_path: Path) -> None:
     words = ("plan", *QUICK[:-2], "--observed", str(OBSERVED), "--fitted", "mine.toml")
-    done = run(*words, cwd=tmp_path)
+    done = run(*words, "--full", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "vllm bench serve" in done.stdout
     assert "TPOT mean" in done.stdout
-    again = run("plan", *QUICK[:-2], "--stack", "mine.toml", cwd=tmp_path)
+    again = run("plan", *QUICK[:-2], "--stack", "mine.toml", "--full", cwd=tmp_path)
     assert again.returncode == 0, again.stderr
     assert "calibration mine" in again.stdout or "fitted" in again.stdout
 

@@ -101,10 +101,13 @@ def test_at_batch_one_and_long_context_the_tree_stops_at_the_attention_wall() ->
     assert 40 <= plan.points[0].size <= 56
 
 
-@pytest.mark.parametrize("draft", ["none", "ngram", "triforce"])
-def test_drafts_that_have_no_trees(draft: str) -> None:
+@pytest.mark.parametrize(
+    ("draft", "model"),
+    [("none", "llama-3.1-8b"), ("ngram", "llama-3.1-8b"), ("triforce", "llama-2-7b")],
+)
+def test_drafts_that_have_no_trees(draft: str, model: str) -> None:
     with pytest.raises(UsageError, match="cannot draft a tree"):
-        adaptive_trees(Request(gpu="a100", draft=draft, acceptance="0.8"))
+        adaptive_trees(Request(gpu="a100", model=model, draft=draft, acceptance="0.8"))
 
 
 def test_a_grid_is_not_compared() -> None:
