@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import Any
 
 from magicplan.hardware_specs.calibration import Calibration
 from magicplan.observed.run import ObservedRun
@@ -68,5 +69,13 @@ def calibration_toml(calibration: Calibration) -> str:
     """The calibration as the TOML that `--stack PATH` reads."""
     import tomli_w
 
-    data = asdict(calibration)
-    return tomli_w.dumps({key: value for key, value in data.items() if key != "evidence"})
+    return tomli_w.dumps(_stated(asdict(calibration) | {"evidence": None}))
+
+
+def _stated(table: dict[str, Any]) -> dict[str, Any]:
+    """A table without what is None, which TOML cannot say."""
+    return {
+        key: _stated(value) if isinstance(value, dict) else value
+        for key, value in table.items()
+        if value is not None
+    }

@@ -367,7 +367,7 @@ def test_a_user_s_own_files(tmp_path: Path) -> None:
         '{"model_type": "llama", "hidden_size": 1024, "num_hidden_layers": 8, '
         '"num_attention_heads": 8, "intermediate_size": 4096, "vocab_size": 32000}'
     )
-    text = answered("predict", "--gpu", str(gpu), "--model", str(model), "--acceptance", "0.8")
+    text = answered("predict", "--gpu", str(gpu), "--model", str(model), "--full")
     assert "1 x mine" in " ".join(text.split())
 
 

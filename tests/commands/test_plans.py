@@ -258,7 +258,8 @@ drafts = ["none"]
 def test_a_mix_within_the_gpus_at_hand_is_the_same_everywhere(tmp_path: Path) -> None:
     """On the terminal, in the JSON, and from `fleet`, which reads the stock from the plan file."""
     stock = "[money]\navailable = {h100 = 1, l40s = 20}\n"
-    text = SMALL.format(name="chat", model="llama-3.1-8b", rate=20) + stock
+    text = SMALL.format(name="chat", model="llama-3.1-8b", rate=20)
+    text = f'{text}disaggregation = "off"\n{stock}'
     (tmp_path / "chat.toml").write_text(text, encoding="utf-8")
     done = run("plan", "chat.toml", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
