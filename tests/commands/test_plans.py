@@ -266,7 +266,8 @@ def test_a_mix_within_the_gpus_at_hand_is_the_same_everywhere(tmp_path: Path) ->
     document = json.loads(done.stdout)
     assert document["answer"] == "mixed"
     assert document["mixed"]["gpus"]["h100-sxm"] == 1
-    shown, joint = (run(word, "chat.toml", cwd=tmp_path) for word in ("plan", "fleet"))
+    shown = run("plan", "chat.toml", "--full", cwd=tmp_path)
+    joint = run("fleet", "chat.toml", cwd=tmp_path)
     assert shown.returncode == joint.returncode == 0
     cost = f"{document['mixed']['cost_usd_per_hour']:.2f}"
     told = [" ".join(one.stdout.split()) for one in (shown, joint)]
