@@ -76,7 +76,7 @@ def test_one_kind_stays_the_answer_where_it_costs_no_more() -> None:
     assert p.mixed.cost_usd_per_hour == pytest.approx(p.best.cost_usd_per_hour)
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open, cause not read: fails since merges")
 def test_a_mix_keeps_the_budget_and_the_most_gpus() -> None:
     cost = within(True).mixed.cost_usd_per_hour  # type: ignore[union-attr]
     over = mp.plan(**ASK, available=SHORT, budget_usd_per_hour=cost * 0.99)
@@ -87,7 +87,7 @@ def test_a_mix_keeps_the_budget_and_the_most_gpus() -> None:
     assert mp.plan(**ASK, available=SHORT, max_gpus=gpus).feasible
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open, cause not read: fails since merges")
 def test_a_fleet_of_plans_agrees_with_the_plan_s_own_mix() -> None:
     p = within(True)
     assert p.mixed is not None
@@ -106,7 +106,7 @@ def _document(values: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(("rate", "binds"), [(10.0, "prefill"), (80.0, "kv_cache")])
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open: binding says utilisation")
 def test_a_split_bears_what_its_smaller_pool_bears(rate: float, binds: str) -> None:
     """A little less than its capacity needs no more replicas of either kind; more does."""
     asked: dict[str, Any] = {
@@ -160,7 +160,7 @@ def experts() -> Plan:
     return mp.plan(**EXPERTS)
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open: only one expert layout is reported")
 def test_layouts_of_experts_are_searched_and_named() -> None:
     p = experts()
     found = {(c.tp, c.ep, c.attention_dp) for c in p.candidates}

@@ -117,7 +117,6 @@ def test_a_beam_costs_no_less_than_the_levels_it_holds() -> None:
     assert (beam.draft_seconds >= levels.draft_seconds - 1e-12)[..., narrow].all()
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
 def test_times_and_tokens_are_those_of_the_roofline_s_trees() -> None:
     """At one context, against `tree_times` and `best_trees`, level by level."""
     batch, ctx = np.asarray([1.0, 8.0, 64.0]), 4096
@@ -137,7 +136,8 @@ def test_times_and_tokens_are_those_of_the_roofline_s_trees() -> None:
         passes = times.pass_seconds[:, 0, list(tree.level_widths[:-1])].sum(axis=-1)
         verify = times.verify_seconds[:, 0, int((times.sizes >= size).argmax())]
         round_seconds = passes + verify + times.catch_up_seconds + times.round_seconds
-        np.testing.assert_allclose(shapes.round_seconds[0, :, at], round_seconds, rtol=0.01)
+        ours = np.broadcast_to(shapes.round_seconds[0, :, at], np.shape(round_seconds))
+        np.testing.assert_allclose(ours, round_seconds, rtol=0.01)
 
 
 def test_what_a_plan_finds_is_what_the_tree_command_finds() -> None:
@@ -169,7 +169,7 @@ def test_a_fixed_tree_is_run_at_every_batch() -> None:
     np.testing.assert_array_equal(rounds_of(r, fixed).depth, rounds.depth[0, 0])
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open, cause not read: fails since merges")
 def test_a_plan_takes_a_tree_where_one_gains_and_its_engine_runs_it() -> None:
     tree, chain = few(), few(trees=False)
     assert chain.best.tree is None
@@ -197,7 +197,7 @@ def test_off_is_the_plan_of_chains() -> None:
     assert default["schedule"]["tree_rules"] == []
 
 
-@pytest.mark.xfail(strict=False, reason="expects figures of before plans were simulated")
+@pytest.mark.xfail(strict=False, reason="open, cause not read: fails since merges")
 def test_a_tree_left_out_is_named_with_its_gain_and_its_engine() -> None:
     said = [line for line in few("vllm").assumptions if "planned as a chain" in line]
     assert len(said) == 1
@@ -387,11 +387,7 @@ def test_views_without_a_budget_are_every_budget() -> None:
         ({"gpus": "b200", "trees": True, "stack": "vllm@0.22.0"}, "vllm@0.22.0 runs no tree"),
         ({"drafts": "self:streaming"}, "behind a blank, as in 'self streaming:512'"),
         ({"drafts": "self streams"}, "streams"),
-        pytest.param(
-            {"drafts": "ngram streaming"},
-            "ngram",
-            marks=pytest.mark.xfail(strict=False, reason="a view of a draft without a cache: open"),
-        ),
+        ({"drafts": "ngram streaming"}, "draft_kv 'streaming': expected"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], word: str) -> None:
